@@ -1,0 +1,105 @@
+"""The vocabulary of health: what is observed, what is found, what is decided. Pure data, one type per arrow.
+
+Strangers' hooks import these from ``multibot_plugin.hookspecs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from multibot_runner.protocol import Heartbeat, Run
+
+
+class Health(StrEnum):
+    """A bot's health. The order is the rule: the first that applies is shown."""
+
+    UNAUTHORISED = "unauthorised"
+    CONFLICTED = "conflicted"
+    FROZEN = "frozen"
+    DEAF = "deaf"
+    THROTTLED = "throttled"
+    OVER_LIMIT = "over-limit"
+    DEGRADED = "degraded"
+    HEALTHY = "healthy"
+    UNKNOWN = "unknown"
+
+
+class Level(StrEnum):
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One bot at one tick, as seen from outside.
+
+    ``now`` is CLOCK_MONOTONIC, ``now_at`` seconds since the epoch. ``state`` is the lifecycle state, ``pid`` and
+    ``uptime_s`` those of the runner, None without a process. ``heartbeat`` is None unless this very process wrote it.
+    ``runs`` newest first. ``memory_bytes`` (resident) and ``cpu_percent`` (of one core, since the last tick) cover
+    the runner and its children. ``settings`` are the bot's live settings (docs/settings.md). ``open``: the checks (``Finding.check``)
+    that have an open incident on this bot, for thresholds that clear lower than they fire.
+    """
+
+    bot: str
+    now: float
+    now_at: float
+    launch: str
+    enabled: bool
+    state: str
+    pid: int | None
+    uptime_s: float | None
+    heartbeat: Heartbeat | None
+    runs: tuple[Run, ...]
+    memory_bytes: int | None
+    cpu_percent: float | None
+    connections: int | None
+    settings: Mapping[str, Any]
+    open: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found wrong with one bot at one tick.
+
+    ``check`` names the kind of trouble (one incident per bot and check), ``text`` is one line for a person without
+    the bot's name. ``for_s``: only if it is still found after that long does it count. ``restart``: a restart may
+    help. ``health``: what the bot is while this lasts.
+    """
+
+    bot: str
+    check: str
+    level: Level
+    text: str
+    health: Health = Health.DEGRADED
+    for_s: float = 0.0
+    restart: bool = False
+
+
+@dataclass(frozen=True)
+class Alert:
+    """What is told to people: an incident that opened, changed (level, what was done) or was resolved.
+
+    ``id`` is unique per message, ``incident`` per incident. ``text`` is the whole message, at most 4,000 characters.
+    """
+
+    id: str
+    incident: str
+    host: str
+    bot: str
+    check: str
+    level: Level
+    kind: str  # opened | changed | resolved
+    text: str
+    at: float
+
+
+def health_of(observation: Observation, findings: Iterable[Finding]) -> Health:
+    """Return the first health in order among the findings; without any: healthy if the bot runs, else unknown."""
+    present = {finding.health for finding in findings}
+    for health in Health:
+        if health in present:
+            return health
+    return Health.HEALTHY if observation.state == "running" else Health.UNKNOWN

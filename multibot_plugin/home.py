@@ -1,0 +1,150 @@
+"""Where an installation's files are: one ``Home`` for every part of the program.
+
+Root uses the system's places, a user the XDG ones, ``--home DIR`` puts everything below one directory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from multibot_plugin.errors import BadValue, Refused
+from multibot_runner.protocol import BotPaths
+
+# supervisord binds "<socket>.<its pid>" first (at most 8 more characters) and a unix socket path ends at 107.
+_LONGEST_SOCKET = 98
+# What survives supervisord's configuration syntax unharmed, in quotes (both its 4.3 and its 4.4 parser).
+_SAFE_PATH = re.compile(r"/[A-Za-z0-9_./:+=,@~-]*")
+
+
+@dataclass(frozen=True)
+class Home:
+    """The four directories of an installation and the files in them.
+
+    ``config`` is for the operator, ``state`` survives a reboot, ``run`` need not, ``log`` holds the logs.
+    ``option`` is what to type after ``multibot`` to reach this home again ("" or "--home DIR").
+    """
+
+    config: Path
+    state: Path
+    run: Path
+    log: Path
+    option: str = ""
+
+    @property
+    def toml(self) -> Path:
+        return self.config / "multibot.toml"
+
+    @property
+    def supervisord_conf(self) -> Path:
+        return self.config / "supervisord.conf"
+
+    @property
+    def rendered(self) -> Path:
+        """The one file with a section for each bot; supervisord.conf includes it."""
+        return self.state / "rendered" / "bots.conf"
+
+    @property
+    def socket(self) -> Path:
+        return self.run / "supervisor.sock"
+
+    @property
+    def pidfile(self) -> Path:
+        return self.run / "supervisord.pid"
+
+    @property
+    def supervisord_log(self) -> Path:
+        return self.log / "supervisord.log"
+
+    @property
+    def status(self) -> Path:
+        """The monitor's picture of the last tick (JSON, replaced at every tick)."""
+        return self.run / "status.json"
+
+    @property
+    def digest_key(self) -> Path:
+        return self.state / "digest.key"
+
+    @property
+    def journal(self) -> Path:
+        return self.state / "journal"
+
+    @property
+    def postgres_data(self) -> Path:
+        return self.state / "postgres" / "data"
+
+    @property
+    def postgres_run(self) -> Path:
+        """The directory of the embedded server's socket."""
+        return self.run / "postgres"
+
+    def bot(self, bot: str) -> BotPaths:
+        return BotPaths(self.state, self.run, bot)
+
+    def bot_log(self, bot: str) -> Path:
+        return self.log / f"bot-{bot}.log"
+
+    def command(self, rest: str) -> str:
+        """Return what a person types to run ``rest`` against this home."""
+        return " ".join(filter(None, ("multibot", self.option, rest)))
+
+
+def find_home(directory: str | None = None) -> Home:
+    """Return the home for ``--home DIR`` (or ``MULTIBOT_HOME``), else root's or the user's.
+
+    Raises BadValue where a path could not be written into supervisord's configuration.
+    """
+    directory = directory or os.environ.get("MULTIBOT_HOME")
+    if directory:
+        top = Path(directory).absolute()
+        shown = directory if " " not in directory else f"'{directory}'"
+        home = Home(top, top / "state", top / "run", top / "log", f"--home {shown}")
+    elif os.geteuid() == 0:
+        home = Home(*(Path(p, "multibot") for p in ("/etc", "/var/lib", "/run", "/var/log")))
+    else:
+        home = _xdg_home()
+    for path in (home.config, home.state, home.log):
+        if not _SAFE_PATH.fullmatch(str(path)):
+            raise BadValue(f"{path}: supervisord's configuration cannot hold this path: use letters, digits and _./:+=,@~-")
+    return Home(home.config, home.state, _runtime(home), home.log, home.option)
+
+
+def _xdg_home() -> Home:
+    user = Path.home()
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or user / ".config", "multibot")
+    state = Path(os.environ.get("XDG_STATE_HOME") or user / ".local" / "state", "multibot")
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    return Home(config, state, Path(runtime, "multibot") if runtime else state / "run", state / "log")
+
+
+def _runtime(home: Home) -> Path:
+    """Return the runtime directory: what ``init`` recorded, else the wished one, else a short one.
+
+    It is recorded because XDG_RUNTIME_DIR differs between a login, cron and su.
+    """
+    record = home.state / "runtime"
+    if record.is_file():
+        return Path(record.read_text().strip())
+    if len(str(home.socket)) <= _LONGEST_SOCKET and _SAFE_PATH.fullmatch(str(home.run)):
+        return home.run
+    short = hashlib.sha256(str(home.state).encode()).hexdigest()[:12]
+    base = Path("/run") if os.geteuid() == 0 else Path("/tmp")  # noqa: S108 - checked by make_runtime
+    return base / f"multibot-{os.geteuid()}-{short}"
+
+
+def make_runtime(home: Home) -> None:
+    """Create the runtime directory, ours alone to write, and record where it is.
+
+    Raises Refused when somebody else owns a directory of that name (it may be in /tmp).
+    """
+    home.run.mkdir(mode=0o711, parents=True, exist_ok=True)
+    info = home.run.lstat()
+    if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
+        raise Refused(f"{home.run} belongs to somebody else: remove it, or use another --home")
+    home.run.chmod(0o711)
+    home.state.mkdir(mode=0o711, parents=True, exist_ok=True)
+    (home.state / "runtime").write_text(f"{home.run}\n")

@@ -1,0 +1,278 @@
+"""Every setting, once: its name, type, default, scope, when a change takes effect, and what it is for.
+
+The CLI's options, ``config``, the checks of a row from the database, the defaults and the table in
+docs/settings.md all come from ``SETTINGS``. Precedence: flag > ``MULTIBOT_<SETTING>`` > multibot.toml > default.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from multibot_plugin.errors import BadValue, did_you_mean
+
+Scope = Literal["fleet", "bot", "both"]
+Applies = Literal["restart", "live", "monitor"]  # the bot restarts | at the next tick | the monitor restarts
+Origin = Literal["flag", "environment", "file", "default"]
+
+_UNITS = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
+_TIMES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A type of value: how to read it (raising ValueError), show it, and describe it in an error."""
+
+    name: str
+    read: Callable[[Any], Any]
+    show: Callable[[Any], str]
+    expected: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. ``scope`` both: a fleet default that a bot may override."""
+
+    name: str
+    kind: Kind
+    default: Any
+    scope: Scope
+    applies: Applies
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that overrides the file: dots become two underscores."""
+        return "MULTIBOT_" + self.name.upper().replace(".", "__")
+
+
+def _size(raw: Any) -> int:
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        value = raw
+    else:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?)i?B?", str(raw).strip(), re.IGNORECASE)
+        if not match:
+            raise ValueError(raw)
+        value = int(float(match[1]) * _UNITS[f"{match[2].upper()}B"])
+    if value < 0:
+        raise ValueError(raw)
+    return value
+
+
+def show_size(value: float) -> str:
+    """Return a size for people: ``256MB`` where it is exact, else with one digit."""
+    for unit in ("GB", "MB", "KB"):
+        if value >= _UNITS[unit]:
+            amount = value / _UNITS[unit]
+            return f"{amount:.0f}{unit}" if amount == int(amount) else f"{amount:.1f}{unit}"
+    return f"{value:.0f}B" if value else "none"
+
+
+def _seconds(raw: Any) -> float:
+    if isinstance(raw, bool):
+        raise ValueError(raw)
+    if isinstance(raw, int | float):
+        value = float(raw)
+    else:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(raw).strip())
+        if not match:
+            raise ValueError(raw)
+        value = float(match[1]) * _TIMES[match[2] or "s"]
+    if not 0 <= value < math.inf:
+        raise ValueError(raw)
+    return value
+
+
+def _count(raw: Any) -> int:
+    if isinstance(raw, bool) or isinstance(raw, float) or int(raw) < 0:
+        raise ValueError(raw)
+    return int(raw)
+
+
+def _text(raw: Any) -> str:
+    if not isinstance(raw, str) or any(ord(c) < 32 or ord(c) == 127 for c in raw):
+        raise ValueError(raw)
+    return raw
+
+
+def _path(raw: Any) -> str:
+    text = _text(raw)
+    if text and not Path(text).is_absolute():
+        raise ValueError(raw)
+    return text
+
+
+def _url(raw: Any) -> str:
+    text = _text(raw)
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text):
+        raise ValueError(raw)
+    return text.rstrip("/")
+
+
+def _database_url(raw: Any) -> str:
+    text = _text(raw)
+    if text and not re.match(r"postgres(ql)?://", text):
+        raise ValueError(raw)
+    return text
+
+
+def _uid_range(raw: Any) -> str:
+    match = re.fullmatch(r"(\d+)-(\d+)", _text(raw))
+    if not match or not 1000 <= int(match[1]) < int(match[2]) < 2**31:
+        raise ValueError(raw)
+    return match[0]
+
+
+def _variable(raw: Any) -> str:
+    text = _text(raw)
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+        raise ValueError(raw)
+    return text
+
+
+def _plain(value: Any) -> str:
+    return str(value)
+
+
+def _show_seconds(value: float) -> str:
+    return f"{value:g}s"
+
+
+SIZE = Kind("size", _size, show_size, "a size (like 256MB)")
+SECONDS = Kind("seconds", _seconds, _show_seconds, "a duration (like 30s or 5m)")
+COUNT = Kind("count", _count, _plain, "a whole number")
+TEXT = Kind("text", _text, _plain, "one line of text")
+PATH = Kind("path", _path, _plain, "an absolute path")
+URL = Kind("url", _url, _plain, "an http(s) URL without a query")
+DATABASE_URL = Kind("database url", _database_url, _plain, "a postgresql:// URL")
+UID_RANGE = Kind("uid range", _uid_range, _plain, "a range of user ids (like 70000-99999)")
+VARIABLE = Kind("variable", _variable, _plain, "a name of an environment variable")
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("database_url", DATABASE_URL, "", "fleet", "monitor",
+            "PostgreSQL to use instead of the embedded one; a password belongs into a passfile"),
+    Setting("pg_bin", PATH, "", "fleet", "monitor", "directory of postgres and initdb for the embedded server"),
+    Setting("bot_uid_range", UID_RANGE, "70000-99999", "fleet", "restart",
+            "root installs: the user ids that bots get, one each, never reused"),
+    Setting("alerts.telegram.token_file", PATH, "", "fleet", "monitor", "file with the token of the bot that sends alerts"),
+    Setting("alerts.telegram.chat_id", TEXT, "", "fleet", "monitor", "chat that alerts go to"),
+    Setting("monitor.tick_s", SECONDS, 5.0, "fleet", "monitor", "time between two looks at every bot"),
+    Setting("monitor.plugin_timeout_s", SECONDS, 10.0, "fleet", "monitor",
+            "a plugin that needs longer for one call is reported and, after five times, disabled"),
+    Setting("bot_api_url", URL, "https://api.telegram.org", "both", "restart", "Bot API server that bots talk to"),
+    Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL"),
+    Setting("poll_timeout_s", SECONDS, 50.0, "both", "restart", "build bots: how long one getUpdates waits"),
+    Setting("backoff_max_s", SECONDS, 300.0, "both", "restart", "longest wait before a bot that keeps dying starts again"),
+    Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together"),
+    Setting("deaths_limit", COUNT, 3, "both", "live", "so many deaths in the window raise an alert; 0 never"),
+    Setting("deaf_after_s", SECONDS, 0.0, "both", "live",
+            "no successful getUpdates for so long means deaf; 0: 45 s, or 3 polls and 15 s where that is longer"),
+    Setting("frozen_after_s", SECONDS, 30.0, "both", "live", "the event loop of a build bot is silent for so long: frozen"),
+    Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll"),
+    Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0 none"),
+    Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning"),
+    Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again"),
+    Setting("memory_for_s", SECONDS, 60.0, "both", "live", "the limit must be passed for so long before anything happens"),
+    Setting("restart_budget", COUNT, 3, "both", "live", "restarts by the monitor per bot and hour; then it only alerts"),
+    Setting("token_var", VARIABLE, "BOT_TOKEN", "bot", "restart", "environment variable in which a script or command finds its token"),
+    Setting("user", TEXT, "", "bot", "restart", "root installs: account to run as instead of a uid of its own"),
+    Setting("workdir", PATH, "", "bot", "restart", "working directory; empty: the bot's own in the state directory"),
+    Setting("python", PATH, "", "bot", "restart", "interpreter for build and script; empty: multibot's own"),
+    Setting("env_file", PATH, "", "bot", "restart", "file of KEY=VALUE lines, read by the bot's user at each start"),
+)  # fmt: skip
+
+BY_NAME: Mapping[str, Setting] = {s.name: s for s in SETTINGS}
+BOT_SETTINGS: tuple[Setting, ...] = tuple(s for s in SETTINGS if s.scope != "fleet")
+FLEET_SETTINGS: tuple[Setting, ...] = tuple(s for s in SETTINGS if s.scope != "bot")
+
+
+def find(name: str) -> Setting:
+    """Return the setting of this name; raises BadValue with the nearest name."""
+    if name not in BY_NAME:
+        raise BadValue(f"no setting {name!r}{did_you_mean(name, BY_NAME)}")
+    return BY_NAME[name]
+
+
+def read_value(setting: Setting, raw: Any, where: str = "") -> Any:
+    """Return the checked value of ``raw``; raises BadValue naming the setting, the value and ``where``."""
+    try:
+        return setting.kind.read(raw)
+    except (ValueError, TypeError, OverflowError):
+        # A URL may carry a password; no other setting is a secret.
+        shown = "this value" if setting.kind is DATABASE_URL else repr(raw)
+        place = f"{where}: " if where else ""
+        raise BadValue(f"{place}{setting.name} {shown} is not {setting.kind.expected}") from None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The fleet's effective settings, each with where it came from. ``plugins``: the file's [plugins.*] tables."""
+
+    values: Mapping[str, Any]
+    origins: Mapping[str, Origin]
+    plugins: Mapping[str, Mapping[str, Any]]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+    def for_bot(self, own: Mapping[str, Any]) -> dict[str, Any]:
+        """Return every setting that concerns a bot: its own value, else the fleet's, else the default."""
+        return {s.name: own.get(s.name, self.values.get(s.name, s.default)) for s in BOT_SETTINGS}
+
+
+def load(toml: Path, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read ``toml`` (may be absent) and lay environment and flags over it.
+
+    Raises BadValue for a file that is not TOML, an unknown setting or a value of the wrong type.
+    """
+    plugins, found = _read_file(toml)
+    values: dict[str, Any] = {}
+    origins: dict[str, Origin] = {}
+    for setting in FLEET_SETTINGS:
+        sources: tuple[tuple[Origin, Mapping[str, Any], str, str], ...] = (
+            ("flag", flags or {}, setting.name, "command line"),
+            ("environment", environ, setting.variable, setting.variable),
+            ("file", found, setting.name, str(toml)),
+        )
+        values[setting.name], origins[setting.name] = setting.default, "default"
+        for origin, source, key, where in sources:
+            if key in source:
+                values[setting.name] = read_value(setting, source[key], where)
+                origins[setting.name] = origin
+                break
+    return Settings(values, origins, plugins)
+
+
+def _read_file(toml: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    try:
+        document = tomllib.loads(toml.read_text())
+    except FileNotFoundError:
+        return {}, {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadValue(f"{toml}: not TOML: {error}") from error
+    except OSError as error:
+        raise BadValue(f"{toml}: cannot be read: {error.strerror}") from error
+    plugins = document.pop("plugins", {})
+    found = flatten(document)
+    allowed = {s.name for s in FLEET_SETTINGS}
+    for name in found:
+        if name not in allowed:
+            raise BadValue(f"{toml}: no setting {name!r}{did_you_mean(name, allowed)}")
+    return plugins, found
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested TOML tables as one level with dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat

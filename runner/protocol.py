@@ -1,0 +1,272 @@
+"""What crosses a process: a bot's files, what stands in them, and the exit codes.
+
+This module is all that the runner, supervisord's plugin and the manager share. Standard library only, Python 3.10.
+Times called ``*_mono`` are CLOCK_MONOTONIC seconds (``time.monotonic()``; comparable between processes of one boot);
+times called ``*_at`` are seconds since the epoch, for people.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar
+
+BOT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,38}")
+PROGRAM_PREFIX = "bot-"
+TOKEN = re.compile(r"\d{3,12}:[A-Za-z0-9_-]{30,64}")
+
+EXIT_FINAL = 78  # EX_CONFIG: a restart cannot help; the only code in supervisord's ``exitcodes``
+EXIT_NOT_NOW = 75  # EX_TEMPFAIL: not now, no crash
+FINAL_NOT_BEFORE_S = 1.5  # an exit within startsecs is BACKOFF for supervisord, whatever the code
+
+STATE_VARIABLE = "MULTIBOT_STATE"  # how the runner learns of the state and the runtime directory:
+RUN_VARIABLE = "MULTIBOT_RUN"  # both stand in [supervisord] environment=
+
+# Why a process ended (``Exit.cause``).
+STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED = "stopped", "crashed", "token-rejected", "misconfigured", "finished"
+# What a runner is doing (``Heartbeat.phase``).
+LOCKED_OUT, BACKING_OFF, RUNNING, STOPPING = "locked-out", "backing-off", "running", "stopping"
+
+_CAP = 256 * 1024
+_KEPT_RUNS = 50
+_T = TypeVar("_T")
+
+
+class BadFile(Exception):
+    """A file of the protocol is missing, too large, not a plain file or not what it should be."""
+
+
+@dataclass(frozen=True)
+class BotPaths:
+    """The files of one bot: ``state`` and ``run`` are the installation's directories."""
+
+    state: Path
+    run: Path
+    bot: str
+
+    @property
+    def state_dir(self) -> Path:
+        """Owned by the installation (0711); the bot owns only ``work`` in it."""
+        return self.state / "bots" / self.bot
+
+    @property
+    def run_dir(self) -> Path:
+        """Owned by the bot (0700), made by the runner before it drops its rights."""
+        return self.run / "bots" / self.bot
+
+    @property
+    def work(self) -> Path:
+        """The bot's own working directory, made by the runner."""
+        return self.state_dir / "work"
+
+    @property
+    def live(self) -> Path:
+        """Launch form and the settings that need no restart (JSON object, read by the monitor)."""
+        return self.state_dir / "live.json"
+
+    def settings(self, digest: str) -> Path:
+        return self.state_dir / f"{digest}.json"
+
+    def token(self, digest: str) -> Path:
+        return self.state_dir / f"{digest}.token"
+
+    @property
+    def heartbeat(self) -> Path:
+        return self.run_dir / "heartbeat.json"
+
+    @property
+    def runs(self) -> Path:
+        """The last starts and how they ended, newest first."""
+        return self.run_dir / "runs.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.run_dir / "lock"
+
+
+@dataclass(frozen=True)
+class RunnerSettings:
+    """Everything a bot's process needs but its token: the content of ``<digest>.json``, never changed once written.
+
+    ``uid`` is the bot's own user id in a root install; ``user`` a named account instead of it; both empty: no drop.
+    ``workdir`` and ``python`` may be empty (the bot's own directory, multibot's interpreter).
+    """
+
+    bot: str
+    launch: str  # build | script | command
+    target: str
+    token_var: str
+    env: Mapping[str, str]
+    env_file: str
+    workdir: str
+    python: str
+    uid: Optional[int]
+    user: str
+    bot_api_url: str
+    stop_wait_s: float
+    poll_timeout_s: float
+    backoff_max_s: float
+
+
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a runner says of itself, in one small file that it replaces.
+
+    ``loop_mono``: last beat of the event loop, None where the launch form has none that we can see.
+    ``poll_*``: the bot's getUpdates calls; ``poll_code`` is the HTTP status of the last failed one, None after a
+    success; ``poll_timeout_s`` is the ``timeout`` parameter of the last call. ``polling_seen``: whether this launch
+    form's polls can be seen at all (a command bot's cannot). ``until_mono``: the end of a backoff.
+    """
+
+    pid: int
+    phase: str
+    start_mono: float
+    loop_mono: Optional[float] = None
+    polling_seen: bool = False
+    poll_start_mono: Optional[float] = None
+    poll_success_mono: Optional[float] = None
+    poll_failure_mono: Optional[float] = None
+    poll_code: Optional[int] = None
+    poll_timeout_s: Optional[float] = None
+    poll_count: int = 0
+    update_mono: Optional[float] = None
+    update_count: int = 0
+    until_mono: Optional[float] = None
+
+
+@dataclass(frozen=True)
+class Exit:
+    """Why a process ended: ``code`` or ``signal`` (one of them), a cause word, and one line for a person."""
+
+    ended_at: float
+    cause: str
+    text: str
+    code: Optional[int] = None
+    signal: Optional[int] = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One start. ``exit`` None and not ``stopping``: it died without a word, or is still running.
+
+    ``deliberate``: a person or the monitor started it (the first after a boot, after a stop, or after exit 78).
+    """
+
+    started_at: float
+    start_mono: float
+    pid: int
+    digest: str
+    stopping: bool = False
+    exit: Optional[Exit] = None
+
+    @property
+    def died(self) -> bool:
+        """Whether this run, known to be over, counts as a death: no stop and no final exit."""
+        if self.exit is None:
+            return not self.stopping
+        return self.exit.cause in (CRASHED, FINISHED)
+
+
+def encode(value: Any) -> bytes:
+    """Return a dataclass of this module (or a tuple of them) as JSON."""
+    plain = [dataclasses.asdict(v) for v in value] if isinstance(value, (tuple, list)) else dataclasses.asdict(value)
+    return json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()
+
+
+def decode(kind: Type[_T], data: bytes) -> _T:
+    """Return the ``kind`` that ``encode`` made ``data`` from; unknown keys are ignored.
+
+    Raises BadFile when ``data`` is not such a thing.
+    """
+    try:
+        return _build(kind, json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise BadFile(f"not a {kind.__name__}: {error}") from error
+
+
+def decode_runs(data: bytes) -> Tuple[Run, ...]:
+    """Return the runs in ``data``, newest first; raises BadFile."""
+    try:
+        return tuple(_build(Run, item) for item in json.loads(data))
+    except (ValueError, TypeError) as error:
+        raise BadFile(f"not a list of runs: {error}") from error
+
+
+def _build(kind: Type[_T], item: Any) -> _T:
+    if not isinstance(item, dict):
+        raise TypeError(f"{type(item).__name__} where an object was expected")
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    known: Dict[str, Any] = {key: value for key, value in item.items() if key in names}
+    if kind is Run and known.get("exit") is not None:
+        known["exit"] = _build(Exit, known["exit"])
+    return kind(**known)
+
+
+def with_run(runs: Tuple[Run, ...], run: Run) -> Tuple[Run, ...]:
+    """Return ``runs`` with ``run`` as the newest; the oldest fall out."""
+    return (run, *runs)[:_KEPT_RUNS]
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o600, owner: Optional[Tuple[int, int]] = None, fsync: bool = True) -> None:
+    """Write ``data`` to ``path`` by a temporary file and a rename: a reader sees the old or the new, whole.
+
+    ``owner`` is (uid, gid). ``fsync`` False survives a crash of the process, not of the machine (heartbeats).
+    """
+    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+            if owner is not None and owner != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), *owner)
+            if fsync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    if fsync:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def read_file(path: Path, cap: int = _CAP) -> bytes:
+    """Return the content of a plain file that may belong to somebody hostile: no links, no fifos, at most ``cap`` bytes.
+
+    Raises BadFile (FileNotFoundError as its cause when the file is missing).
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise BadFile(f"{path}: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise BadFile(f"{path}: not a plain file")
+        data = file.read(cap + 1)
+    if len(data) > cap:
+        raise BadFile(f"{path}: larger than {cap} bytes")
+    return data
+
+
+def lifecycle(statename: str, exit_code: int, phase: Optional[str]) -> str:
+    """Return a bot's lifecycle state: stopped, starting, running, backing-off, quarantined or stopping.
+
+    ``statename`` is supervisord's (``FATAL`` ...), ``exit_code`` that of the last process, ``phase`` the runner's
+    (None: not known, or of another process).
+    """
+    if statename == "RUNNING":
+        return {LOCKED_OUT: "starting", BACKING_OFF: "backing-off"}.get(phase or "", "running")
+    if statename == "EXITED":
+        return "quarantined" if exit_code == EXIT_FINAL else "backing-off"
+    table = {"STOPPED": "stopped", "STARTING": "starting", "BACKOFF": "backing-off", "STOPPING": "stopping"}
+    return table.get(statename, "quarantined")
