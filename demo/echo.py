@@ -1,6 +1,6 @@
 """A plain python-telegram-bot script that knows nothing of multibot; its token comes from the environment.
 
-    multibot bot create echo --script /path/to/echo.py --token-stdin
+multibot bot create echo --script /path/to/echo.py --token-stdin
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A bot as a ``build`` function: multibot gives a prepared builder, the bot adds what it can do.
 
-    multibot bot create greeter --build multibot_demo.greeter:build --token-stdin
+multibot bot create greeter --build multibot_demo.greeter:build --token-stdin
 """
 
 from __future__ import annotations
@@ -8,7 +8,14 @@ from __future__ import annotations
 from typing import Any
 
 from telegram import Update
-from telegram.ext import Application, ApplicationBuilder, CommandHandler, ContextTypes, MessageHandler, filters
+from telegram.ext import (
+    Application,
+    ApplicationBuilder,
+    CommandHandler,
+    ContextTypes,
+    MessageHandler,
+    filters,
+)
 
 Builder = ApplicationBuilder[Any, Any, Any, Any, Any, Any]
 

@@ -8,12 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import stat
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from multibot_plugin.errors import BadValue, Refused
-from multibot_runner.protocol import BotPaths
+from multibot_runner.protocol import RUN_VARIABLE, STATE_VARIABLE, BotPaths
+
+# How supervisord's programs (runner, monitor, what an operator adds) learn of the four directories.
+HOME_VARIABLES = ("MULTIBOT_CONFIG", STATE_VARIABLE, RUN_VARIABLE, "MULTIBOT_LOG")
 
 # supervisord binds "<socket>.<its pid>" first (at most 8 more characters) and a unix socket path ends at 107.
 _LONGEST_SOCKET = 98
@@ -70,6 +75,11 @@ class Home:
         return self.state / "digest.key"
 
     @property
+    def host_id(self) -> Path:
+        """This host's identity, a UUID made by ``init``."""
+        return self.state / "host_id"
+
+    @property
     def journal(self) -> Path:
         return self.state / "journal"
 
@@ -90,11 +100,22 @@ class Home:
 
     def command(self, rest: str) -> str:
         """Return what a person types to run ``rest`` against this home."""
-        return " ".join(filter(None, ("multibot", self.option, rest)))
+        return " ".join(filter(None, (typed("multibot"), self.option, rest)))
+
+
+def typed(program: str) -> str:
+    """Return what a person types for a program of our environment: its name where the shell finds ours, else its
+    path as this process was called (``.venv/bin/multibot``)."""
+    folder, name = os.path.split(sys.argv[0])
+    found = shutil.which(name)
+    if name != "multibot" or not folder or (found and os.path.samefile(found, sys.argv[0])):
+        return program
+    return os.path.join(folder, program)
 
 
 def find_home(directory: str | None = None) -> Home:
-    """Return the home for ``--home DIR`` (or ``MULTIBOT_HOME``), else root's or the user's.
+    """Return the home for ``--home DIR`` (or ``MULTIBOT_HOME``), else what supervisord's programs are told
+    (``HOME_VARIABLES``, all four), else root's or the user's.
 
     Raises BadValue where a path could not be written into supervisord's configuration.
     """
@@ -103,14 +124,28 @@ def find_home(directory: str | None = None) -> Home:
         top = Path(directory).absolute()
         shown = directory if " " not in directory else f"'{directory}'"
         home = Home(top, top / "state", top / "run", top / "log", f"--home {shown}")
+    elif told := _told_home():
+        return told
     elif os.geteuid() == 0:
         home = Home(*(Path(p, "multibot") for p in ("/etc", "/var/lib", "/run", "/var/log")))
     else:
         home = _xdg_home()
     for path in (home.config, home.state, home.log):
         if not _SAFE_PATH.fullmatch(str(path)):
-            raise BadValue(f"{path}: supervisord's configuration cannot hold this path: use letters, digits and _./:+=,@~-")
+            raise BadValue(
+                f"{path}: supervisord's configuration cannot hold this path: use letters, digits and _./:+=,@~-"
+            )
     return Home(home.config, home.state, _runtime(home), home.log, home.option)
+
+
+def _told_home() -> Home | None:
+    """Return the home in the four variables of supervisord's ``environment=``; None unless all are set."""
+    paths = [Path(value) for name in HOME_VARIABLES if (value := os.environ.get(name))]
+    if len(paths) < len(HOME_VARIABLES):
+        return None
+    config, state, run, log = paths
+    one_directory = state == config / "state" and log == config / "log"
+    return Home(config, state, run, log, f"--home {config}" if one_directory else "")
 
 
 def _xdg_home() -> Home:

@@ -19,7 +19,7 @@ from multibot_plugin.health.states import Alert, Finding, Health, Level, Observa
 from multibot_runner.protocol import Exit, Heartbeat, Run
 
 __all__ = ["Alert", "Exit", "Finding", "Health", "Heartbeat", "Level", "MonitorInfo", "Observation", "Run",
-           "hookimpl", "multibot_check", "multibot_configure", "multibot_send_alert"]  # fmt: skip
+           "hookimpl", "multibot_channel", "multibot_check", "multibot_configure", "multibot_send_alert"]  # fmt: skip
 
 PROJECT = "multibot"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -52,7 +52,8 @@ def multibot_check(observation: Observation) -> list[Finding] | None:  # type: i
     """Called for every bot at every tick (default 5 s); return what is wrong with it.
 
     None or an empty list: nothing. A finding for another bot than ``observation.bot`` is an error. An exception on
-    one bot counts as one failure of the plugin for this tick and does not keep it from seeing the other bots.
+    one bot counts as one failure of the plugin for this tick and does not keep it from seeing the other bots. The
+    time limit is for all bots of a tick together. Findings about a stopped bot are not looked at.
     """
 
 
@@ -62,4 +63,13 @@ def multibot_send_alert(alert: Alert) -> bool | None:  # type: ignore[empty-body
 
     None: this channel is not configured, or the alert is none of its business. An exception: not sent; the alert
     stays in the outbox and is offered to this plugin again, with growing pauses, for 24 hours.
+    """
+
+
+@hookspec
+def multibot_channel() -> str | None:  # type: ignore[empty-body]
+    """Called when the monitor starts and about once a minute; say where this plugin's alerts go, in a few words.
+
+    None: the channel is not configured. A plugin with ``multibot_send_alert`` and without this hook is shown by its
+    name.
     """

@@ -90,7 +90,7 @@ def _seconds(raw: Any) -> float:
 
 
 def _count(raw: Any) -> int:
-    if isinstance(raw, bool) or isinstance(raw, float) or int(raw) < 0:
+    if isinstance(raw, bool | float) or int(raw) < 0:
         raise ValueError(raw)
     return int(raw)
 
@@ -160,7 +160,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("pg_bin", PATH, "", "fleet", "monitor", "directory of postgres and initdb for the embedded server"),
     Setting("bot_uid_range", UID_RANGE, "70000-99999", "fleet", "restart",
             "root installs: the user ids that bots get, one each, never reused"),
-    Setting("alerts.telegram.token_file", PATH, "", "fleet", "monitor", "file with the token of the bot that sends alerts"),
+    Setting("alerts.telegram.token_file", PATH, "", "fleet", "monitor",
+            "file with the token of the bot that sends alerts"),
     Setting("alerts.telegram.chat_id", TEXT, "", "fleet", "monitor", "chat that alerts go to"),
     Setting("monitor.tick_s", SECONDS, 5.0, "fleet", "monitor", "time between two looks at every bot"),
     Setting("monitor.plugin_timeout_s", SECONDS, 10.0, "fleet", "monitor",
@@ -168,19 +169,24 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("bot_api_url", URL, "https://api.telegram.org", "both", "restart", "Bot API server that bots talk to"),
     Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL"),
     Setting("poll_timeout_s", SECONDS, 50.0, "both", "restart", "build bots: how long one getUpdates waits"),
-    Setting("backoff_max_s", SECONDS, 300.0, "both", "restart", "longest wait before a bot that keeps dying starts again"),
+    Setting("backoff_max_s", SECONDS, 300.0, "both", "restart",
+            "longest wait before a bot that keeps dying starts again"),
     Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together"),
     Setting("deaths_limit", COUNT, 3, "both", "live", "so many deaths in the window raise an alert; 0 never"),
     Setting("deaf_after_s", SECONDS, 0.0, "both", "live",
             "no successful getUpdates for so long means deaf; 0: 45 s, or 3 polls and 15 s where that is longer"),
-    Setting("frozen_after_s", SECONDS, 30.0, "both", "live", "the event loop of a build bot is silent for so long: frozen"),
+    Setting("frozen_after_s", SECONDS, 30.0, "both", "live",
+            "the event loop of a build bot is silent for so long: frozen"),
     Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll"),
     Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0 none"),
     Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning"),
     Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again"),
-    Setting("memory_for_s", SECONDS, 60.0, "both", "live", "the limit must be passed for so long before anything happens"),
-    Setting("restart_budget", COUNT, 3, "both", "live", "restarts by the monitor per bot and hour; then it only alerts"),
-    Setting("token_var", VARIABLE, "BOT_TOKEN", "bot", "restart", "environment variable in which a script or command finds its token"),
+    Setting("memory_for_s", SECONDS, 60.0, "both", "live",
+            "the limit must be passed for so long before anything happens"),
+    Setting("restart_budget", COUNT, 3, "both", "live",
+            "restarts by the monitor per bot and hour; then it only alerts"),
+    Setting("token_var", VARIABLE, "BOT_TOKEN", "bot", "restart",
+            "environment variable in which a script or command finds its token"),
     Setting("user", TEXT, "", "bot", "restart", "root installs: account to run as instead of a uid of its own"),
     Setting("workdir", PATH, "", "bot", "restart", "working directory; empty: the bot's own in the state directory"),
     Setting("python", PATH, "", "bot", "restart", "interpreter for build and script; empty: multibot's own"),

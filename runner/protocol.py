@@ -29,7 +29,13 @@ STATE_VARIABLE = "MULTIBOT_STATE"  # how the runner learns of the state and the 
 RUN_VARIABLE = "MULTIBOT_RUN"  # both stand in [supervisord] environment=
 
 # Why a process ended (``Exit.cause``).
-STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED = "stopped", "crashed", "token-rejected", "misconfigured", "finished"
+STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED = (
+    "stopped",
+    "crashed",
+    "token-rejected",
+    "misconfigured",
+    "finished",
+)
 # What a runner is doing (``Heartbeat.phase``).
 LOCKED_OUT, BACKING_OFF, RUNNING, STOPPING = "locked-out", "backing-off", "running", "stopping"
 
@@ -213,7 +219,9 @@ def with_run(runs: Tuple[Run, ...], run: Run) -> Tuple[Run, ...]:
     return (run, *runs)[:_KEPT_RUNS]
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o600, owner: Optional[Tuple[int, int]] = None, fsync: bool = True) -> None:
+def replace_file(
+    path: Path, data: bytes, mode: int = 0o600, owner: Optional[Tuple[int, int]] = None, fsync: bool = True
+) -> None:
     """Write ``data`` to ``path`` by a temporary file and a rename: a reader sees the old or the new, whole.
 
     ``owner`` is (uid, gid). ``fsync`` False survives a crash of the process, not of the machine (heartbeats).
@@ -241,7 +249,7 @@ def replace_file(path: Path, data: bytes, mode: int = 0o600, owner: Optional[Tup
 
 
 def read_file(path: Path, cap: int = _CAP) -> bytes:
-    """Return the content of a plain file that may belong to somebody hostile: no links, no fifos, at most ``cap`` bytes.
+    """Return a plain file's content; its owner may be hostile: no links, no fifos, at most ``cap`` bytes.
 
     Raises BadFile (FileNotFoundError as its cause when the file is missing).
     """

@@ -39,8 +39,8 @@ class Observation:
     ``now`` is CLOCK_MONOTONIC, ``now_at`` seconds since the epoch. ``state`` is the lifecycle state, ``pid`` and
     ``uptime_s`` those of the runner, None without a process. ``heartbeat`` is None unless this very process wrote it.
     ``runs`` newest first. ``memory_bytes`` (resident) and ``cpu_percent`` (of one core, since the last tick) cover
-    the runner and its children. ``settings`` are the bot's live settings (docs/settings.md). ``open``: the checks (``Finding.check``)
-    that have an open incident on this bot, for thresholds that clear lower than they fire.
+    the runner and its children. ``settings`` are the bot's live settings (docs/settings.md). ``open``: the checks
+    (``Finding.check``) that have an open incident on this bot, for thresholds that clear lower than they fire.
     """
 
     bot: str

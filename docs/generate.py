@@ -1,0 +1,80 @@
+"""Write the reference pages that come from the code (``make docs``); a test fails when one is stale."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from pathlib import Path
+
+from multibot_plugin import hookspecs
+from multibot_plugin.settings import SETTINGS, Setting
+from multibot_plugin.supervisor.rpc import MultibotInterface
+
+DOCS = Path(__file__).resolve().parent
+_SCOPE = {"fleet": "fleet", "bot": "bot", "both": "fleet, bot"}
+_APPLIES = {"restart": "bot restarts", "live": "at the next tick", "monitor": "at the next `multibot start`"}
+_BEGIN, _END = "<!-- generated from the code: make docs -->", "<!-- end of the generated part -->"
+
+
+def _row(setting: Setting) -> str:
+    default = setting.kind.show(setting.default) if setting.default != "" else ""
+    cells = (f"`{setting.name}`", setting.kind.expected, f"`{default}`" if default else "–",
+             _SCOPE[setting.scope], _APPLIES[setting.applies], setting.help)  # fmt: skip
+    return "| " + " | ".join(cells) + " |"
+
+
+def settings_table() -> str:
+    head = "| setting | value | default | for | takes effect | meaning |\n|---|---|---|---|---|---|\n"
+    return head + "\n".join(_row(s) for s in SETTINGS)
+
+
+def _described(name: str, function: object) -> str:
+    signature = str(inspect.signature(function)).replace("multibot_plugin.health.states.", "")  # type: ignore[arg-type]
+    signature = re.sub(r"self, |\(self\)", lambda m: "()" if ")" in m[0] else "", signature).replace("'", "")
+    text = inspect.getdoc(function) or ""
+    return f"### `{name}{signature}`\n\n{text.strip()}"
+
+
+def hooks_part() -> str:
+    names = sorted(n for n in hookspecs.__all__ if n.startswith("multibot_"))
+    return "\n\n".join(_described(n, getattr(hookspecs, n)) for n in names)
+
+
+def types_part() -> str:
+    kinds = (hookspecs.Observation, hookspecs.Finding, hookspecs.Alert, hookspecs.MonitorInfo, hookspecs.Heartbeat)
+    parts = []
+    for kind in kinds:
+        fields = ", ".join(f"`{f}`" for f in kind.__dataclass_fields__)
+        parts.append(f"### `{kind.__name__}`\n\n{inspect.getdoc(kind)}\n\nFields: {fields}.")
+    return "\n\n".join(parts)
+
+
+def rpc_part() -> str:
+    methods = [m for n, m in vars(MultibotInterface).items() if not n.startswith("_") and callable(m)]
+    return "\n\n".join(_described(f"multibot.{m.__name__}", m) for m in methods)
+
+
+PARTS = {
+    "settings.md": settings_table,
+    "plugins.md": lambda: f"{hooks_part()}\n\n## The types\n\n{types_part()}",
+    "rpc.md": rpc_part,
+}
+
+
+def page(name: str) -> str:
+    """Return the page as it should be: what people wrote around the generated part, and that part anew."""
+    text = (DOCS / name).read_text()
+    before, _, rest = text.partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    return f"{before}{_BEGIN}\n\n{PARTS[name]()}\n\n{_END}{after}"
+
+
+def main() -> int:
+    for name in PARTS:
+        (DOCS / name).write_text(page(name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

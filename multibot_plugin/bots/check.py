@@ -1,0 +1,268 @@
+"""What is asked before a bot is written into the database: would it run? Nothing here writes anything.
+
+Each function answers one question and raises one line that says what, where and what to do. The files are looked at
+as the user that the bot will be, the imports by the interpreter that the bot will have.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path
+from typing import IO, Any
+
+from multibot_plugin.bots.config import BotConfig
+from multibot_plugin.bots.identity import Identity, obstacle, remedy
+from multibot_plugin.errors import BadValue, MultibotError, Refused
+from multibot_runner.protocol import BOT_ID, TOKEN
+
+OLDEST_PYTHON = (3, 10)
+_TIMEOUT_S = 10.0
+_INTERPRETER_TIMEOUT_S = 30.0
+_PROBE = Path(__file__).with_name("probe.py")
+
+
+@dataclass(frozen=True)
+class TelegramBot:
+    """Who Telegram says a token is."""
+
+    id: int
+    username: str
+
+
+def check_id(bot: str) -> None:
+    if not BOT_ID.fullmatch(bot):
+        raise BadValue(f"bot {bot!r}: an id is 1 to 39 of a-z, 0-9 and -, and does not begin with -")
+
+
+def check_token_form(bot: str, token: str) -> None:
+    if not TOKEN.fullmatch(token):
+        raise BadValue(f"the token for {bot!r} does not look like one from @BotFather (123456789:AA...)")
+
+
+def check_token_free(bot: str, token: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Raise Refused when another bot of ``rows`` (columns id, token) has this token or its leading number."""
+    number = token.partition(":")[0]
+    for row in rows:
+        if row["id"] == bot or str(row["token"]).partition(":")[0].lstrip("0") != number.lstrip("0"):
+            continue
+        if row["token"] == token:
+            raise Refused(f"the token of {bot!r} is already used by {row['id']!r}: one token can be polled once")
+        raise Refused(
+            f"the token of {bot!r} is for the Telegram bot {number} that {row['id']!r} already is, "
+            f"which can be polled once: 'multibot bot set {row['id']}' gives {row['id']!r} a new token"
+        )
+
+
+# --- Telegram --------------------------------------------------------------------------------------------------
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """A Bot API server redirects nowhere; a token is not carried to where somebody points."""
+
+    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage,
+                         newurl: str) -> None:  # fmt: skip
+        return None
+
+
+def check_token(token: str, bot_api_url: str, timeout_s: float = _TIMEOUT_S) -> TelegramBot:
+    """Return who ``token`` is, asked by getMe on the server that the bot will use.
+
+    Raises Refused when the server rejects the token, MultibotError when it cannot be asked.
+    """
+    server = urllib.parse.urlsplit(bot_api_url)
+    shown = f"{server.scheme}://{server.hostname or ''}{f':{server.port}' if server.port else ''}"
+    instead = "try again, or leave the question out: --no-check"
+    try:
+        opener = urllib.request.build_opener(_NoRedirect)
+        with opener.open(f"{bot_api_url}/bot{token}/getMe", timeout=timeout_s) as answer:
+            code, body = answer.status, answer.read(65536)
+    except urllib.error.HTTPError as error:
+        with error:
+            code, body = error.code, error.read(65536)
+    except (OSError, HTTPException, ValueError) as error:
+        # The text of these errors may hold the address, token included.
+        reason = getattr(error, "reason", error)
+        text = (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).replace(token, "...")
+        raise MultibotError(f"{shown} does not answer ({text}): {instead}") from None
+    return _identity_in(code, body, shown, instead)
+
+
+def _identity_in(code: int, body: bytes, shown: str, instead: str) -> TelegramBot:
+    try:
+        answer = json.loads(body)
+        if answer["ok"]:
+            return TelegramBot(int(answer["result"]["id"]), str(answer["result"].get("username", "")))
+        wrong = (int(answer.get("error_code", code)), str(answer.get("description", ""))[:100])
+    except (ValueError, TypeError, KeyError):
+        raise MultibotError(f"{shown} does not answer like a Bot API server (HTTP {code}): check bot_api_url") from None
+    if wrong[0] in (401, 404):
+        raise Refused(f"Telegram rejects this token ({wrong[0]} {wrong[1]}): get a new one from @BotFather")
+    raise MultibotError(f"{shown} answers getMe with {wrong[0]} {wrong[1]}: {instead}")
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def check_readable(who: Identity, path: Path, what: str) -> None:
+    """Raise unless ``path`` is a file that ``who`` can open for reading."""
+    _check_present(path, what)
+    _check_allowed(who, path, os.R_OK, "read")
+
+
+def check_executable(who: Identity, path: Path, what: str) -> None:
+    """Raise unless ``path`` is a program that ``who`` may start."""
+    _check_present(path, what)
+    if not path.stat().st_mode & 0o111:
+        raise BadValue(f"{what} {path} is not executable: chmod +x it")
+    _check_allowed(who, path, os.X_OK, "execute")
+
+
+def check_workdir(who: Identity, path: Path) -> None:
+    """Raise unless ``path`` is a directory that ``who`` can enter."""
+    if not path.is_dir():
+        raise BadValue(f"workdir {path} is no directory: create it first")
+    _check_allowed(who, path, os.X_OK, "enter")
+
+
+def _check_present(path: Path, what: str) -> None:
+    try:
+        if path.is_file():
+            return
+        exists = path.exists()
+    except PermissionError:  # only where we are not root: then the bot, being us, cannot either
+        return
+    raise BadValue(f"{what} {path} {'is not a file' if exists else 'does not exist'}")
+
+
+def _check_allowed(who: Identity, path: Path, mode: int, act: str) -> None:
+    blocked = obstacle(who, path, mode)
+    if not blocked:
+        return
+    if not blocked.startswith("/"):
+        raise Refused(f"{who} cannot {act} {path}: {blocked}")
+    place = Path(blocked)
+    todo = remedy(who, place, mode)
+    if place == path:
+        raise Refused(f"{who} cannot {act} {path}: {todo}")
+    act = "enter" if place.is_dir() else act
+    raise Refused(f"{who} cannot {act} {place}, which it must for {path}: {todo}")
+
+
+# --- what is launched ------------------------------------------------------------------------------------------
+
+
+def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, work: Path) -> None:
+    """Raise when the program of ``config`` cannot be started, or lacks something it needs.
+
+    ``settings`` are its effective ones, ``work`` its own working directory (need not exist yet).
+    """
+    if settings["workdir"]:
+        check_workdir(who, Path(settings["workdir"]))
+    if settings["env_file"]:
+        check_readable(who, Path(settings["env_file"]), "env-file")
+    if config.launch == "command":
+        check_command(config, who, Path(settings["workdir"] or work))
+        return
+    file, module, function = bot_code(config)
+    if file is not None:
+        check_readable(who, file, config.launch)
+    python = Path(settings["python"] or _our_python())
+    check_executable(who, python, "interpreter")
+    question = {
+        "folder": str(file.parent if file else settings["workdir"] or work),
+        "file": str(file or ""), "module": module, "function": function,
+        "modules": ["telegram.ext"] if config.launch == "build" else [],
+    }  # fmt: skip
+    check_imports(who, python, question, bot_environment(config.env, work))
+
+
+def bot_code(config: BotConfig) -> tuple[Path | None, str, str]:
+    """Return the file, or else the module, that a build or script bot consists of, and the function in it."""
+    if config.launch == "script":
+        return Path(config.target), "", ""
+    place, _, function = config.target.rpartition(":")
+    return (Path(place), "", function) if place.startswith("/") else (None, place, function)
+
+
+def bot_environment(env: Mapping[str, str], work: Path) -> dict[str, str]:
+    """Return about what a bot's process has: ours without what belongs to our interpreter, and its own variables."""
+    foreign = re.compile(r"PYTHON.*|VIRTUAL_ENV|MULTIBOT_.*|BOT_TOKEN|SUPERVISOR_.*")
+    inherited = {key: value for key, value in os.environ.items() if not foreign.fullmatch(key)}
+    return {**inherited, "HOME": str(work), **env, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def check_command(config: BotConfig, who: Identity, workdir: Path) -> None:
+    """Raise unless the program of a command bot is found and ``who`` may start it."""
+    program = shlex.split(config.target)[0]
+    if "/" in program:
+        check_executable(who, workdir / program, "command")
+        return
+    found = shutil.which(program, path=config.env.get("PATH"))
+    if found is None:
+        raise BadValue(f"command {program!r} is not found in PATH: give its whole path")
+    check_executable(who, Path(found), "command")
+
+
+def _our_python() -> str:
+    import sys
+
+    return sys.executable
+
+
+def check_imports(who: Identity, python: Path, question: Mapping[str, Any], env: Mapping[str, str]) -> None:
+    """Have ``python`` look, as ``who``, for what the bot imports (probe.py); raise when it lacks something."""
+    replies = _run_probe(who, python, question, env)
+    version = tuple(replies.get("version", ()))
+    if version < OLDEST_PYTHON:
+        shown = ".".join(map(str, version))
+        raise BadValue(f"interpreter {python} is Python {shown}: bots need 3.10 or later")
+    if "missing" in replies:
+        raise Refused(_missing(str(replies["missing"]), python, question))
+    if "syntax" in replies:
+        raise Refused(f"Python {version[0]}.{version[1]} cannot read {replies['syntax']}")
+    if "unreadable" in replies:
+        raise Refused(f"{who} cannot read {replies['unreadable']}")
+    if "undefined" in replies:
+        raise Refused(f"no function {question['function']!r} in {replies['undefined']}")
+
+
+def _missing(module: str, python: Path, question: Mapping[str, Any]) -> str:
+    if module == question["module"]:
+        return (f"No module named {module!r}: give --build /path/to/file.py:{question['function']}, "
+                "or --python /path/venv/bin/python where it is installed")  # fmt: skip
+    name = module.partition(".")[0]
+    return f"No module named {name!r} for {python}: give --python /path/venv/bin/python"
+
+
+def _run_probe(who: Identity, python: Path, question: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:
+    command = [str(python), "-c", _PROBE.read_text(), json.dumps(question)]
+    rights: dict[str, Any] = {} if who.ours else {"user": who.uid, "group": who.gid, "extra_groups": list(who.groups)}
+    try:
+        done = subprocess.run(command, env=dict(env), cwd="/", stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=_INTERPRETER_TIMEOUT_S, check=False, **rights)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise Refused(f"interpreter {python} gave no answer within {_INTERPRETER_TIMEOUT_S:.0f} s") from None
+    except OSError as error:
+        raise Refused(f"{who} cannot execute {python}: {error.strerror}") from error
+    replies: dict[str, Any] = {}
+    for line in done.stdout.decode(errors="replace").splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        replies.update(found if isinstance(found, dict) else {})
+    if "version" not in replies or (done.returncode and tuple(replies["version"]) >= OLDEST_PYTHON):
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit {done.returncode}"]
+        raise Refused(f"interpreter {python} does not work for {who}: {last[0][:200]}")
+    return replies

@@ -1,0 +1,125 @@
+"""What a bot's own interpreter is asked before the bot exists: does it find what the bot imports?
+
+This text is handed to it as ``python -c``, as the user that the bot will have; nothing of the bot is imported or
+run. Argument: a JSON object: ``folder`` (put first on sys.path), ``file`` or ``module`` (of the bot), ``function``
+(that must be defined in it, may be empty), ``modules`` (needed besides). Output: a JSON object with
+``version``, and one with what is wrong: ``missing`` (a module), ``syntax``, ``unreadable`` or ``undefined`` (one line).
+
+Standard library only, and in the language of an old Python 3, so that an old interpreter can say its version.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import sys
+from typing import Any
+
+
+def certain_imports(tree: ast.Module) -> list[str]:
+    """Return the modules that running ``tree`` imports for certain: an import that may be skipped does not count."""
+    names: list[str] = []
+
+    def walk(body: list[Any]) -> None:
+        for node in body:
+            if isinstance(node, ast.Import):
+                names.extend(alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names.append(node.module)
+            elif runs_for_certain(node):
+                walk(node.body)
+
+    walk(tree.body)
+    return list(dict.fromkeys(name.split(".")[0] for name in names))
+
+
+def runs_for_certain(block: Any) -> bool:
+    """Return whether the body of this statement runs, and an import in it may not fail."""
+    if isinstance(block, ast.If):
+        return is_main(block.test)
+    return isinstance(block, ast.With) or (isinstance(block, ast.Try) and not block.handlers)
+
+
+def is_main(test: ast.expr) -> bool:
+    return isinstance(test, ast.Compare) and isinstance(test.left, ast.Name) and test.left.id == "__name__"
+
+
+def changes_path(tree: ast.Module) -> bool:
+    """Return whether the code looks as if it extended sys.path; then nothing can be said about its imports."""
+    return any(
+        isinstance(node, ast.Attribute) and node.attr in ("path", "addsitedir") and isinstance(node.value, ast.Name)
+        and node.value.id in ("sys", "site") for node in ast.walk(tree)
+    )  # fmt: skip
+
+
+def defines(tree: ast.Module, name: str) -> bool:
+    """Return whether ``name`` may exist in the module after its import."""
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) and node.name == name:
+            return True
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == name:
+            return True
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                if name == (alias.asname or alias.name) or alias.name == "*":
+                    return True
+    return False
+
+
+def find(module: str) -> Any:
+    """Return the spec of a dotted module without importing its packages, or None."""
+    if module in sys.modules:
+        return sys.modules[module]
+    spec: Any = None
+    path: Any = None
+    parts = module.split(".")
+    for depth in range(1, len(parts) + 1):
+        name = ".".join(parts[:depth])
+        found = (finder.find_spec(name, path) for finder in sys.meta_path)
+        spec = next((s for s in found if s is not None), None)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return spec
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    """Return what is wrong with the bot, in at most one key."""
+    file = question["file"]
+    if question["module"]:
+        spec = find(question["module"])
+        if spec is None:
+            return {"missing": question["module"]}
+        file = getattr(spec, "origin", None) or ""
+    needed, tree = list(question["modules"]), None
+    if file.endswith(".py") or question["file"]:
+        try:
+            with open(file, "rb") as source:
+                tree = ast.parse(source.read(), file)
+        except OSError as error:
+            return {"unreadable": f"{file}: {error.strerror}"}
+        except (SyntaxError, ValueError) as error:
+            line, text = getattr(error, "lineno", None), getattr(error, "msg", error)
+            return {"syntax": f"{file}, line {line}: {text}" if line else f"{file}: {text}"}
+        if not changes_path(tree):
+            needed += certain_imports(tree)
+    for module in needed:
+        if find(module) is None:
+            return {"missing": module}
+    if tree is not None and question["function"] and not defines(tree, question["function"]):
+        return {"undefined": file}
+    return {}
+
+
+def main() -> None:
+    question = json.loads(sys.argv[1])
+    sys.path[:] = [entry for entry in sys.path if entry]
+    if question["folder"]:
+        sys.path.insert(0, question["folder"])
+    # The version first and by itself: below it an old interpreter may fail.
+    print("\n" + json.dumps({"version": list(sys.version_info[:3])}), flush=True)
+    print("\n" + json.dumps(answer(question)))
+
+
+if __name__ == "__main__":
+    main()

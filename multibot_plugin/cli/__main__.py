@@ -1,0 +1,3 @@
+from multibot_plugin.cli import main
+
+main()

@@ -1,0 +1,226 @@
+"""``multibot bot start``, ``stop``, ``restart``: the wish first, then supervisord; also while the database is away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from multibot_plugin.cli.bot_watch import watch
+from multibot_plugin.cli.fleet import look, select
+from multibot_plugin.cli.output import Context, pass_context, say
+from multibot_plugin.errors import MultibotError, NoSuchBot, SupervisordAway
+from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish, new_id
+from multibot_runner.protocol import EXIT_FINAL
+
+if TYPE_CHECKING:
+    from multibot_plugin.supervisor.client import Supervisor
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+Act = Literal["start", "stop", "restart"]
+_AT_ONCE = 16
+_RESPAWN_S = 3.0  # supervisord's next look at a process that ended by itself comes sooner
+_PAUSE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an act on one bot; ``text`` without its name."""
+
+    bot: str
+    ok: bool
+    text: str
+
+
+def selector(command: _F) -> _F:
+    """Add ``BOT... | --all``."""
+    every = click.option("--all", "everything", is_flag=True, help="Every bot.")
+    return click.argument("bots", nargs=-1, metavar="BOT...")(every(command))
+
+
+@click.command("start")
+@selector
+@pass_context
+def start(context: Context, bots: tuple[str, ...], everything: bool) -> int:
+    """Start bots, now and whenever the system starts.
+
+    BOT is an id or a pattern like 'shop-*'. A bot that multibot gave up on (quarantined) begins anew.
+    """
+    return carry_out(context, "start", bots, everything)
+
+
+@click.command("stop")
+@selector
+@click.option("--now", is_flag=True, help="SIGKILL instead of SIGTERM: nothing is finished.")
+@pass_context
+def stop(context: Context, bots: tuple[str, ...], everything: bool, now: bool) -> int:
+    """Stop bots; they stay stopped, also when the system starts again, until somebody starts them."""
+    return carry_out(context, "stop", bots, everything, now)
+
+
+@click.command("restart")
+@selector
+@click.option("--now", is_flag=True, help="SIGKILL instead of SIGTERM: nothing is finished.")
+@pass_context
+def restart(context: Context, bots: tuple[str, ...], everything: bool, now: bool) -> int:
+    """Stop and start bots. Whether they start with the system stays as it is."""
+    return carry_out(context, "restart", bots, everything, now)
+
+
+def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool, now: bool = False) -> int:
+    """Do ``act`` to the bots that are named; return the exit code."""
+    if bool(words) == everything:
+        raise click.UsageError("name the bots (an id, or a pattern like 'shop-*'), or --all")
+    fleet = look(context)
+    rows = select(fleet.rows, words)
+    bots = [str(row["id"]) for row in rows]
+    if not bots:
+        say("there is no bot")
+        return 0
+    if act != "restart":
+        wish(context, bots, act == "start")
+        remember(context, None if fleet.away else context.supervisor(), bots, act == "start")
+    if fleet.away is not None:
+        return _nothing_runs(act, bots, fleet.away)
+    record(context, act, bots, now)
+    with ThreadPoolExecutor(min(_AT_ONCE, len(rows))) as pool:
+        outcomes = list(pool.map(lambda row: attempt(context, act, row, now), rows))
+    for outcome in outcomes:
+        say(f"{outcome.bot}: {outcome.text}")
+    return 0 if all(outcome.ok for outcome in outcomes) else 1
+
+
+def _nothing_runs(act: Act, bots: Sequence[str], away: SupervisordAway) -> int:
+    """Say what the act means while supervisord, and so every bot, is away."""
+    if act == "stop":
+        say(f"{', '.join(bots)}: not running (supervisord is away), and will not start with it")
+        return 0
+    if act == "start":
+        say(f"{', '.join(bots)}: will start with supervisord")
+    raise away
+
+
+# --- the wish --------------------------------------------------------------------------------------------------
+
+
+def wish(context: Context, bots: Sequence[str], enabled: bool) -> None:
+    """Store whether ``bots`` shall run in the database; in the journal, which is brought there later, if it is away."""
+    try:
+        missing = context.run(_store(context, bots, enabled))
+    except MultibotError as error:
+        say(f"{error}; the wish is kept in the journal until it answers")
+        actor, now = context.actor, time.time()
+        _append(context, *(Wish(new_id(), now, actor.name, actor.door, bot, enabled) for bot in bots))
+        return
+    if missing:
+        say(f"{', '.join(missing)}: not in the database any more; 'multibot apply' removes it")
+
+
+async def _store(context: Context, bots: Sequence[str], enabled: bool) -> list[str]:
+    """Return the bots that the database does not know."""
+    from multibot_plugin.bots.store import set_enabled
+
+    missing = []
+    async with context.database() as connection:
+        for bot in bots:
+            try:
+                await set_enabled(connection, context.actor, bot, enabled)
+            except NoSuchBot:
+                missing.append(bot)
+    return missing
+
+
+def remember(context: Context, supervisor: Supervisor | None, bots: Sequence[str], enabled: bool) -> None:
+    """Write the wish into the rendered file and supervisord's memory, so that it holds without the database."""
+    from multibot_plugin.bots.apply import set_autostart
+
+    for bot in bots:
+        set_autostart(context.home, supervisor, bot, enabled)
+
+
+def record(context: Context, act: Act, bots: Sequence[str], now: bool) -> None:
+    """Leave a record of who did this, for the audit log."""
+    actor, at = context.actor, time.time()
+    action = {"start": "bot started", "stop": "bot stopped", "restart": "bot restarted"}[act]
+    detail = {"now": True} if now else {}
+    _append(context, *(AuditEntry(new_id(), at, actor.name, actor.door, bot, action, detail) for bot in bots))
+
+
+def _append(context: Context, *entries: Wish | AuditEntry) -> None:
+    try:
+        Journal(context.home.journal).append(*entries)
+    except JournalError as error:
+        # A full disk is no reason to leave a bot running that somebody wants to stop.
+        say(f"warning: {error}: this act is not recorded")
+
+
+# --- the act ---------------------------------------------------------------------------------------------------
+
+
+def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool) -> Outcome:
+    """Do ``act`` to one bot and wait for the result. Every thread has a connection of its own."""
+    bot = str(row["id"])
+    with context.supervisor() as supervisor:
+        try:
+            return {"start": _start, "stop": _stop, "restart": _restart}[act](context, supervisor, row, now)
+        except SupervisordAway:
+            raise
+        except MultibotError as error:
+            return Outcome(bot, False, f"failed: {error}")
+
+
+def _start(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
+    if row["state"] == "running":
+        return Outcome(row["id"], True, "is running already")
+    return _begin(context, supervisor, row["id"], "started")
+
+
+def _begin(context: Context, supervisor: Supervisor, bot: str, done: str) -> Outcome:
+    from multibot_plugin.supervisor.client import program
+
+    begun = time.monotonic()
+    supervisor.start(program(bot), wait_s=None)
+    verdict = watch(context.home, supervisor, bot)
+    took = time.monotonic() - begun
+    if verdict.ok:
+        return Outcome(bot, True, f"{done} in {took:.1f} s, {verdict.text}")
+    return Outcome(bot, False, f"{verdict.text} (see '{context.home.command(f'logs {bot}')}')")
+
+
+def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
+    begun = time.monotonic()
+    if not row["pid"] and _over(row["statename"], row["exit_code"]):
+        return Outcome(row["id"], True, "is stopped already")
+    stop_for_good(supervisor, row["id"], now)
+    return Outcome(row["id"], True, f"{'killed' if now else 'stopped'} in {time.monotonic() - begun:.1f} s")
+
+
+def stop_for_good(supervisor: Supervisor, bot: str, now: bool) -> None:
+    """Stop a bot, also when it has just died and supervisord is about to start it again."""
+    from multibot_plugin.supervisor.client import program
+
+    deadline = None
+    while True:
+        supervisor.stop(program(bot), now=now)
+        info = supervisor.info(program(bot))
+        if _over(info["statename"], info["exitstatus"]):
+            return
+        deadline = deadline or time.monotonic() + _RESPAWN_S
+        if time.monotonic() > deadline:
+            raise MultibotError(f"supervisord keeps it {info['statename']}")
+        time.sleep(_PAUSE_S)
+
+
+def _over(statename: str, exit_code: int) -> bool:
+    """Whether supervisord will leave a program in this state alone (EXITED with another code means: start it again)."""
+    return statename in ("STOPPED", "FATAL", "UNKNOWN") or (statename == "EXITED" and exit_code == EXIT_FINAL)
+
+
+def _restart(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
+    if not _over(row["statename"], row["exit_code"]):
+        stop_for_good(supervisor, row["id"], now)
+    return _begin(context, supervisor, row["id"], "restarted")

@@ -1,0 +1,234 @@
+"""``multibot config``: the settings of the fleet in multibot.toml."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multibot_plugin.cli.output import Column, Context, count, output_option, pass_context, say, show, show_rows
+from multibot_plugin.errors import BadValue, Refused, did_you_mean
+from multibot_plugin.home import typed
+from multibot_plugin.settings import (
+    COUNT,
+    DATABASE_URL,
+    FLEET_SETTINGS,
+    SETTINGS,
+    SIZE,
+    Setting,
+    Settings,
+    find,
+    flatten,
+    load,
+    read_value,
+)
+from multibot_runner.protocol import TOKEN, BadFile, read_file, replace_file
+
+
+@click.group(no_args_is_help=True)
+def config() -> None:
+    """Show and change the settings of the fleet (multibot.toml).
+
+    A setting comes from the command line, else from MULTIBOT_<SETTING> (dots become __), else from multibot.toml,
+    else from the default. A bot's own settings: 'multibot bot set'.
+    """
+
+
+def shown_value(setting: Setting, value: Any) -> str:
+    """Return a value as a person reads it; a password in a URL is masked."""
+    text = setting.kind.show(value)
+    if setting.kind is DATABASE_URL:
+        text = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", text)
+        text = re.sub(r"(password=)[^&]*", r"\1***", text)
+    return text
+
+
+def fleet_setting(name: str) -> Setting:
+    """Return the fleet's setting of this name; raises BadValue, with the nearest name, also for a bot's own."""
+    names = [s.name for s in FLEET_SETTINGS]
+    if name not in {s.name for s in SETTINGS}:
+        raise BadValue(f"no setting {name!r}{did_you_mean(name, names)}: multibot config show")
+    setting = find(name)
+    if setting.scope == "bot":
+        raise BadValue(
+            f"{name} is a setting of a bot, not of the fleet: multibot bot set ID --{name.replace('_', '-')}"
+        )
+    return setting
+
+
+@config.command("show")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
+@click.option("--origin", is_flag=True, help="Say where each value comes from and when a change takes effect.")
+@output_option()
+@pass_context
+def show_settings(context: Context, names: tuple[str, ...], origin: bool, form: str) -> None:
+    """Show the settings that hold now. NAME is a setting or the beginning of one (alerts)."""
+    chosen = [s for s in FLEET_SETTINGS if not names or any(f"{s.name}.".startswith(f"{n}.") for n in names)]
+    if not chosen:
+        fleet_setting(names[0])
+    rows = [_row(setting, context.settings) for setting in chosen]
+    columns = [Column("SETTING", lambda row: row["name"]), Column("VALUE", lambda row: row["shown"] or "(none)")]
+    if origin or form == "wide":
+        columns.append(Column("ORIGIN", lambda row: _origin(row, context.home.toml)))
+        columns.append(Column("CHANGE TAKES EFFECT", lambda row: _EFFECT[row["applies"]]))
+    columns.append(Column("WHAT FOR", lambda row: row["help"], shown="wide" if origin else "full"))
+    show_rows(form, "settings", rows, columns, identity="name")
+
+
+_EFFECT = {"restart": "apply restarts the bots", "live": "apply, no restart", "monitor": "the monitor's restart"}
+
+
+def _row(setting: Setting, settings: Settings) -> dict[str, Any]:
+    value = settings[setting.name]
+    text = shown_value(setting, value)
+    return {
+        "name": setting.name, "value": text if setting.kind is DATABASE_URL else value, "shown": text,
+        "default": setting.default, "origin": settings.origins[setting.name], "applies": setting.applies,
+        "variable": setting.variable, "help": setting.help,
+    }  # fmt: skip
+
+
+def _origin(row: dict[str, Any] | Any, toml: Path) -> str:
+    return {"environment": row["variable"], "file": str(toml), "flag": "command line"}.get(row["origin"], "default")
+
+
+@config.command("get")
+@click.argument("name")
+@output_option(forms=("table", "json"))
+@pass_context
+def get(context: Context, name: str, form: str) -> None:
+    """Print the value of one setting (a password in a URL is masked)."""
+    setting = fleet_setting(name)
+    if form == "json":
+        show_rows("json", "settings", [_row(setting, context.settings)], [])
+    else:
+        show(shown_value(setting, context.settings[name]))
+
+
+@config.command("set")
+@click.argument("name")
+@click.argument("value")
+@pass_context
+def set_value(context: Context, name: str, value: str) -> None:
+    """Write one setting into multibot.toml, after checking it; comments stay."""
+    setting = fleet_setting(name)
+    checked = read_value(setting, value)
+    toml = context.home.toml
+    load(toml, environ={})  # a broken file is reported, not made worse
+    old = toml.read_text() if toml.is_file() else ""
+    new = with_setting(old, setting, checked)
+    if flatten(tomllib.loads(new)) == flatten(tomllib.loads(old)):
+        say(f"{name} was {shown_value(setting, checked) or '(none)'} already")
+        return
+    if not toml.parent.is_dir():
+        raise Refused(f"{toml.parent} does not exist: run '{context.home.command('init')}' first")
+    replace_file(toml, new.encode(), mode=toml.stat().st_mode & 0o777 if toml.is_file() else 0o600)
+    say(f"{name} = {shown_value(setting, checked) or '(none)'} in {toml}")
+    say(f"  {effect(context, setting)}")
+    if setting.variable in os.environ:
+        say(f"  now overridden by {setting.variable} in this environment")
+
+
+def effect(context: Context, setting: Setting) -> str:
+    """Return when a change takes effect, with what to type."""
+    if setting.name in ("database_url", "pg_bin"):
+        steps = [context.home.command(act) for act in ("stop", "init", "start")]
+        return f"takes effect with the next start: {' && '.join(steps)}"
+    if setting.applies == "monitor":
+        ctl = f"{typed('supervisorctl')} -c {context.home.supervisord_conf}"
+        return f"takes effect when the monitor restarts: {ctl} restart multibot"
+    what = "restarts the bots that do not set it themselves" if setting.applies == "restart" else "restarts nothing"
+    return f"takes effect with: {context.home.command('apply')} ({what})"
+
+
+def with_setting(text: str, setting: Setting, value: Any) -> str:
+    """Return the TOML ``text`` with this setting changed and all else as it was.
+
+    A setting that stands there as a comment (``# name = default``) takes that line's place.
+    """
+    import tomlkit
+
+    plain = toml_value(setting, value)
+    *tables, key = setting.name.split(".")
+    if setting.name not in flatten(tomllib.loads(text)):
+        assignment = f"{key} = {tomlkit.item(plain).as_string()}"
+        replaced = _replace_comment(text, ".".join(tables), key, assignment)
+        if replaced is not None:
+            return replaced
+    document = tomlkit.parse(text)
+    table: Any = document
+    for name in tables:
+        if name not in table:
+            table[name] = tomlkit.table(is_super_table=name != tables[-1])
+        table = table[name]
+    table[key] = plain
+    return tomlkit.dumps(document)
+
+
+def toml_value(setting: Setting, value: Any) -> Any:
+    """Return a checked value as it stands in multibot.toml: ``256MB``, ``30s``, a number, a text."""
+    if setting.kind is COUNT or (setting.kind is SIZE and not value):
+        return value
+    return setting.kind.show(value)
+
+
+def _replace_comment(text: str, table: str, key: str, assignment: str) -> str | None:
+    current = ""
+    lines = text.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if header := re.fullmatch(r"\[([^\[\]]+)\]\s*(#.*)?\n?", line):
+            current = header[1].strip()
+        elif current == table and re.match(rf"#\s*{re.escape(key)}\s*=", line):
+            lines[number] = f"{assignment}\n"
+            return "".join(lines)
+    return None
+
+
+@config.command("validate")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@pass_context
+def validate(context: Context, file: Path | None) -> None:
+    """Check multibot.toml (or FILE) and what it refers to; exit 2 when something is wrong."""
+    toml = file.absolute() if file else context.home.toml
+    if not toml.is_file():
+        raise BadValue(f"{toml}: no such file")
+    settings = load(toml)
+    found = problems(settings)
+    for problem in found[1:]:
+        say(f"multibot: {problem}")
+    if found:
+        raise BadValue(found[0])
+    own = sum(origin == "file" for origin in settings.origins.values())
+    say(f"{toml}: ok, {count(own, 'setting')} set here")
+
+
+def problems(settings: Settings) -> list[str]:
+    """Return what is wrong with settings that are fine each by itself, one line each."""
+    found = []
+    file, chat = settings["alerts.telegram.token_file"], settings["alerts.telegram.chat_id"]
+    if bool(file) != bool(chat):
+        missing = "chat_id" if file else "token_file"
+        found.append(f"alerts.telegram.{missing} is missing: alerts go to the log only")
+    if file:
+        found += _token_file_problems(Path(file))
+    if settings["memory_clear_percent"] >= settings["memory_warning_percent"]:
+        found.append("memory_clear_percent must be below memory_warning_percent")
+    if settings["monitor.tick_s"] < 0.1:
+        found.append("monitor.tick_s must be at least 0.1s")
+    return found
+
+
+def _token_file_problems(file: Path) -> list[str]:
+    try:
+        text = read_file(file, cap=4096).decode().strip()
+    except (BadFile, UnicodeDecodeError) as error:
+        return [f"alerts.telegram.token_file: {error}"]
+    if not TOKEN.fullmatch(text):
+        return [f"alerts.telegram.token_file: {file} holds no token like one from @BotFather"]
+    if file.stat().st_mode & 0o077:
+        return [f"alerts.telegram.token_file: others may read {file}: chmod 600 {file}"]
+    return []

@@ -1,0 +1,154 @@
+"""``multibot init``: prepare an installation."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sys
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from multibot_plugin.cli.config import toml_value
+from multibot_plugin.cli.output import Context, confirm, pass_context, say, step
+from multibot_plugin.errors import MultibotError, Refused
+from multibot_plugin.home import Home
+from multibot_plugin.settings import FLEET_SETTINGS, Settings
+from multibot_runner.protocol import replace_file
+
+ACCOUNT = "multibot"  # root installs: what listens on the network runs as this account
+_DATABASE_ACCOUNT = "multibot-postgres"
+
+
+@click.command()
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def init(context: Context, yes: bool) -> None:
+    """Prepare an installation: directories, keys, the embedded database, multibot.toml and supervisord.conf.
+
+    As root it goes to /etc/multibot, /var/lib/multibot, /run/multibot and /var/log/multibot, as a user to the XDG
+    places, with --home DIR into that directory. What is there already is kept, so it can be run again at any time.
+    """
+    home, settings = context.home, context.settings
+    check_owner(home)
+    if os.geteuid() == 0:
+        check_reach(home, settings)
+    if sys.stdin.isatty() and sys.stderr.isatty() and not yes:
+        announce(home, settings)
+        confirm("Go on?", yes)
+    prepare(home, settings)
+    say(f"Ready. Next: {home.command('start')}")
+
+
+def check_owner(home: Home) -> None:
+    """Raise Refused when this installation, as far as it exists, belongs to somebody else."""
+    for directory in (home.state, home.config):
+        if directory.is_dir() and (owner := directory.stat().st_uid) != os.geteuid():
+            raise Refused(f"{directory} belongs to user id {owner}: run this as its owner, or use another --home")
+
+
+def check_reach(home: Home, settings: Settings) -> None:
+    """Raise Refused when the bots' own user ids could not run our interpreter or reach their files."""
+    from multibot_plugin.cli.reach import why_unreachable
+
+    if reason := why_unreachable(int(settings["bot_uid_range"].partition("-")[0]), home.state):
+        raise Refused(reason)
+
+
+def announce(home: Home, settings: Settings) -> None:
+    """Say what will be made."""
+    say(f"multibot init prepares {'a root' if os.geteuid() == 0 else 'your own'} installation:")
+    for name, path in (
+        ("configuration", home.config),
+        ("state", home.state),
+        ("runtime", home.run),
+        ("logs", home.log),
+    ):
+        say(f"  {name:<14} {path}{'' if path.is_dir() else '  (new)'}")
+    url = settings["database_url"]
+    say(f"  {'database':<14} {'the one of database_url' if url else 'PostgreSQL, embedded, below the state directory'}")
+    if os.geteuid() == 0:
+        accounts = f"{ACCOUNT}{'' if url else f', {_DATABASE_ACCOUNT}'}"
+        say(f"  {'accounts':<14} {accounts}  (system accounts without login, made where missing)")
+
+
+def prepare(home: Home, settings: Settings) -> None:
+    """Make everything that is not there yet, saying so on stderr; what is there is kept.
+
+    Raises MultibotError where something cannot be made; running it again goes on from there.
+    """
+    from multibot_plugin.database.account import make_account
+    from multibot_plugin.database.embedded import is_embedded, program
+    from multibot_plugin.database.embedded import prepare as prepare_database
+    from multibot_plugin.supervisor.conf import install_main, make_directories, render_main
+
+    try:
+        home.config.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        make_directories(home)
+        home.journal.mkdir(mode=0o700, exist_ok=True)
+        _keep(home.digest_key, lambda: secrets.token_bytes(32), 0o600)
+        _keep(home.host_id, lambda: f"{uuid.uuid4()}\n".encode(), 0o644)
+        _keep(home.toml, lambda: toml_text().encode(), 0o600)
+    except OSError as error:
+        raise MultibotError(f"{error.filename}: {error.strerror}") from error
+    notes: list[str] = []
+    if os.geteuid() == 0:
+        make_account(notes.append, ACCOUNT)
+    embedded = None
+    if is_embedded(settings):
+        with step("database (embedded PostgreSQL)"):
+            prepare_database(home, settings, notes.append)
+        embedded = program(home, settings)
+    for note in notes:
+        say(f"    {note}")
+    _main_file(home, render_main(home, embedded), lambda: install_main(home, embedded))
+
+
+def _keep(path: Path, content: Callable[[], bytes], mode: int) -> None:
+    """Write a file that is not there; say which of the two it was."""
+    new = not path.exists()
+    if new:
+        replace_file(path, content(), mode)
+    say(f"  {path}  ({'new' if new else 'kept'})")
+
+
+def _main_file(home: Home, text: str, write: Callable[[], None]) -> None:
+    """Write supervisord.conf; one that the operator changed is kept. What we wrote last is remembered by its hash."""
+    path, record = home.supervisord_conf, home.state / "supervisord.conf.sha256"
+    current = path.read_text() if path.is_file() else None
+    ours = record.read_text().strip() if record.is_file() else ""
+    if current == text:
+        say(f"  {path}  (kept)")
+    elif current is not None and _sha256(current) != ours:
+        say(f"  {path}  (kept: it was changed by hand; move it away and run this again for a new one)")
+    else:
+        write()
+        replace_file(record, f"{_sha256(text)}\n".encode())
+        say(f"  {path}  ({'new' if current is None else 'written anew: its interpreter, paths or database changed'})")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def toml_text() -> str:
+    """Return a multibot.toml in which every setting of the fleet stands as a comment with its default."""
+    import tomlkit
+
+    lines = [
+        "# multibot.toml: the settings of this installation. A line that begins with # shows a default.",
+        "# Change it here or with 'multibot config set NAME VALUE'; 'multibot config show --origin' shows what holds.",
+        "# A bot may have its own value of many of them: 'multibot bot set'.",
+    ]
+    table = ""
+    for setting in sorted(FLEET_SETTINGS, key=lambda s: s.name.rpartition(".")[0]):
+        prefix, _, key = setting.name.rpartition(".")
+        if prefix != table:
+            lines += ["", f"[{prefix}]"]
+            table = prefix
+        example = tomlkit.item(toml_value(setting, setting.default)).as_string()
+        lines += ["", f"# {setting.help}", f"# {key} = {example}"]
+    return "\n".join(lines) + "\n"

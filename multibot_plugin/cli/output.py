@@ -1,0 +1,285 @@
+"""What every command shares: the context, how output looks, how a person is asked.
+
+Data goes to stdout, everything else to stderr. Colour only on a terminal and without NO_COLOR; it never carries a
+meaning alone. rich is imported only when a table is drawn, the database and supervisord only when they are asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import click
+
+from multibot_plugin.errors import Refused
+from multibot_plugin.home import Home, find_home
+from multibot_plugin.settings import Settings, load
+from multibot_runner.protocol import TOKEN
+
+if TYPE_CHECKING:
+    from multibot_plugin.bots.store import Actor
+    from multibot_plugin.supervisor.client import Supervisor
+
+_T = TypeVar("_T")
+_F = TypeVar("_F", bound=Callable[..., Any])
+SCHEMA = 1
+FORMS = ("table", "wide", "json", "jsonl", "name")
+FULL_WIDTH = 120
+NOTHING = "–"
+# C0 (but tab), DEL, C1 and the marks that reorder or hide text: what a hostile message could use on a terminal.
+_UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+_COLOURS = {"●": "green", "▲": "yellow", "✖": "red", "○": "bright_black", "…": "cyan"}
+
+
+class Context:
+    """What a command gets: ``ctx.obj`` (``@pass_context``). Everything is found out when it is first used."""
+
+    def __init__(self, home: str | None = None, debug: bool = False) -> None:
+        self.home_option = home
+        self.debug = debug
+
+    @cached_property
+    def home(self) -> Home:
+        return find_home(self.home_option)
+
+    @cached_property
+    def settings(self) -> Settings:
+        return load(self.home.toml)
+
+    @property
+    def door(self) -> str:
+        """What was typed, for the audit log: ``multibot bot stop``."""
+        return click.get_current_context().command_path
+
+    @property
+    def actor(self) -> Actor:
+        from multibot_plugin.bots.store import current_actor
+
+        return current_actor(self.door)
+
+    def supervisor(self, timeout_s: float = 10.0) -> Supervisor:
+        """Return a client of this home's supervisord; its calls raise SupervisordAway when nothing answers."""
+        from multibot_plugin.supervisor.client import Supervisor
+
+        return Supervisor.of(self.home, timeout_s)
+
+    def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+        """Run ``coroutine`` to its end and return its result."""
+        import asyncio
+
+        return asyncio.run(coroutine)
+
+    @asynccontextmanager
+    async def database(self, timeout_s: float = 5.0) -> AsyncIterator[Any]:
+        """Give a connection (raises DatabaseAway), closed afterwards."""
+        from multibot_plugin.database.pool import connect
+
+        connection = await connect(self.home, self.settings, timeout_s)
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=timeout_s)
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+def output_option(default: str = "table", forms: Sequence[str] = FORMS) -> Callable[[_F], _F]:
+    """Decorate a command with ``-o table|wide|json|jsonl|name`` and ``--json``; it gets the choice as ``form``."""
+
+    def decorate(command: _F) -> _F:
+        choice = click.option("-o", "form", type=click.Choice(list(forms)), default=default, show_default=True,
+                              help="How to show it; json has stable keys.")  # fmt: skip
+        flag = click.option(
+            "--json", "form", flag_value="json", type=click.Choice(list(forms)), help="Same as -o json."
+        )
+        return choice(flag(command))
+
+    return decorate
+
+
+# --- words -----------------------------------------------------------------------------------------------------
+
+
+def clean(text: object) -> str:
+    """Return ``text`` with control characters (terminal escapes) made visible and harmless."""
+    return _UNSAFE.sub(lambda m: f"\\x{ord(m[0]):02x}" if ord(m[0]) < 256 else f"\\u{ord(m[0]):04x}", str(text))
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` as one harmless line in which no token can be read."""
+    return clean(" ".join(TOKEN.sub(lambda m: f"{m[0].partition(':')[0]}:...", text).split()))
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration for a table: ``2s``, ``1m 02s``, ``3h 05m``, ``9d 4h``; ``–`` for None."""
+    if seconds is None:
+        return NOTHING
+    whole = max(0, int(seconds))
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
+    if days:
+        return f"{days}d {hours % 24}h"
+    if hours:
+        return f"{hours}h {minutes % 60:02}m"
+    return f"{minutes}m {whole % 60:02}s" if minutes else f"{whole}s"
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration for a sentence: ``2 s``, ``21 min``, ``4 h``, ``12 days``."""
+    whole = max(0, int(seconds))
+    for length, unit in ((2 * 86400, "days"), (3600, "h"), (60, "min")):
+        if whole >= length:
+            return f"{whole // (86400 if unit == 'days' else length)} {unit}"
+    return f"{whole} s"
+
+
+def size(value: float | None) -> str:
+    """Return a number of bytes for people: ``12 MB``; ``–`` for None."""
+    if value is None:
+        return NOTHING
+    for unit, factor in (("GB", 1024**3), ("MB", 1024**2), ("KB", 1024)):
+        if value >= factor:
+            amount = value / factor
+            return f"{amount:.1f} {unit}" if amount < 10 and unit == "GB" else f"{amount:.0f} {unit}"
+    return f"{value:.0f} B"
+
+
+def percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.1f}%"
+
+
+def count(number: int, noun: str) -> str:
+    """Return ``1 bot``, ``2 bots``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+# --- printing --------------------------------------------------------------------------------------------------
+
+
+def colours(stream: Any = None) -> bool:
+    """Whether this stream (default stdout) gets colour."""
+    stream = stream or sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def width() -> int:
+    """The columns to fill: the terminal's, or without limit when piped."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
+
+
+def narrow() -> bool:
+    return width() < FULL_WIDTH
+
+
+def paint(text: str, colour: str, stream: Any = None) -> str:
+    return click.style(text, fg=colour) if colours(stream) else text
+
+
+def mark(symbol: str, stream: Any = None) -> str:
+    """Return one of ● ▲ ✖ ○ … in its colour."""
+    return paint(symbol, _COLOURS[symbol], stream)
+
+
+def show(text: str = "") -> None:
+    """Print data: a line on stdout."""
+    click.echo(text, color=colours())
+
+
+def say(text: str = "") -> None:
+    """Print what is not data (progress, hints, results of an act): a line on stderr."""
+    click.echo(text, err=True, color=colours(sys.stderr))
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Print an object with ``"schema": 1`` in front."""
+    show(json.dumps({"schema": SCHEMA} | dict(value), indent=2, ensure_ascii=False, default=str))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its title, how a row's cell is made, and in which width it is shown.
+
+    ``shown``: "always", "full" (120 columns and piped), "wide" (only ``-o wide``).
+    """
+
+    title: str
+    cell: Callable[[Mapping[str, Any]], str]
+    right: bool = False
+    shown: Literal["always", "full", "wide"] = "always"
+
+
+def show_rows(form: str, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column],
+              identity: str = "id", extra: Mapping[str, Any] | None = None) -> None:  # fmt: skip
+    """Print rows in the wanted form; ``name`` is their key in JSON (``{"schema": 1, "bots": [...]}``)."""
+    if form == "json":
+        show_json({**(extra or {}), name: [dict(row) for row in rows]})
+    elif form == "jsonl":
+        for row in rows:
+            show(json.dumps(dict(row), ensure_ascii=False, default=str))
+    elif form == "name":
+        for row in rows:
+            show(str(row[identity]))
+    else:
+        show(table(rows, columns, wide=form == "wide"))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], wide: bool = False) -> str:
+    """Return an aligned table, as wide as the terminal allows (all of it when piped or ``wide``)."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    levels = {"always", "full", "wide"} if wide else {"always"} if narrow() else {"always", "full"}
+    chosen = [column for column in columns if column.shown in levels]
+    console = Console(
+        width=10_000 if wide else width(), color_system="standard" if colours() else None, highlight=False
+    )
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if colours() else "")
+    for column in chosen:
+        drawn.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
+    for row in rows:
+        texts = [Text(clean(column.cell(row))) for column in chosen]
+        for text in texts:
+            for symbol, colour in _COLOURS.items():
+                text.highlight_words([symbol], style=colour)
+        drawn.add_row(*texts)
+    with console.capture() as capture:
+        console.print(drawn)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+@contextmanager
+def step(text: str, columns: int = 48) -> Iterator[None]:
+    """Say that something slow is being done, and how long it took: ``  initdb ........... 2 s`` on stderr."""
+    head = f"  {text} {'.' * max(3, columns - len(text) - 3)} "
+    live = sys.stderr.isatty()
+    if live:
+        click.echo(head, err=True, nl=False)
+    started = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        click.echo("failed" if live else f"{head}failed", err=True)
+        raise
+    took = time.monotonic() - started
+    words = f"{took:.1f} s" if took < 10 else f"{took:.0f} s"
+    click.echo(words if live else head + words, err=True)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Return when the answer is yes; raises Refused when it is no, or when there is nobody to ask."""
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Refused("not confirmed: this is no terminal, so add --yes")
+    if not click.confirm(question, err=True):
+        raise Refused("not confirmed, nothing was done")

@@ -1,0 +1,267 @@
+"""``multibot sandbox``: a local Telegram Bot API server, and playing its users."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multibot_plugin.cli.output import (
+    Column,
+    Context,
+    clean,
+    count,
+    duration,
+    output_option,
+    pass_context,
+    say,
+    show,
+    show_json,
+    show_rows,
+)
+from multibot_plugin.errors import MultibotError, NoSuchBot
+from multibot_plugin.home import Home
+from multibot_plugin.sandbox import client
+from multibot_plugin.sandbox.client import Sandbox
+from multibot_plugin.sandbox.model import Entry
+from multibot_plugin.settings import SECONDS
+from multibot_runner.protocol import BadFile, read_file
+
+RECORD = "sandbox.json"
+_SPEAKERS = 20  # columns for "you → greeter"
+
+
+class Seconds(click.ParamType[float]):
+    """A duration as in the settings: 30s, 5m."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return float(SECONDS.read(value))
+        except ValueError:
+            self.fail(f"{value!r} is not {SECONDS.expected}", param, ctx)
+
+
+_url = click.option("--url", help="The sandbox (default: the one started with this home).")
+_chat = click.option("--chat", type=int, help="The chat's id; below 0 a group (default: Ada's private chat).")
+_wait = click.option("--wait", type=Seconds(), default="10s", help="How long to wait for the answer; 0: not at all.")
+
+
+@click.group(no_args_is_help=True)
+def sandbox() -> None:
+    """Run a local Telegram Bot API server and play its users.
+
+    Bots that have its URL as bot_api_url live in it: nothing leaves this machine. BOT is a bot's id in this home,
+    or its number or username in the sandbox.
+    """
+
+
+@sandbox.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: the last one if free, else any.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
+@click.option("--record", type=click.Path(dir_okay=False), help="File for its URL (default: in the home).")
+@click.option("--strict", is_flag=True, help="Accept introduced tokens only, not every well-formed one.")
+@click.option("--real-pace", is_flag=True, help="Hold repeated polls back for 3 s, as Telegram does.")
+@click.option("--user", help="As root: the account to run as.")
+@pass_context
+def serve(context: Context, /, record: str | None, **options: Any) -> None:
+    """Serve until interrupted."""
+    from multibot_plugin.sandbox.process import Wish, run
+
+    run(Wish(record=record or str(context.home.run / RECORD), **options))
+
+
+@sandbox.command("say")
+@click.argument("bot")
+@click.argument("text", nargs=-1, required=True)
+@_chat
+@click.option("--as", "user", help="Name of the user who speaks.")
+@_wait
+@_url
+@pass_context
+def say_to(
+    context: Context, bot: str, text: tuple[str, ...], chat: int | None, user: str | None, wait: float,
+    url: str | None,
+) -> None:  # fmt: skip
+    """Say TEXT to a bot and show its answer."""
+    there = _sandbox(context, url)
+    _show_answer(there, there.say(_address(context, there, bot), " ".join(text), chat, user), wait)
+
+
+@sandbox.command()
+@click.argument("bot")
+@click.argument("button")
+@_chat
+@click.option("--message", type=int, help="Number of the message (default: the newest with this button).")
+@_wait
+@_url
+@pass_context
+def tap(
+    context: Context, bot: str, button: str, chat: int | None, message: int | None, wait: float,
+    url: str | None,
+) -> None:  # fmt: skip
+    """Tap an inline button, named by its text or data, and show the answer."""
+    there = _sandbox(context, url)
+    _show_answer(there, there.tap(_address(context, there, bot), button, chat, message), wait)
+
+
+@sandbox.command()
+@click.argument("bot", required=False)
+@click.option("--follow", "-f", is_flag=True, help="Go on until interrupted.")
+@click.option("--after", type=int, default=0, help="Only entries after this number.")
+@output_option(forms=("table", "json", "jsonl"))
+@_url
+@pass_context
+def transcript(
+    context: Context, bot: str | None, follow: bool, after: int, form: str, url: str | None
+) -> None:  # fmt: skip
+    """Show what users said and bots sent, in order."""
+    there = _sandbox(context, url)
+    address = _address(context, there, bot) if bot else None
+    entries: Iterable[Entry] = there.follow(address, after) if follow else there.transcript(address, after)
+    if form == "json" and not follow:
+        show_json({"entries": [asdict(entry) for entry in entries]})
+        return
+    for entry in entries:
+        if form == "table":
+            _show_entry(entry)
+        else:
+            show_rows("jsonl", "entries", [asdict(entry)], [])
+
+
+@sandbox.command()
+@click.argument("bot", required=False)
+@click.option("--all", "all_bots", is_flag=True, help="All bots instead of one.")
+@click.option("--hang", "kind", flag_value="hang", help="Calls get no answer (before it is over).")
+@click.option("--drop", "kind", flag_value="drop", help="The connection is closed without an answer.")
+@click.option("--lose", "kind", flag_value="lose", help="The call is carried out, its answer lost.")
+@click.option("--status", type=click.IntRange(400, 599), help="Calls fail with this HTTP status (429, 502, ...).")
+@click.option("--clear", "kind", flag_value="clear", help="End it.")
+@click.option("--for", "for_s", type=Seconds(), help="End after this time (like 60s).")
+@click.option("--times", type=click.IntRange(min=1), help="End after so many calls.")
+@click.option("--method", default="getUpdates", show_default=True, help="The method that fails; 'all': every one.")
+@click.option("--retry-after", type=int, help="Seconds that a 429 asks to wait.")
+@_url
+@pass_context
+def fault(
+    context: Context, /, bot: str | None, all_bots: bool, kind: Any, status: int | None, url: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Let calls of a bot go wrong, or right again (--clear).
+
+    For a time (--for), a number of calls (--times), or until --clear. It also hits the poll that is open.
+    """
+    if (bot is None) != all_bots:
+        raise click.UsageError("give a bot, or --all")
+    if (kind is None) == (status is None):
+        raise click.UsageError("give one of --hang, --drop, --lose, --status, --clear")
+    there = _sandbox(context, url)
+    address = _address(context, there, bot) if bot else None
+    who = bot or "all bots"
+    if kind == "clear":
+        say(f"{who}: {count(there.clear(address), 'fault')} ended")
+        return
+    method = None if options["method"] == "all" else options["method"]
+    there.fault(
+        address, status or kind, method=method, for_s=options["for_s"], times=options["times"],
+        retry_after=options["retry_after"],
+    )  # fmt: skip
+    end = context.home.command(f"sandbox fault {bot or '--all'} --clear")
+    say(f"{who}: {_fault_text(status or kind, options)} (to end it: {end})")
+
+
+def _fault_text(kind: str | int, options: Mapping[str, Any]) -> str:
+    what = {"hang": "hangs", "drop": "is dropped", "lose": "loses its answer"}.get(str(kind), f"fails with {kind}")
+    calls = "every call" if options["method"] == "all" else options["method"]
+    until = f" for {duration(options['for_s'])}" if options["for_s"] is not None else ""
+    times = f", {options['times']} times" if options["times"] else ""
+    return f"{calls} {what}{until}{times}"
+
+
+@sandbox.command()
+@click.argument("bot")
+@_url
+@pass_context
+def revoke(context: Context, bot: str, url: str | None) -> None:
+    """Revoke a bot's token: every call with it gets 401.
+
+    Any new token with the same number is its next one, as @BotFather would give it.
+    """
+    there = _sandbox(context, url)
+    address = _address(context, there, bot)
+    there.revoke(address)
+    number = there.counters(address).number
+    say(f"{bot}: its token is rejected from now on; the next one is any that begins with {number}:")
+
+
+@sandbox.command()
+@output_option()
+@_url
+@pass_context
+def bots(context: Context, form: str, url: str | None) -> None:
+    """Show the bots that the sandbox has seen, with their counters."""
+    rows = [asdict(view) for view in _sandbox(context, url).bots()]
+    names = {"number": "NUMBER", "polls_open": "POLLS OPEN", "polls": "POLLS", "conflicts": "CONFLICTS",
+             "pending": "PENDING", "faults": "FAULTS"}  # fmt: skip
+    columns = [Column("BOT", lambda row: str(row["name"]))]
+    for key, title in names.items():
+        columns.append(Column(title, lambda row, key=key: str(row[key]), right=True))  # type: ignore[misc]
+    show_rows(form, "bots", rows, columns, identity="name")
+
+
+def _sandbox(context: Context, url: str | None) -> Sandbox:
+    return Sandbox(url) if url else client.find(context.home.run / RECORD, context.home.command("sandbox serve"))
+
+
+def _address(context: Context, there: Sandbox, bot: str) -> str:
+    """Return the number of a bot of this home, made known to the sandbox by its id; else ``bot`` as it is.
+
+    Raises NoSuchBot when neither knows it.
+    """
+    home = context.home
+    digests = _digests(home)
+    if bot in digests:
+        try:
+            token = read_file(home.bot(bot).token(digests[bot])).decode().strip()
+        except (BadFile, UnicodeDecodeError):
+            raise MultibotError(f"the token of {bot!r} cannot be read: use its number, or its own account") from None
+        return str(there.introduce(token, bot).number)
+    views = there.bots()
+    for view in views:
+        if bot.removeprefix("@") in (str(view.number), view.name, view.username):
+            return str(view.number)
+    raise NoSuchBot(bot, [*digests, *(view.name for view in views)])
+
+
+def _digests(home: Home) -> dict[str, str]:
+    """Return the bots of this home with what is rendered of them; none where nothing is (or can be read)."""
+    from multibot_plugin.bots.render import read_rendered
+
+    try:
+        return {bot: section.digest for bot, section in read_rendered(Path(home.rendered).read_text()).items()}
+    except (OSError, UnicodeDecodeError):
+        return {}
+
+
+def _show_answer(there: Sandbox, said: Entry, wait_s: float) -> None:
+    """Show what was said, then what the bot sends into that chat: all that comes at once.
+
+    Raises MultibotError when nothing comes.
+    """
+    _show_entry(said)
+    if not wait_s:
+        return
+    answer = there.wait_for(lambda e: e.by == "bot" and e.chat == said.chat, wait_s, bot=str(said.bot), after=said.n)
+    _show_entry(answer)
+    for entry in there.follow(str(said.bot), answer.n, 0.2):
+        _show_entry(entry)
+
+
+def _show_entry(entry: Entry) -> None:
+    speakers = clean(entry.speakers)
+    for number, line in enumerate(entry.shown.splitlines() or [""]):
+        show(f"{speakers if number == 0 else '':<{_SPEAKERS}}{clean(line)}".rstrip())

@@ -1,0 +1,95 @@
+"""``[ctlplugin:multibot]``: the command ``bots`` of supervisorctl. Plain text; the columns are those of ``multibot list``.
+
+supervisorctl reads the section from the main file only, so ``bots`` exists with ``-c .../supervisord.conf`` and not
+with ``-s URL`` alone.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import xmlrpc.client
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
+from supervisor.xmlrpc import Faults
+
+_HELP = """\
+bots\t\t\tShow every bot: state, health, uptime, memory, last poll
+bots <id> <id>\t\tThe same for these bots (patterns like shop-* as well)
+Exit status: 0; 1 when supervisord does not answer, or knows no such bot.
+Needs the section [ctlplugin:multibot]: use supervisorctl -c FILE; -s URL alone does not read it."""
+# Where the output cannot show them.
+_ASCII = str.maketrans({"●": "+", "▲": "!", "✖": "x", "○": "o", "…": ".", "–": "-"})
+
+
+def make_controller(controller: Any, **options: str) -> BotsPlugin:
+    """Return the plugin; supervisorctl calls this once, with the section's other options (there are none)."""
+    return BotsPlugin(controller)
+
+
+class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
+    """The command; supervisorctl finds it by its name ``do_bots``."""
+
+    name = "multibot"
+
+    def do_bots(self, arg: str) -> None:
+        if not self.ctl.upcheck():
+            return
+        try:
+            answer = json.loads(self.ctl.get_server_proxy("multibot").getBots())
+        except xmlrpc.client.Fault as fault:
+            self._fail("this supervisord runs without multibot's plugin" if fault.faultCode == Faults.UNKNOWN_METHOD
+                       else f"supervisord: {fault.faultString}")  # fmt: skip
+            return
+        self._show(answer, arg.split())
+
+    def help_bots(self) -> None:
+        self.ctl.output(_HELP)
+
+    def _show(self, answer: Mapping[str, Any], words: Sequence[str]) -> None:
+        # Not at the top: supervisorctl imports this module whatever is typed.
+        from multibot_plugin.cli import fleet, listing
+        from multibot_plugin.errors import NoSuchBot
+
+        try:
+            rows = fleet.select(answer["bots"], words)
+        except NoSuchBot as error:
+            self._fail(str(error))
+            return
+        if not rows:
+            self._print("no bots yet")
+            return
+        columns = [column for column in listing.COLUMNS if column.shown != "wide"]
+        if any(row["cause"] for row in rows):
+            columns.append(listing.CAUSE)
+        cells = [[column.cell(row) for column in columns] for row in rows]
+        for line in table([column.title for column in columns], cells, [column.right for column in columns]):
+            self._print(line)
+
+    def _fail(self, text: str) -> None:
+        self._print(f"ERROR ({text})")
+        self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
+
+    def _print(self, text: str) -> None:
+        encoding = sys.stdout.encoding or "ascii"
+        try:
+            text.encode(encoding)
+        except UnicodeError:
+            text = text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
+        self.ctl.output(text)
+
+
+def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Return aligned lines, titles first; ``right`` says which columns are aligned to the right."""
+    lines = [titles, *([_harmless(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    return [
+        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
+        for line in lines
+    ]
+
+
+def _harmless(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)

@@ -1,0 +1,238 @@
+"""``[rpcinterface:multibot]``: what supervisord answers about bots, from its own memory and the monitor's one file.
+
+Runs inside supervisord's only thread: imports supervisor, the standard library and multibot_runner.protocol; blocks on
+nothing; lets no exception out (one from a method makes supervisord log the whole request, one from a subscriber of its
+events ends it). Every answer is one JSON string in ASCII, because XML-RPC has no place for None, large numbers or
+control characters.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import inspect
+import json
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from supervisor.options import VERSION
+from supervisor.states import getProcessStateDescription, getSupervisorStateDescription
+from supervisor.xmlrpc import Faults, RPCError
+
+from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX, BadFile, lifecycle, read_file
+
+SCHEMA = 1
+VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
+INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
+_STATUS_CAP = 16 * 1024 * 1024
+# A picture of the monitor counts as present for this many of its ticks, and some.
+_FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
+_OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
+
+
+def make_interface(supervisord: Any, status: str) -> MultibotInterface:
+    """Return the interface; supervisord asks once for each of its HTTP servers and gets the same one.
+
+    ``status`` is the monitor's file (the option of the section).
+    """
+    interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
+    if interface is None:
+        interface = MultibotInterface(supervisord, Path(status))
+        supervisord.multibot_interface = interface
+    return interface
+
+
+def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Let only RPCError out of a method, and write no argument anywhere."""
+    signature = inspect.signature(method)
+
+    @functools.wraps(method)
+    def call(self: MultibotInterface, *arguments: Any) -> Any:
+        try:
+            signature.bind(self, *arguments)
+        except TypeError:
+            raise RPCError(Faults.INCORRECT_PARAMETERS) from None
+        try:
+            return method(self, *arguments)
+        except RPCError:
+            raise
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            self._warn(f"multibot.{method.__name__}: {type(error).__name__} at {frame.name}:{frame.lineno}")
+            raise RPCError(INTERNAL_ERROR, f"{type(error).__name__}: see supervisord's log") from None
+
+    return call
+
+
+class MultibotInterface:
+    """The methods of the namespace ``multibot``; ``system.listMethods`` shows what stands in this class itself."""
+
+    def __init__(self, supervisord: Any, status: Path) -> None:
+        self._supervisord = supervisord
+        self._status = _StatusFile(status)
+
+    @_contained
+    def getVersion(self) -> str:
+        """Return the versions of multibot (as loaded here) and supervisor
+
+        @return string result JSON: multibot, supervisor, schema
+        """
+        return _json({"multibot": VERSION_LOADED, "supervisor": VERSION, "schema": SCHEMA})
+
+    @_contained
+    def getBots(self) -> str:
+        """Return every bot with its state and health
+
+        @return string result JSON: schema, at, supervisord, monitor, bots
+        """
+        now, now_mono = time.time(), time.monotonic()
+        status = self._status.read()
+        age_s = tick_age(status, now_mono)
+        state = getSupervisorStateDescription(self._supervisord.options.mood)
+        return _json({
+            "schema": SCHEMA,
+            "at": now,
+            "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION},
+            "monitor": {"ok": is_fresh(status, now_mono), "tick_age_s": age_s},
+            "bots": [bot_row(bot, p, status, now, now_mono) for bot, p in sorted(self._bots().items())],
+        })  # fmt: skip
+
+    @_contained
+    def setAutostart(self, bot: str, enabled: bool) -> bool:
+        """Change whether a bot starts with supervisord, in memory only
+
+        Whoever calls this writes the same into the section, so that reread sees no change.
+
+        @param string bot Id of the bot
+        @param boolean enabled Whether it starts with supervisord
+        @return boolean result Always True unless error
+        """
+        if not isinstance(bot, str) or not isinstance(enabled, bool):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        process = self._bots().get(bot)
+        if process is None:
+            raise RPCError(Faults.BAD_NAME)
+        process.config.autostart = enabled
+        # What was read last, for 'avail' and for 'remove' and 'add' without a 'reread' between.
+        for group in self._supervisord.options.process_group_configs:
+            if group.name == process.config.name:
+                for config in group.process_configs:
+                    config.autostart = enabled
+        return True
+
+    def _bots(self) -> dict[str, Any]:
+        """Return supervisord's process objects of the bots by id."""
+        found: dict[str, Any] = {}
+        for name, group in self._supervisord.process_groups.items():
+            bot = name.removeprefix(PROGRAM_PREFIX)
+            if bot != name and BOT_ID.fullmatch(bot) and name in group.processes:
+                found[bot] = group.processes[name]
+        return found
+
+    def _warn(self, text: str) -> None:
+        self._supervisord.options.logger.warn(text)
+
+
+class _StatusFile:
+    """The monitor's file, parsed again only when it was replaced."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int, int] | None = None
+        self._content: Mapping[str, Any] = {}
+
+    def read(self) -> Mapping[str, Any]:
+        """Return the content, or an empty mapping when the file is missing or not what it should be."""
+        try:
+            info = os.stat(self._path)
+            seen = (info.st_ino, info.st_mtime_ns, info.st_size)
+            if seen != self._seen:
+                content = json.loads(read_file(self._path, _STATUS_CAP))
+                self._content = content if isinstance(content, dict) else {}
+                self._seen = seen
+        except (OSError, BadFile, ValueError):
+            self._seen, self._content = None, {}
+        return self._content
+
+
+def tick_age(status: Mapping[str, Any], now_mono: float) -> float | None:
+    """Return the seconds since the monitor's last tick; None without one (or from before a reboot)."""
+    mono = status.get("mono")
+    if not _is_number(mono) or mono > now_mono:
+        return None
+    return round(now_mono - mono, 1)
+
+
+def is_fresh(status: Mapping[str, Any], now_mono: float) -> bool:
+    """Return whether the monitor's picture still counts."""
+    age_s, tick_s = tick_age(status, now_mono), status.get("tick_s")
+    return age_s is not None and _is_number(tick_s) and age_s <= _FRESH_TICKS * tick_s + _FRESH_MORE_S
+
+
+def bot_row(bot: str, process: Any, status: Mapping[str, Any], now: float, now_mono: float) -> dict[str, Any]:
+    """Return one row of getBots out of supervisord's process and what the monitor saw of it.
+
+    The monitor's part is used only where it is fresh and speaks of the process that lives now.
+    """
+    bots = status.get("bots")
+    seen = bots.get(bot) if isinstance(bots, dict) else None
+    seen = seen if isinstance(seen, dict) else {}
+    pid = process.pid or None
+    same = is_fresh(status, now_mono) and bool(seen) and seen.get("pid") == pid
+    statename = getProcessStateDescription(process.get_state())
+    row: dict[str, Any] = {
+        "id": bot,
+        "state": lifecycle(statename, process.exitstatus or 0, _text(seen.get("phase")) if same else None),
+        "health": _text(seen.get("health")) or "unknown" if same else "unknown",
+        "cause": _text(seen.get("cause")) if same else _why_unknown(status, now_mono, pid),
+        "pid": pid,
+        "uptime_s": round(max(0.0, now - process.laststart), 1) if pid else None,
+        "restarts_24h": seen.get("restarts_24h"),
+        "launch": seen.get("launch"),
+        "last_poll_age_s": _age(seen.get("poll_success_mono"), now_mono) if same and pid else None,
+        "last_update_age_s": _age(seen.get("update_mono"), now_mono) if same and pid else None,
+    }
+    row.update({key: seen.get(key) if same and pid else None for key in _OF_THE_PROCESS})
+    return row | _of_supervisord(process, statename)
+
+
+def _of_supervisord(process: Any, statename: str) -> dict[str, Any]:
+    return {
+        "enabled": bool(process.config.autostart),
+        "digest": process.config.command.rpartition(" ")[2],
+        "statename": statename,
+        "start_at": process.laststart or None,
+        "stop_at": process.laststop or None,
+        "exit_code": process.exitstatus,
+        "spawn_error": process.spawnerr or None,
+        "stop_wait_s": process.config.stopwaitsecs,
+    }
+
+
+def _why_unknown(status: Mapping[str, Any], now_mono: float, pid: int | None) -> str:
+    if pid is None:
+        return ""
+    if is_fresh(status, now_mono):
+        return "just started"
+    age_s = tick_age(status, now_mono)
+    return "the monitor does not run" if age_s is None else f"the monitor has been silent for {age_s:.0f} s"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _age(mono: Any, now_mono: float) -> float | None:
+    return round(max(0.0, now_mono - mono), 1) if _is_number(mono) else None
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True)

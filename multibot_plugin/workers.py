@@ -1,0 +1,101 @@
+"""One daemon thread that makes one call at a time for an asyncio program, and is left behind when it hangs.
+
+Not ThreadPoolExecutor: that one joins its threads at exit, so a single hanging call would keep the program alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class TooSlow(Exception):
+    """The call did not return within its time; it goes on in its thread, its result will be dropped."""
+
+
+class StillBusy(Exception):
+    """A call that was too slow has not returned yet; the new one was not begun."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    function: Callable[[], Any]
+    loop: asyncio.AbstractEventLoop
+    answer: asyncio.Future[tuple[Any, BaseException | None]]
+
+
+class Worker:
+    """Calls from one event loop, carried out in turn by one daemon thread (started with the first call)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._turn = asyncio.Lock()
+        self._busy = False
+
+    @property
+    def busy(self) -> bool:
+        """Whether a call is under way or hanging."""
+        return self._busy
+
+    async def call(self, function: Callable[[], T], timeout_s: float) -> T:
+        """Return ``function()``, made in the thread once the calls before it are over.
+
+        Raises what the function raises (SystemExit and its like as RuntimeError), TooSlow after ``timeout_s``, and
+        StillBusy without calling anything while an earlier call hangs.
+        """
+        async with self._turn:
+            if self._busy:
+                raise StillBusy("the call before this one has not returned yet")
+            loop = asyncio.get_running_loop()
+            answer: asyncio.Future[tuple[T, BaseException | None]] = loop.create_future()
+            self._busy = True
+            self._jobs.put(_Job(function, loop, answer))
+            self._start()
+            try:
+                await asyncio.wait({answer}, timeout=timeout_s)
+            finally:
+                late = not answer.done()
+                if late:
+                    answer.cancel()
+            if late:
+                raise TooSlow(f"no answer within {timeout_s:g} s")
+            value, error = answer.result()
+        if error is None:
+            return value
+        if isinstance(error, Exception):
+            raise error
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+    def close(self) -> None:
+        """Let the thread end once it is idle."""
+        self._jobs.put(None)
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            value, error = None, None
+            try:
+                value = job.function()
+            except BaseException as caught:  # a plugin may raise anything, and the thread has to live on
+                error = caught
+            try:
+                job.loop.call_soon_threadsafe(self._finish, job, value, error)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+    def _finish(self, job: _Job, value: Any, error: BaseException | None) -> None:
+        self._busy = False
+        if not job.answer.done():
+            job.answer.set_result((value, error))

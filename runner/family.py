@@ -1,0 +1,98 @@
+"""Processes around a bot, read from /proc: parents, descendants, and what an earlier run left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from typing import Dict, List, Optional, Tuple
+
+MARK = "MULTIBOT_BOT_RUN"  # in the environment of everything that a bot starts: the bot's runtime directory
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl {option}: {os.strerror(number)}")
+
+
+def die_with_parent(number: int) -> None:
+    """Have the kernel send signal ``number`` when the parent dies. A change of user clears it."""
+    _prctl(_PR_SET_PDEATHSIG, number)
+
+
+def hide_memory() -> None:
+    """Keep other processes of the same user out of this one's memory and environment."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent dies."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def parent_of(pid: int) -> Optional[int]:
+    """Return the parent's pid; None when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in parentheses, may hold anything; state and parent follow it.
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
+def descendants(pid: int) -> Tuple[int, ...]:
+    """Return all living descendants of ``pid``, zombies included."""
+    children: Dict[int, List[int]] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            parent = parent_of(int(entry))
+            if parent is not None:
+                children.setdefault(parent, []).append(int(entry))
+    found: List[int] = []
+    waiting = list(children.get(pid, ()))
+    while waiting:
+        current = waiting.pop()
+        found.append(current)
+        waiting.extend(children.get(current, ()))
+    return tuple(found)
+
+
+def signal_all(pids: Tuple[int, ...], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
+
+
+def leftovers(mark: str) -> Tuple[int, ...]:
+    """Return our user's processes, other than this one, that carry this mark: an earlier run started them."""
+    wanted = f"{MARK}={mark}".encode()
+    found = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit() or int(entry) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            if os.stat(f"/proc/{entry}").st_uid != os.geteuid():
+                continue
+            with open(f"/proc/{entry}/environ", "rb") as file:
+                if wanted in file.read().split(b"\0"):
+                    found.append(int(entry))
+    return tuple(found)
+
+
+def end_leftovers(mark: str, within_s: float = 2.0) -> int:
+    """Kill what an earlier run left behind; return how many processes that were."""
+    count = 0
+    deadline = time.monotonic() + within_s
+    while True:
+        pids = leftovers(mark)
+        count = max(count, len(pids))
+        if not pids or time.monotonic() > deadline:
+            return count
+        signal_all(pids, signal.SIGKILL)
+        time.sleep(0.02)

@@ -1,0 +1,127 @@
+"""What a runner writes down: its heartbeat, its runs and how the last one ended."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from typing import Any, Optional, Tuple
+
+from multibot_runner.protocol import (
+    RUNNING,
+    STOPPING,
+    BadFile,
+    BotPaths,
+    Exit,
+    Heartbeat,
+    Run,
+    decode_runs,
+    encode,
+    read_file,
+    replace_file,
+    with_run,
+)
+
+_WRITES_PER_S = 5.0
+_BURST = 10.0
+
+
+class Recorder:
+    """Keeps the two files of one process. No failure to write reaches the bot.
+
+    Neither file is forced to the disk: the runtime directory is gone after a reboot anyway.
+    """
+
+    def __init__(self, paths: BotPaths, start_mono: float, phase: str = RUNNING) -> None:
+        self.paths = paths
+        self.stopping = False
+        self.heartbeat = Heartbeat(pid=os.getpid(), phase=phase, start_mono=start_mono)
+        self._runs: Tuple[Run, ...] = ()
+        self._credit = _BURST
+        self._credited_mono = time.monotonic()
+
+    def read_runs(self) -> Tuple[Run, ...]:
+        """Return the earlier runs, newest first; none when the file is missing or broken."""
+        with contextlib.suppress(BadFile):
+            self._runs = decode_runs(read_file(self.paths.runs))
+        return self._runs
+
+    def begin(self, digest: str) -> None:
+        """Write down a new run of this process."""
+        run = Run(time.time(), self.heartbeat.start_mono, os.getpid(), digest)
+        self._runs = with_run(self._runs, run)
+        self._write_runs()
+
+    def stop(self) -> None:
+        """Write down that this process was asked to stop."""
+        if self._foreign() or self.stopping:
+            return
+        self.stopping = True
+        self._change(stopping=True)
+        self.update(phase=STOPPING)
+
+    def finish(self, exit: Exit) -> None:
+        """Write down how this process ends; only the first word counts."""
+        if not self._foreign() and self._runs and self._runs[0].exit is None:
+            self._change(exit=exit)
+
+    def update(self, **changes: Any) -> None:
+        """Change the heartbeat. A new phase or poll code is written at once, the rest at most about 5 times a second.
+
+        What is left unwritten then is at most 0.2 s older than what stands in the file.
+        """
+        if self._foreign():
+            return
+        before, self.heartbeat = self.heartbeat, dataclasses.replace(self.heartbeat, **changes)
+        urgent = (before.phase, before.poll_code) != (self.heartbeat.phase, self.heartbeat.poll_code)
+        if self._may_write() or urgent:
+            self.write()
+
+    def write(self) -> None:
+        """Write the heartbeat as it is."""
+        with contextlib.suppress(OSError):
+            replace_file(self.paths.heartbeat, encode(self.heartbeat), fsync=False)
+
+    def beat(self) -> None:
+        """Write down that the event loop turns."""
+        self.update(loop_mono=time.monotonic())
+
+    def poll_started(self, timeout_s: Optional[float]) -> None:
+        self.update(
+            polling_seen=True,
+            poll_start_mono=time.monotonic(),
+            poll_timeout_s=timeout_s,
+            poll_count=self.heartbeat.poll_count + 1,
+        )
+
+    def poll_succeeded(self, updates: int) -> None:
+        now = time.monotonic()
+        seen = {"update_mono": now, "update_count": self.heartbeat.update_count + updates} if updates else {}
+        self.update(poll_success_mono=now, poll_code=None, **seen)
+
+    def poll_failed(self, code: Optional[int]) -> None:
+        """``code``: the HTTP status, None where no answer came."""
+        self.update(poll_failure_mono=time.monotonic(), poll_code=code)
+
+    def _foreign(self) -> bool:
+        """Whether this is a child that the bot forked: it has no say here."""
+        return os.getpid() != self.heartbeat.pid
+
+    def _change(self, **changes: Any) -> None:
+        if self._runs and self._runs[0].pid == self.heartbeat.pid:
+            self._runs = (dataclasses.replace(self._runs[0], **changes), *self._runs[1:])
+            self._write_runs()
+
+    def _write_runs(self) -> None:
+        with contextlib.suppress(OSError):
+            replace_file(self.paths.runs, encode(self._runs), fsync=False)
+
+    def _may_write(self) -> bool:
+        now = time.monotonic()
+        self._credit = min(_BURST, self._credit + (now - self._credited_mono) * _WRITES_PER_S)
+        self._credited_mono = now
+        if self._credit < 1.0:
+            return False
+        self._credit -= 1.0
+        return True

@@ -1,0 +1,96 @@
+"""SIGTERM: written down first, then the graceful way, and an end in any case.
+
+The bot may install whatever handler it likes (python-telegram-bot and asyncio do): it is called after ours. With
+supervisord dead nobody sends SIGKILL, so the process arms a timer that kills it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from typing import Any, Callable, Union
+
+from multibot_runner import logs, outcome
+from multibot_runner.record import Recorder
+
+_Handler = Union[Callable[[int, Any], Any], int, signal.Handlers, None]
+
+
+def block() -> None:
+    """Hold SIGTERM back: until the bot's code runs it is only looked for by ``wait``."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+
+def wait(seconds: float) -> bool:
+    """Sleep; return True as soon as SIGTERM has come."""
+    return signal.sigtimedwait({signal.SIGTERM}, max(0.0, seconds)) is not None
+
+
+class Stopper:
+    """Stands before the bot's own SIGTERM handler. ``within_s``: how long a stop may take."""
+
+    def __init__(self, recorder: Recorder, within_s: float) -> None:
+        self._recorder = recorder
+        self._within_s = within_s
+        self._pid = os.getpid()
+        self._wanted: _Handler = signal.SIG_DFL
+        self._armed = False
+        self._signal = signal.signal
+        self._getsignal = signal.getsignal
+
+    def install(self) -> None:
+        """Take SIGTERM over, and let it in."""
+        self._signal(signal.SIGTERM, self._on_term)
+        signal.signal = self._set
+        signal.getsignal = self._get
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def uninstall(self) -> None:
+        """Undo ``install`` (for a caller that lives on)."""
+        signal.signal, signal.getsignal = self._signal, self._getsignal
+        self._signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _set(self, number: int, handler: Any) -> Any:
+        if number == signal.SIGALRM and self._armed:
+            return self._getsignal(number)
+        if number != signal.SIGTERM:
+            return self._signal(number, handler)
+        if not callable(handler) and handler not in (signal.SIG_DFL, signal.SIG_IGN):
+            raise TypeError("signal handler must be signal.SIG_IGN, signal.SIG_DFL, or a callable object")
+        self._signal(number, self._on_term)  # asyncio sets flags by it; raises where only the main thread may
+        before, self._wanted = self._wanted, handler
+        return before
+
+    def _get(self, number: int) -> Any:
+        return self._wanted if number == signal.SIGTERM else self._getsignal(number)
+
+    def _on_term(self, number: int, frame: Any) -> None:
+        own = os.getpid() == self._pid  # a child that the bot forked has these handlers too
+        if own and not self._armed:
+            self._arm()
+        if callable(self._wanted):
+            self._wanted(number, frame)
+        elif self._wanted == signal.SIG_DFL:
+            if own:
+                self._recorder.finish(outcome.stopped(signal_number=number))
+                logs.release()
+            die_by(number)
+
+    def _arm(self) -> None:
+        self._armed = True
+        with contextlib.suppress(Exception):
+            self._recorder.stop()
+        self._signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+        signal.setitimer(signal.ITIMER_REAL, max(0.1, self._within_s))
+
+
+def die_by(number: int) -> None:
+    """End this process by a signal, as whoever waits for it expects."""
+    reset = getattr(signal.signal, "__self__", None)
+    set_handler = reset._signal if isinstance(reset, Stopper) else signal.signal
+    with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler
+        set_handler(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
+    os.kill(os.getpid(), number)

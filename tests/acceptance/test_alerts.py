@@ -1,0 +1,114 @@
+"""A bot that falls silent is noticed, told about in Telegram, restarted with a budget, and told about again."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from system import System, wait_for
+
+SHORT = ("--deaf-after-s", "8s", "--start-grace-s", "20s")
+
+
+def test_a_deaf_bot_is_told_about_restarted_and_well_again(system: System) -> None:
+    system.create_form("greeter", "build", *SHORT)
+    system.wait_polling("greeter")
+    pid = system.pid("greeter")
+    system.sandbox.fault(system.tokens["greeter"], hang=True, for_s=600)
+    text = system.wait_alert("greeter", "deaf")
+    assert "no successful getUpdates" in text.lower() or "getUpdates" in text
+    wait_for(lambda: system.pid("greeter") != pid, "restarted")
+    system.sandbox.clear(system.tokens["greeter"])
+    system.wait_alert("greeter", "well again")
+    system.answers("greeter")
+    assert len([t for t in system.alerts() if "well again" in t]) == 1
+    actions = wait_for(lambda: system.audit("greeter", action="%restart%"), "the restart in the audit log")
+    assert len(actions) == 1
+
+
+def test_the_budget_ends_the_restarts_not_the_alert(system: System) -> None:
+    system.create_form("deaf", "build", "--deaf-after-s", "6s", "--start-grace-s", "6s", "--restart-budget", "1")
+    system.wait_polling("deaf")
+    system.sandbox.fault(system.tokens["deaf"], hang=True, for_s=600)
+    system.wait_alert("deaf", "1 of 1")
+    system.wait_alert("deaf", "budget")
+    restarts = wait_for(lambda: system.audit("deaf", action="%restart%"), "the restart in the audit log")
+    assert len(restarts) == 1
+
+
+def test_the_database_may_be_away_while_bots_run_restart_and_raise_alerts(system: System) -> None:
+    system.create_form("steady", "script")
+    system.create_form("deaf", "build", *SHORT)
+    system.wait_polling("steady", "deaf")
+    system.supervisorctl("stop", "multibot-postgres")
+    system.answers("steady")
+    pid = system.pid("steady")
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: system.pid("steady") != pid, "restarted without a database")
+    system.wait_polling("steady")
+    system.sandbox.fault(system.tokens["deaf"], hang=True, for_s=600)
+    system.wait_alert("deaf", "deaf")
+    system.sandbox.clear(system.tokens["deaf"])
+    system.wait_alert("deaf", "well again")
+    assert "database" in system.run("list").stderr
+    system.run("bot", "restart", "steady")
+    system.wait_polling("steady")
+
+    system.supervisorctl("start", "multibot-postgres")
+    opened = wait_for(lambda: system.audit("deaf", action="incident.opened"), "the incident in the audit log")
+    wait_for(lambda: system.audit("deaf", action="incident.resolved"), "its end in the audit log")
+    assert len(opened) == 1
+    assert len(system.audit("deaf", action="incident.resolved")) == 1
+
+
+def test_two_pollers_of_one_token_are_a_conflict_that_no_restart_feeds(system: System) -> None:
+    token = system.create_form("shared", "script")
+    system.conflicts_expected.add("shared")
+    system.wait_polling("shared")
+    pid = system.pid("shared")
+    with system.second_poller(token):
+        assert "409" in system.wait_alert("shared", "conflict")
+        assert system.pid("shared") == pid
+    system.wait_alert("shared", "well again")
+    system.wait_polling("shared")
+
+
+def test_a_token_revoked_while_running_is_told_about(system: System) -> None:
+    token = system.create_form("shop", "script")
+    system.wait_polling("shop")
+    system.sandbox.revoke(token)
+    assert "401" in system.wait_alert("shop", "reject")
+    assert wait_for(lambda: system.row("shop")["health"] == "unauthorised", "its health")
+    system.run("status", code=3)
+
+
+def test_a_bot_over_its_memory_limit_is_restarted(system: System) -> None:
+    system.create_form("fat", "script", "--memory-limit", "150MB", "--memory-for-s", "1s")
+    system.wait_polling("fat")
+    pid = system.pid("fat")
+    system.sandbox.say(system.tokens["fat"], "grow 200")
+    system.wait_alert("fat", "150")
+    wait_for(lambda: system.pid("fat") != pid, "restarted")
+    system.wait_alert("fat", "well again")
+    system.answers("fat")
+
+
+def test_a_bot_that_keeps_dying_backs_off_and_is_told_about(system: System) -> None:
+    script = system.bots / "dies.py"
+    script.write_text("raise RuntimeError('no luck today')\n")
+    system.create_bot("dies", "--script", str(script))
+    text = system.wait_alert("dies", "RuntimeError: no luck today")
+    assert "dies" in text
+    wait_for(lambda: system.row("dies")["state"] == "backing-off", "backing off")
+
+
+def test_a_token_rejected_at_start_quarantines_until_it_is_changed(system: System) -> None:
+    token = system.create_form("shop", "script", "--no-start")
+    system.sandbox.revoke(token)
+    system.run("bot", "start", "shop")
+    system.wait_alert("shop", "token rejected")
+    assert system.row("shop")["state"] == "quarantined"
+    system.change_token("shop")
+    system.wait_polling("shop")
+    system.answers("shop")
+    system.wait_alert("shop", "well again")

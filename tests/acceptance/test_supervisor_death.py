@@ -1,0 +1,71 @@
+"""supervisord killed, stopped, started: no orphan, never two pollers, and a stop stays a stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from system import System, alive, wait_for
+
+
+def test_after_a_kill_of_supervisord_nothing_lives_on_and_a_start_has_one_poller_each(system: System) -> None:
+    for form in ("build", "script", "command"):
+        system.create_form(form, form)
+    system.wait_polling("build", "script", "command")
+    pid = system.supervisord_pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not system.processes(), "no orphan")
+    assert [system.polls(b) for b in ("build", "script", "command")] == [0, 0, 0]
+    system.run("start")
+    system.wait_polling("build", "script", "command")
+    for bot in ("build", "script", "command"):
+        system.answers(bot)
+    assert system.supervisord_pid != pid
+
+
+def test_a_start_right_after_the_kill_meets_no_ghost(system: System) -> None:
+    system.create_form("script", "script")
+    system.wait_polling("script")
+    os.kill(system.supervisord_pid, signal.SIGKILL)
+    system.run("start")
+    system.wait_polling("script")
+    system.answers("script")
+
+
+def test_a_stopped_bot_stays_stopped_through_every_door(system: System) -> None:
+    for bot in ("ours", "theirs", "runs"):
+        system.create_form(bot, "command")
+    system.wait_polling("ours", "theirs", "runs")
+    system.run("bot", "stop", "ours")
+    system.supervisorctl("stop", "bot-theirs")
+    wait_for(lambda: not system.row("theirs")["enabled"], "the stop through supervisorctl taken as the wish")
+    assert "No config updates to processes" in system.supervisorctl("reread")
+    assert [system.polls(b) for b in ("ours", "theirs")] == [0, 0]
+
+    supervisord = system.supervisord_pid
+    os.kill(supervisord, signal.SIGKILL)
+    wait_for(lambda: not alive(supervisord) and not system.processes(), "everything gone")
+    system.run("start")
+    system.wait_polling("runs")
+    system.answers("runs")
+    assert [system.row(b)["state"] for b in ("ours", "theirs")] == ["stopped", "stopped"]
+    assert [system.polls(b) for b in ("ours", "theirs")] == [0, 0]
+    wait_for(lambda: system.audit("theirs", door="supervisorctl"), "the stop from outside in the audit log")
+
+    system.supervisorctl("start", "bot-theirs")
+    wait_for(lambda: system.row("theirs")["enabled"], "the start through supervisorctl taken as the wish")
+    system.wait_polling("theirs")
+
+
+def test_stop_ends_everything_and_start_brings_it_back(system: System) -> None:
+    system.create_form("script", "script")
+    system.wait_polling("script")
+    system.run("stop", code=6)  # nobody to confirm
+    assert system.polls("script") == 1
+    system.run("stop", "--yes")
+    wait_for(lambda: not system.processes(), "nothing left")
+    system.run("stop", "--yes")
+    system.run("status", code=3)
+    assert system.polls("script") == 0
+    system.run("start")
+    system.wait_polling("script")

@@ -1,0 +1,34 @@
+"""An echo bot as an unchanged python-telegram-bot script. Some texts make it misbehave, for tests."""
+
+import os
+import sys
+import time
+
+from telegram.ext import Application, MessageHandler, filters
+
+
+async def echo(update, context):
+    text = update.message.text
+    if text == "freeze":
+        time.sleep(600)
+    if text.startswith("grow "):
+        context.bot_data["ballast"] = bytearray(os.urandom(1024)) * 1024 * int(text.split()[1])
+    if text == "leak":
+        token = context.bot.token
+        print("token", token, "and in parts: ", end="")
+        sys.stdout.write(token[:20])
+        sys.stdout.flush()
+        sys.stdout.write(token[20:] + "\n")
+        print(repr(context.bot), token.replace(":", "%3A"), file=sys.stderr)
+        raise RuntimeError(f"no good: {token}")
+    await update.message.reply_text(text)
+
+
+def main():
+    application = Application.builder().token(os.environ["BOT_TOKEN"]).build()
+    application.add_handler(MessageHandler(filters.TEXT, echo))
+    application.run_polling(timeout=5)
+
+
+if __name__ == "__main__":
+    main()

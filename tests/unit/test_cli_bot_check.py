@@ -1,0 +1,331 @@
+"""What `bot create` asks before it writes: tokens, files as the bot's user, imports by the bot's interpreter."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from multibot_plugin.bots.check import (
+    check_command,
+    check_executable,
+    check_id,
+    check_imports,
+    check_launch,
+    check_readable,
+    check_token,
+    check_token_form,
+    check_token_free,
+    check_workdir,
+)
+from multibot_plugin.bots.config import BotConfig
+from multibot_plugin.bots.identity import Identity, identify, obstacle
+from multibot_plugin.errors import BadValue, MultibotError, Refused
+
+TOKEN = "123456789:" + "A" * 35
+ME = identify("", None, root=False)
+NOBODY = Identity(70003, 70003)
+DEFAULTS = {"workdir": "", "env_file": "", "python": ""}
+
+
+def config(launch: str, target: str, env: dict[str, str] | None = None) -> BotConfig:
+    return BotConfig("echo", True, launch, target, TOKEN, env or {})
+
+
+@pytest.fixture
+def open_path(tmp_path: Path) -> Path:
+    """A directory that every user can enter (pytest's own are 0700)."""
+    for folder in (tmp_path, *tmp_path.parents[:3]):
+        if folder != Path("/tmp") and folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o055)
+    return tmp_path
+
+
+def question(**given: object) -> dict[str, object]:
+    return {"folder": "", "file": "", "module": "", "function": "", "modules": []} | given
+
+
+class Telegram(http.server.BaseHTTPRequestHandler):
+    """Answers every request with what the server object holds."""
+
+    def do_GET(self) -> None:
+        code, body, headers = self.server.reply  # type: ignore[attr-defined]
+        self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.send_response(code)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body if isinstance(body, bytes) else json.dumps(body).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def telegram() -> Iterator[http.server.HTTPServer]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Telegram)
+    server.asked = []  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def url(server: http.server.HTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_port}"
+
+
+@pytest.mark.parametrize("bot", ["", "Echo", "-echo", "a/b", "a" * 40, "echo\n", "[x]", "ä"])
+def test_an_id_that_supervisord_or_a_path_could_misread_is_refused(bot: str) -> None:
+    with pytest.raises(BadValue, match="an id is"):
+        check_id(bot)
+
+
+@pytest.mark.parametrize("token", ["", "TOKEN", "123:short", TOKEN + "\n", TOKEN + " x", "x" + TOKEN])
+def test_a_token_of_the_wrong_form_is_refused_without_being_shown(token: str) -> None:
+    with pytest.raises(BadValue) as error:
+        check_token_form("echo", token)
+    assert not token or token not in str(error.value)
+
+
+def test_a_token_that_another_bot_has_is_refused_with_the_name_of_that_bot() -> None:
+    with pytest.raises(Refused) as error:
+        check_token_free("shop2", TOKEN, [{"id": "shop", "token": TOKEN}])
+    assert str(error.value) == "the token of 'shop2' is already used by 'shop': one token can be polled once"
+
+
+def test_another_token_of_the_same_telegram_bot_is_refused() -> None:
+    with pytest.raises(Refused, match="'shop' already is"):
+        check_token_free("shop2", "123456789:" + "B" * 35, [{"id": "shop", "token": TOKEN}])
+
+
+def test_a_bot_may_keep_its_own_token() -> None:
+    check_token_free("shop", TOKEN, [{"id": "shop", "token": TOKEN}, {"id": "other", "token": "99:" + "C" * 35}])
+
+
+def test_getme_tells_who_a_token_is(telegram: http.server.HTTPServer) -> None:
+    telegram.reply = (200, {"ok": True, "result": {"id": 123456789, "username": "echo_bot"}}, {})  # type: ignore[attr-defined]
+    assert check_token(TOKEN, url(telegram)).username == "echo_bot"
+    assert telegram.asked == [f"/bot{TOKEN}/getMe"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("code", [401, 404])
+def test_a_token_that_telegram_rejects_is_refused_and_not_shown(telegram: http.server.HTTPServer, code: int) -> None:
+    telegram.reply = (code, {"ok": False, "error_code": code, "description": "Unauthorized"}, {})  # type: ignore[attr-defined]
+    with pytest.raises(Refused, match="Telegram rejects this token") as error:
+        check_token(TOKEN, url(telegram))
+    assert "A" * 10 not in str(error.value)
+
+
+@pytest.mark.parametrize(("code", "body"), [(404, b"<html>"), (200, b"[]"), (302, b""), (200, {"ok": True})])
+def test_a_server_that_is_no_bot_api_rejects_nothing(telegram: http.server.HTTPServer, code: int, body: object) -> None:
+    telegram.reply = (code, body, {"Location": "http://127.0.0.1:1/elsewhere"} if code == 302 else {})  # type: ignore[attr-defined]
+    with pytest.raises(MultibotError, match="check bot_api_url") as error:
+        check_token(TOKEN, url(telegram))
+    assert not isinstance(error.value, Refused)
+
+
+def test_a_server_that_does_not_answer_is_named_with_the_way_around_it_and_without_the_token() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://user:secret@127.0.0.1:{free.getsockname()[1]}"
+        with pytest.raises(MultibotError, match="--no-check") as error:
+            check_token(TOKEN, address)
+    text = str(error.value)
+    assert "127.0.0.1" in text
+    assert "secret" not in text
+    assert TOKEN not in text
+
+
+def test_a_trouble_at_telegram_is_not_taken_for_a_rejected_token(telegram: http.server.HTTPServer) -> None:
+    telegram.reply = (429, {"ok": False, "error_code": 429, "description": "Too Many Requests"}, {})  # type: ignore[attr-defined]
+    with pytest.raises(MultibotError, match="429") as error:
+        check_token(TOKEN, url(telegram))
+    assert not isinstance(error.value, Refused)
+
+
+def test_a_missing_file_and_a_directory_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match=r"script .*bot.py does not exist"):
+        check_readable(ME, tmp_path / "bot.py", "script")
+    with pytest.raises(BadValue, match="is not a file"):
+        check_readable(ME, tmp_path, "script")
+    with pytest.raises(BadValue, match="no directory"):
+        check_workdir(ME, tmp_path / "nowhere")
+
+
+def test_a_program_without_the_right_to_be_executed_is_named_with_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("#!/bin/sh\n")
+    with pytest.raises(BadValue, match=r"not executable: chmod \+x it"):
+        check_executable(ME, tmp_path / "run", "command")
+
+
+@pytest.mark.root
+def test_a_file_that_the_bots_user_cannot_read_is_refused_with_the_remedy(open_path: Path) -> None:
+    script = open_path / "bot.py"
+    script.write_text("")
+    script.chmod(0o600)
+    with pytest.raises(Refused) as error:
+        check_readable(NOBODY, script, "script")
+    assert str(error.value) == f"uid 70003 cannot read {script}: chmod o+r it"
+    os.chown(script, 1, 1)
+    with pytest.raises(Refused, match="or run the bot as its owner: --user daemon"):
+        check_readable(NOBODY, script, "script")
+    script.chmod(0o604)
+    check_readable(NOBODY, script, "script")
+
+
+@pytest.mark.root
+def test_the_directory_in_the_way_is_named_also_behind_a_link(open_path: Path) -> None:
+    closed = open_path / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "bot.py").write_text("")
+    (open_path / "link.py").symlink_to(closed / "bot.py")
+    for path in (closed / "bot.py", open_path / "link.py"):
+        assert obstacle(NOBODY, path, os.R_OK) == str(closed)
+    with pytest.raises(Refused, match=rf"uid 70003 cannot enter {closed}, which it must for .*: chmod o\+x it"):
+        check_readable(NOBODY, closed / "bot.py", "script")
+    with pytest.raises(Refused, match="cannot enter"):
+        check_workdir(NOBODY, closed)
+
+
+@pytest.mark.root
+def test_a_named_account_gets_its_own_groups_and_an_unknown_one_is_refused(open_path: Path) -> None:
+    who = identify("daemon", None, root=True)
+    assert (who.uid, who.name, str(who)) == (1, "daemon", "user daemon")
+    script = open_path / "bot.py"
+    script.write_text("")
+    os.chown(script, 0, who.gid)
+    script.chmod(0o640)
+    check_readable(who, script, "script")
+    with pytest.raises(BadValue, match="no such account"):
+        identify("no-such-account", None, root=True)
+
+
+def test_an_installation_of_a_user_runs_bots_as_nobody_else() -> None:
+    with pytest.raises(Refused, match="only an installation of root"):
+        identify("somebody-else", None, root=False)
+
+
+@pytest.mark.root
+def test_an_interpreter_that_the_bots_user_cannot_reach_is_refused(open_path: Path) -> None:
+    closed = open_path / "venv"
+    closed.mkdir(mode=0o700)
+    (closed / "python").symlink_to("/usr/bin/python3")
+    script = open_path / "bot.py"
+    script.write_text("")
+    with pytest.raises(Refused, match=f"cannot enter {closed}"):
+        check_launch(config("script", str(script)), DEFAULTS | {"python": str(closed / "python")}, NOBODY, open_path)
+
+
+def test_a_script_whose_imports_are_found_passes_and_is_not_run(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("raise SystemExit('imported')\n")
+    script = tmp_path / "bot.py"
+    script.write_text("import json, beside\nfrom os import path\nopen('made', 'w')\n")
+    check_launch(config("script", str(script)), DEFAULTS, ME, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["beside.py", "bot.py"]
+
+
+def test_a_missing_module_is_named_with_the_remedy(tmp_path: Path) -> None:
+    script = tmp_path / "bot.py"
+    script.write_text("import json\nfrom no_such_library.ext import Thing\n")
+    with pytest.raises(Refused) as error:
+        check_launch(config("script", str(script)), DEFAULTS, ME, tmp_path)
+    expected = f"No module named 'no_such_library' for {sys.executable}: give --python /path/venv/bin/python"
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "try:\n    import no_such_library\nexcept ImportError:\n    pass\n",
+        "if False:\n    import no_such_library\n",
+        "def later():\n    import no_such_library\n",
+        "import sys\nsys.path.insert(0, '/somewhere')\nimport no_such_library\n",
+    ],
+)
+def test_an_import_that_may_not_happen_or_may_be_found_elsewhere_is_no_reason_to_refuse(
+    tmp_path: Path, source: str
+) -> None:
+    (tmp_path / "bot.py").write_text(source)
+    check_launch(config("script", str(tmp_path / "bot.py")), DEFAULTS, ME, tmp_path)
+
+
+def test_an_import_in_the_main_block_counts(tmp_path: Path) -> None:
+    (tmp_path / "bot.py").write_text("if __name__ == '__main__':\n    import no_such_library\n")
+    with pytest.raises(Refused, match="No module named 'no_such_library'"):
+        check_launch(config("script", str(tmp_path / "bot.py")), DEFAULTS, ME, tmp_path)
+
+
+def test_the_bots_own_pythonpath_is_respected(tmp_path: Path) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "no_such_library.py").write_text("")
+    (tmp_path / "bot.py").write_text("import no_such_library\n")
+    bot = config("script", str(tmp_path / "bot.py"), {"PYTHONPATH": str(tmp_path / "lib")})
+    check_launch(bot, DEFAULTS, ME, tmp_path)
+
+
+def test_a_script_with_a_syntax_error_is_refused_with_the_line(tmp_path: Path) -> None:
+    (tmp_path / "bot.py").write_text("x = 1\nif x\n")
+    with pytest.raises(Refused, match=r"bot.py, line 2"):
+        check_launch(config("script", str(tmp_path / "bot.py")), DEFAULTS, ME, tmp_path)
+
+
+def test_a_build_function_is_found_without_importing_its_module(tmp_path: Path) -> None:
+    package = tmp_path / "shop" / "bots"
+    package.mkdir(parents=True)
+    (tmp_path / "shop" / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (package / "__init__.py").write_text("raise SystemExit('imported')\n")
+    (package / "main.py").write_text("def build(builder):\n    return builder.build()\n")
+    env = {"PYTHONPATH": str(tmp_path)}
+    check_launch(config("build", "shop.bots.main:build", env), DEFAULTS, ME, tmp_path / "work")
+    check_launch(config("build", f"{package}/main.py:build"), DEFAULTS, ME, tmp_path / "work")
+    with pytest.raises(Refused, match=r"no function 'other' in .*main.py"):
+        check_launch(config("build", "shop.bots.main:other", env), DEFAULTS, ME, tmp_path / "work")
+    with pytest.raises(
+        Refused, match=r"No module named 'shop.missing': give --build /path/to/file.py:build, or --python"
+    ):
+        check_launch(config("build", "shop.missing:build", env), DEFAULTS, ME, tmp_path / "work")
+
+
+def test_an_interpreter_older_than_3_10_is_refused(tmp_path: Path) -> None:
+    old = tmp_path / "python"
+    old.write_text("#!/bin/sh\necho '{\"version\": [3, 8, 2]}'\nexit 1\n")
+    old.chmod(0o755)
+    with pytest.raises(BadValue, match=r"is Python 3\.8\.2: bots need 3\.10 or later"):
+        check_imports(ME, old, question(), {})
+
+
+def test_a_program_that_is_no_interpreter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="does not work for"):
+        check_imports(ME, Path("/bin/false"), question(), {})
+
+
+def test_the_program_of_a_command_is_found_in_path_or_by_its_own(tmp_path: Path) -> None:
+    program = tmp_path / "dice"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    check_command(config("command", "sh -c 'exit 0'"), ME, tmp_path)
+    check_command(config("command", f"'{program}' --sides 6"), ME, tmp_path)
+    check_command(config("command", "dice", {"PATH": str(tmp_path)}), ME, tmp_path)
+    with pytest.raises(BadValue, match="command 'no-such-program' is not found in PATH"):
+        check_command(config("command", "no-such-program"), ME, tmp_path)
+    with pytest.raises(BadValue, match="does not exist"):
+        check_command(config("command", "/no/such/program"), ME, tmp_path)
+
+
+def test_an_env_file_and_a_workdir_are_looked_at(tmp_path: Path) -> None:
+    with pytest.raises(BadValue, match="env-file"):
+        check_launch(config("command", "sh"), DEFAULTS | {"env_file": str(tmp_path / "env")}, ME, tmp_path)
+    with pytest.raises(BadValue, match="workdir"):
+        check_launch(config("command", "sh"), DEFAULTS | {"workdir": str(tmp_path / "no")}, ME, tmp_path)
