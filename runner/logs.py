@@ -123,11 +123,13 @@ class _RedactingRaw(io.RawIOBase):
 
 
 _installed: List[Callable[[], None]] = []
+_own: List[str] = []
 
 
 def install(tokens: Iterable[str]) -> None:
     """Put the redaction below ``sys.stdout`` and ``sys.stderr``; what is held is released at exit."""
     tokens = tuple(tokens)
+    _own.extend(tokens)
     raws: List[_RedactingRaw] = []
     for name in ("stdout", "stderr"):
         old: Optional[TextIO] = getattr(sys, name)
@@ -158,6 +160,11 @@ def release() -> None:
     """Write out what is held back, before an end that runs no exit handlers."""
     for release_all in _installed:
         release_all()
+
+
+def clean(text: str) -> str:
+    """Return ``text`` without anything that looks like a token, and without this process's own."""
+    return redact(text, _own)
 
 
 def say(text: str) -> None:

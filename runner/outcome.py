@@ -54,7 +54,7 @@ def crashed(error: BaseException) -> Exit:
 
 
 def _line(text: str) -> str:
-    first = logs.redact(text.strip().split("\n", 1)[0])
+    first = logs.clean(text.strip().split("\n", 1)[0])
     return first if len(first) <= _LONGEST else first[: _LONGEST - 1] + "…"
 
 

@@ -14,6 +14,8 @@ from typing import Any, Callable, Union
 from multibot_runner import logs, outcome
 from multibot_runner.record import Recorder
 
+# As they are before any Stopper stands before them.
+_set_handler, _get_handler = signal.signal, signal.getsignal
 _Handler = Union[Callable[[int, Any], Any], int, signal.Handlers, None]
 
 
@@ -36,34 +38,32 @@ class Stopper:
         self._pid = os.getpid()
         self._wanted: _Handler = signal.SIG_DFL
         self._armed = False
-        self._signal = signal.signal
-        self._getsignal = signal.getsignal
 
     def install(self) -> None:
         """Take SIGTERM over, and let it in."""
-        self._signal(signal.SIGTERM, self._on_term)
-        signal.signal = self._set
-        signal.getsignal = self._get
+        _set_handler(signal.SIGTERM, self._on_term)
+        signal.signal = self._set  # type: ignore[assignment]
+        signal.getsignal = self._get  # type: ignore[assignment]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def uninstall(self) -> None:
         """Undo ``install`` (for a caller that lives on)."""
-        signal.signal, signal.getsignal = self._signal, self._getsignal
-        self._signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal, signal.getsignal = _set_handler, _get_handler
+        _set_handler(signal.SIGTERM, signal.SIG_DFL)
 
     def _set(self, number: int, handler: Any) -> Any:
         if number == signal.SIGALRM and self._armed:
-            return self._getsignal(number)
+            return _get_handler(number)
         if number != signal.SIGTERM:
-            return self._signal(number, handler)
+            return _set_handler(number, handler)
         if not callable(handler) and handler not in (signal.SIG_DFL, signal.SIG_IGN):
             raise TypeError("signal handler must be signal.SIG_IGN, signal.SIG_DFL, or a callable object")
-        self._signal(number, self._on_term)  # asyncio sets flags by it; raises where only the main thread may
+        _set_handler(number, self._on_term)  # asyncio sets flags by it; raises where only the main thread may
         before, self._wanted = self._wanted, handler
         return before
 
     def _get(self, number: int) -> Any:
-        return self._wanted if number == signal.SIGTERM else self._getsignal(number)
+        return self._wanted if number == signal.SIGTERM else _get_handler(number)
 
     def _on_term(self, number: int, frame: Any) -> None:
         own = os.getpid() == self._pid  # a child that the bot forked has these handlers too
@@ -81,16 +81,14 @@ class Stopper:
         self._armed = True
         with contextlib.suppress(Exception):
             self._recorder.stop()
-        self._signal(signal.SIGALRM, signal.SIG_DFL)
+        _set_handler(signal.SIGALRM, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
         signal.setitimer(signal.ITIMER_REAL, max(0.1, self._within_s))
 
 
 def die_by(number: int) -> None:
     """End this process by a signal, as whoever waits for it expects."""
-    reset = getattr(signal.signal, "__self__", None)
-    set_handler = reset._signal if isinstance(reset, Stopper) else signal.signal
     with contextlib.suppress(OSError, ValueError):  # SIGKILL has no handler
-        set_handler(number, signal.SIG_DFL)
+        _set_handler(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)

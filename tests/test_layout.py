@@ -17,6 +17,7 @@ _CONFIG.read(ROOT / "setup.cfg")
 FOLDERS = dict(line.replace(" ", "").split("=") for line in _CONFIG["options"]["package_dir"].strip().splitlines())
 PACKAGES = _CONFIG["options"]["packages"].split()
 
+INSIDE_SUPERVISORD = ("multibot_plugin.supervisor.rpc", "multibot_plugin.supervisor.inside")
 # Modules that decide: values in, values out.
 PURE = (
     "multibot_plugin.bots.config", "multibot_plugin.bots.plan", "multibot_plugin.bots.render",
@@ -105,9 +106,11 @@ def test_modules_that_decide_do_no_input_or_output_and_read_no_clock(name: str) 
     assert not calls & IMPURE_CALLS
 
 
-def test_what_runs_inside_supervisord_imports_only_supervisor_and_the_protocol() -> None:
-    for name in imports("multibot_plugin.supervisor.rpc", top_only=False):
-        assert standard(name) or name.split(".")[0] == "supervisor" or name == "multibot_runner.protocol", name
+@pytest.mark.parametrize("module", INSIDE_SUPERVISORD)
+def test_what_runs_inside_supervisord_imports_only_supervisor_and_the_protocol(module: str) -> None:
+    for name in imports(module, top_only=False):
+        allowed = {"multibot_runner.protocol", *INSIDE_SUPERVISORD}
+        assert standard(name) or name.split(".")[0] == "supervisor" or name in allowed, name
 
 
 @pytest.mark.parametrize("name", of("multibot_hooks"))

@@ -166,30 +166,35 @@ def apply(home: Home, plan: Plan, supervisor: Supervisor, *, force: bool = False
         changed, removed = _bots(reread.changed), _bots(reread.removed)
         _replace(supervisor, changed, removed, sections, failed)
         added = [bot for bot in _bots(reread.added) if _attempt(failed, bot, supervisor.add, program(bot))]
-        stopped = [bot for bot in turned if not sections[bot].autostart]
-        for bot in stopped:  # told to end before everything else: what is left is to wait for the slow ones
-            _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
+        for bot in turned:  # told to end before everything else: what is left is to wait for the slow ones
+            if not sections[bot].autostart:
+                _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
         if not failed:
             sweep(home, read_rendered(read_text(home.rendered)).values())
-        done = [bot for bot in changed if bot not in failed]
-        return Applied(
-            started=tuple(sorted(set(added) | {b for b in turned if sections[b].autostart} - set(done))),
-            restarted=tuple(done),
-            stopped=tuple(bot for bot in stopped if bot not in failed),
-            removed=tuple(bot for bot in removed if bot not in failed),
-            foreign=_foreign(reread),
-            failed=failed,
-        )
+        return _outcome(before, sections, {*added, *turned, *changed}, removed, reread, failed)
+
+
+def _outcome(
+    before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Section], touched: Iterable[str],
+    removed: Iterable[str], reread: Reread, failed: Mapping[str, str],
+) -> Applied:  # fmt: skip
+    """Sort what was touched by what it did and does now."""
+    ran = {bot for bot, row in before.items() if row["statename"] not in STOPPED_STATES}
+    worked = sorted(bot for bot in touched if bot not in failed)
+    names = [*reread.added, *reread.changed, *reread.removed]
+    return Applied(
+        started=tuple(bot for bot in worked if sections[bot].autostart and bot not in ran),
+        restarted=tuple(bot for bot in worked if sections[bot].autostart and bot in ran),
+        stopped=tuple(bot for bot in worked if not sections[bot].autostart and bot in ran),
+        removed=tuple(bot for bot in removed if bot not in failed),
+        foreign=tuple(sorted(set(names) - {program(bot) for bot in _bots(names)})),
+        failed=failed,
+    )
 
 
 def _bots(names: Iterable[str]) -> list[str]:
     bots = (bot_of(name) for name in names)
     return sorted(bot for bot in bots if bot is not None and BOT_ID.fullmatch(bot))
-
-
-def _foreign(reread: Reread) -> tuple[str, ...]:
-    names = [*reread.added, *reread.changed, *reread.removed]
-    return tuple(sorted(set(names) - {program(bot) for bot in _bots(names)}))
 
 
 def _attempt(failed: dict[str, str], bot: str, order: Any, *arguments: Any) -> bool:

@@ -180,8 +180,8 @@ def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, 
     python = Path(settings["python"] or _our_python())
     check_executable(who, python, "interpreter")
     question = {
-        "folder": str(file.parent if file else settings["workdir"] or work),
-        "file": str(file or ""), "module": module, "function": function,
+        "folder": os.path.dirname(os.path.realpath(file)) if file else settings["workdir"] or str(work),
+        "file": str(file or ""), "module": module, "function": function, "run": config.launch == "script",
         "modules": ["telegram.ext"] if config.launch == "build" else [],
     }  # fmt: skip
     check_imports(who, python, question, bot_environment(config.env, work))
@@ -190,7 +190,10 @@ def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, 
 def bot_code(config: BotConfig) -> tuple[Path | None, str, str]:
     """Return the file, or else the module, that a build or script bot consists of, and the function in it."""
     if config.launch == "script":
-        return Path(config.target), "", ""
+        if config.target.startswith("-m "):
+            return None, config.target.split()[1], ""
+        script = Path(config.target)
+        return (script / "__main__.py" if script.is_dir() else script), "", ""
     place, _, function = config.target.rpartition(":")
     return (Path(place), "", function) if place.startswith("/") else (None, place, function)
 
@@ -239,10 +242,10 @@ def check_imports(who: Identity, python: Path, question: Mapping[str, Any], env:
 
 def _missing(module: str, python: Path, question: Mapping[str, Any]) -> str:
     if module == question["module"]:
-        return (f"No module named {module!r}: give --build /path/to/file.py:{question['function']}, "
-                "or --python /path/venv/bin/python where it is installed")  # fmt: skip
-    name = module.partition(".")[0]
-    return f"No module named {name!r} for {python}: give --python /path/venv/bin/python"
+        path = f"--build /path/file.py:{question['function']}" if question["function"] else "--script /path/file.py"
+        return f"No module named {module!r} for {python}: give {path}, or --python /path/venv/bin/python"
+    name = f"{module.partition('.')[0]!r}" + (" (python-telegram-bot)" if module == "telegram.ext" else "")
+    return f"No module named {name} for {python}: give --python /path/venv/bin/python"
 
 
 def _run_probe(who: Identity, python: Path, question: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:

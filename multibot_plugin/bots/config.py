@@ -17,6 +17,7 @@ from multibot_runner.protocol import BOT_ID, TOKEN, RunnerSettings
 
 LAUNCH_FORMS = ("build", "script", "command")
 _BUILD = re.compile(r"(?:[A-Za-z_][\w.]*|/[^\0:]+\.py):[A-Za-z_]\w*")
+_MODULE = re.compile(r"-m [A-Za-z_][\w.]*( .*)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -79,8 +80,8 @@ class BotConfig:
     def _check_target(self, where: str) -> None:
         if self.launch == "build" and not _BUILD.fullmatch(self.target):
             raise BadValue(f"{where}: build {self.target!r} is not MODULE:FUNCTION (or /path/file.py:FUNCTION)")
-        if self.launch == "script" and not self.target.startswith("/"):
-            raise BadValue(f"{where}: script {self.target!r} is not an absolute path")
+        if self.launch == "script" and not (self.target.startswith("/") or _MODULE.fullmatch(self.target)):
+            raise BadValue(f"{where}: script {self.target!r} is neither an absolute path nor '-m MODULE'")
         if self.launch == "command":
             try:
                 words = shlex.split(self.target)

@@ -2,7 +2,8 @@
 
 This text is handed to it as ``python -c``, as the user that the bot will have; nothing of the bot is imported or
 run. Argument: a JSON object: ``folder`` (put first on sys.path), ``file`` or ``module`` (of the bot), ``function``
-(that must be defined in it, may be empty), ``modules`` (needed besides). Output: a JSON object with
+(that must be defined in it, may be empty), ``run`` (whether the module is run as a program), ``modules`` (needed
+besides). Output: a JSON object with
 ``version``, and one with what is wrong: ``missing`` (a module), ``syntax``, ``unreadable`` or ``undefined`` (one line).
 
 Standard library only, and in the language of an old Python 3, so that an old interpreter can say its version.
@@ -88,20 +89,25 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     file = question["file"]
     if question["module"]:
         spec = find(question["module"])
+        if spec is not None and question["run"] and spec.submodule_search_locations is not None:
+            spec = find(question["module"] + ".__main__")
         if spec is None:
             return {"missing": question["module"]}
         file = getattr(spec, "origin", None) or ""
-    needed, tree = list(question["modules"]), None
+    needed: list[str] = list(question["modules"])
+    tree: ast.Module | None = None
     if file.endswith(".py") or question["file"]:
         try:
             with open(file, "rb") as source:
-                tree = ast.parse(source.read(), file)
+                text = source.read()
+            if not text.startswith(b"PK"):  # a zip file can be run, too
+                tree = ast.parse(text, file)
         except OSError as error:
             return {"unreadable": f"{file}: {error.strerror}"}
         except (SyntaxError, ValueError) as error:
             line, text = getattr(error, "lineno", None), getattr(error, "msg", error)
             return {"syntax": f"{file}, line {line}: {text}" if line else f"{file}: {text}"}
-        if not changes_path(tree):
+        if tree is not None and not changes_path(tree):
             needed += certain_imports(tree)
     for module in needed:
         if find(module) is None:

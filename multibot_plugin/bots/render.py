@@ -114,7 +114,7 @@ def split_sections(text: str) -> list[tuple[str, str]]:
     """Return (name, text with its header) of every section, without what stands before the first."""
     headers = list(_HEADER.finditer(text))
     ends = [header.start() for header in headers[1:]] + [len(text)]
-    return [(header["name"], text[header.start() : end].strip()) for header, end in zip(headers, ends, strict=True)]
+    return [(header["name"], text[header.start() : end].strip()) for header, end in zip(headers, ends, strict=False)]
 
 
 def _read(bot: str, body: str) -> Section | None:

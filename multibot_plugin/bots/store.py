@@ -51,6 +51,8 @@ class Entry(Protocol):
     def action(self) -> str: ...
     @property
     def detail(self) -> Mapping[str, Any]: ...
+    @property
+    def host(self) -> str: ...
 
 
 class Row(dict[str, Any]):
@@ -168,16 +170,18 @@ async def allot_uid(connection: asyncpg.Connection, uid_range: str) -> int:
     return uid
 
 
-async def append_audit(connection: asyncpg.Connection, entries: Iterable[Entry], host: str = "") -> None:
+async def append_audit(connection: asyncpg.Connection, entries: Iterable[Entry]) -> None:
     """Record acts that were journalled first, all or none; an entry whose id is there already is left out.
 
-    ``host`` is where it happened (this machine when empty).
+    Raises BadValue for an entry that the database cannot hold, or whose id is not a UUID.
     """
-    host = host or socket.gethostname()
-    rows = [
-        (UUID(e.id), datetime.fromtimestamp(e.at, UTC), e.actor, e.door, host, e.bot, e.action, dict(e.detail))
-        for e in entries
-    ]
+    try:
+        rows = [
+            (UUID(e.id), datetime.fromtimestamp(e.at, UTC), e.actor, e.door, e.host, e.bot, e.action, dict(e.detail))
+            for e in entries
+        ]
+    except (ValueError, OverflowError, OSError, AttributeError) as error:
+        raise BadValue(f"an entry of the journal is not one: {error}") from error
     with translated():
         await connection.executemany(sql("append_audit"), rows)
 

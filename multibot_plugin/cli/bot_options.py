@@ -27,7 +27,7 @@ def launch_options(command: _F) -> _F:
     """Add ``--build``, ``--script`` and ``--command``."""
     for option in (
         click.option("--command", "command_line", metavar='"PROGRAM ARGS"', help="Any program that polls by itself."),
-        click.option("--script", metavar="FILE", help="An unchanged Python script."),
+        click.option("--script", metavar="FILE", help="An unchanged Python script (or '-m PACKAGE')."),
         click.option(
             "--build", metavar="MODULE:FUNCTION", help="A function build(builder) that returns an Application."
         ),
@@ -126,12 +126,16 @@ def read_launch(build: str | None, script: str | None, command_line: str | None)
     if not chosen:
         return None
     ((launch, target),) = chosen.items()
-    return launch, {"build": _absolute_build, "script": absolute, "command": _absolute_command}[launch](target)
+    return launch, {"build": _absolute_build, "script": _absolute_script, "command": _absolute_command}[launch](target)
 
 
 def absolute(path: str) -> str:
     """Return a path as it is from everywhere; links stay (a venv's interpreter is one)."""
     return os.path.abspath(path) if path else path
+
+
+def _absolute_script(target: str) -> str:
+    return " ".join(target.split()) if target.startswith("-m ") else absolute(target)
 
 
 def _absolute_build(target: str) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOOK_EVERY_S = 0.1
 # A runner that gives up does so no earlier than 1.5 s after its start; a script's polls show once its library is in.
+_POLL_TAKEN_S = 1.0
 _COMMAND_PROVEN_S, _SCRIPT_PROVEN_S = 2.0, 4.0
 
 
@@ -46,7 +47,7 @@ def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0
     deadline = time.monotonic() + patience_s
     while True:
         row, heartbeat = supervisor.row(bot), heartbeat_of(home, bot)
-        verdict = judge(row, heartbeat, launch)
+        verdict = judge(row, heartbeat, launch, time.monotonic())
         if verdict is None and time.monotonic() > deadline:
             verdict = at_the_end(row, heartbeat)
         if verdict is not None:
@@ -55,8 +56,8 @@ def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0
         time.sleep(_LOOK_EVERY_S)
 
 
-def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str) -> Verdict | None:
-    """Return how a start came out, None while that is not known yet. Pure."""
+def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now: float) -> Verdict | None:
+    """Return how a start came out, None while that is not known yet. ``now`` is CLOCK_MONOTONIC. Pure."""
     statename = row["statename"]
     if statename == "EXITED":
         return Verdict(False, "gave up") if row["exit_code"] == EXIT_FINAL else None
@@ -68,12 +69,18 @@ def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str) -> V
         return Verdict(False, "died, and waits before its next start")
     if heartbeat.phase == LOCKED_OUT:
         return None
-    if heartbeat.poll_success_mono is not None:
+    if heartbeat.poll_success_mono is not None or _holds_a_poll(heartbeat, now):
         return Verdict(True, "polling")
     proven_s = {"command": _COMMAND_PROVEN_S, "script": _SCRIPT_PROVEN_S}.get(launch)
     if proven_s is not None and not heartbeat.polling_seen and (row["uptime_s"] or 0.0) >= proven_s:
         return Verdict(True, "running")
     return None
+
+
+def _holds_a_poll(heartbeat: Heartbeat, now: float) -> bool:
+    """Whether Telegram has taken a poll and holds it: without an update it answers only after the poll's timeout."""
+    started, failed = heartbeat.poll_start_mono, heartbeat.poll_failure_mono
+    return started is not None and failed is None and now - started >= _POLL_TAKEN_S
 
 
 def at_the_end(row: Mapping[str, Any], heartbeat: Heartbeat | None) -> Verdict:

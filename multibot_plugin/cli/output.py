@@ -23,7 +23,7 @@ import click
 from multibot_plugin.errors import Refused
 from multibot_plugin.home import Home, find_home
 from multibot_plugin.settings import Settings, load
-from multibot_runner.protocol import TOKEN
+from multibot_runner.logs import redact
 
 if TYPE_CHECKING:
     from multibot_plugin.bots.store import Actor
@@ -117,7 +117,7 @@ def clean(text: object) -> str:
 
 def one_line(text: str) -> str:
     """Return ``text`` as one harmless line in which no token can be read."""
-    return clean(" ".join(TOKEN.sub(lambda m: f"{m[0].partition(':')[0]}:...", text).split()))
+    return clean(" ".join(redact(text).split()))
 
 
 def duration(seconds: float | None) -> str:

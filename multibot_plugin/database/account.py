@@ -61,17 +61,16 @@ def make_account(say: Callable[[str], None], name: str = NAME) -> Account:
     return account
 
 
-def run_as(
-    account: Account | None, command: Sequence[str], text: str | None = None
-) -> subprocess.CompletedProcess[str]:
+def run_as(account: Account | None, command: Sequence[str], text: str = "") -> subprocess.CompletedProcess[str]:
     """Run ``command`` as ``account`` (None: as we are) with a clean environment and ``text`` as its input.
 
     The directory is /, because ours may be closed to the account. Raises OSError when it cannot be started.
     """
-    stdin = {"stdin": subprocess.DEVNULL} if text is None else {"input": text}
-    dropped = {"user": account.uid, "group": account.gid, "extra_groups": []} if account else {}
-    return subprocess.run(command, capture_output=True, text=True, cwd="/", env=CLEAN_ENVIRONMENT,
-                          umask=0o077, **stdin, **dropped)  # type: ignore[call-overload, no-any-return]  # fmt: skip
+    return subprocess.run(
+        command, input=text, capture_output=True, encoding="utf-8", errors="replace", cwd="/", env=CLEAN_ENVIRONMENT,
+        umask=0o077, user=account.uid if account else None, group=account.gid if account else None,
+        extra_groups=[] if account else None,
+    )  # fmt: skip
 
 
 def first_closed(account: Account, path: Path) -> Path | None:

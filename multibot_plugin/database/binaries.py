@@ -7,7 +7,6 @@ import importlib.util
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +61,7 @@ def find(pg_bin: str, made_by: int | None) -> Binaries:
 def version_of(bin_dir: Path) -> str:
     """Return the version of the postgres in ``bin_dir`` ("18.6"); raises BadValue when there is none that runs."""
     try:
-        done = subprocess.run([bin_dir / "postgres", "--version"], capture_output=True, text=True, timeout=30)
+        done = run_as(None, [str(bin_dir / "postgres"), "--version"])
     except OSError as error:
         raise BadValue(f"{bin_dir / 'postgres'} cannot be run: {error.strerror}") from error
     match = _VERSION.search(done.stdout)

@@ -21,8 +21,9 @@ from pathlib import Path
 from multibot_plugin.database import binaries
 from multibot_plugin.database.account import Account, first_closed, make_account, own, run_as
 from multibot_plugin.database.binaries import Binaries
+from multibot_plugin.database.postmaster import recorded_pid
 from multibot_plugin.database.server import NAME, Server, folder, passfile, read_server, write_server
-from multibot_plugin.errors import BadValue, MultibotError
+from multibot_plugin.errors import BadValue, MultibotError, Refused
 from multibot_plugin.home import Home
 from multibot_plugin.settings import Settings
 from multibot_runner.protocol import replace_file
@@ -160,21 +161,15 @@ def _write_conf(top: Path, chosen: Binaries) -> None:
 
 
 def _init(home: Home, chosen: Binaries, account: Account | None) -> None:
-    """initdb beside the place, then one rename: what is called ``data`` is always whole."""
+    """Make the database beside its place, then rename it: what is called ``data`` is always whole."""
     top, password = folder(home), secrets.token_hex(24)
-    temporary = Path(tempfile.mkdtemp(prefix="init-", dir=top))
-    data = temporary / "data"
-    pwfile = temporary / "pwfile"
+    temporary = Path(tempfile.mkdtemp(prefix="init-", dir=top))  # 0700
+    data, pwfile = temporary / "data", temporary / "pwfile"
     pwfile.write_text(password + "\n")
     data.mkdir(mode=0o700)
     for path in (pwfile, data, temporary):
         own(path, account)
-    locale = ["--locale=C.UTF-8"]
-    if chosen.major >= 17:
-        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
-    _run(account, chosen, "initdb", "-D", str(data), "--username", NAME, "--pwfile", str(pwfile), "--encoding=UTF8",
-         "--auth-local=scram-sha-256", "--auth-host=scram-sha-256", "--data-checksums", "--no-instructions",
-         *locale)  # fmt: skip
+    _initdb(chosen, account, data, pwfile)
     _single(account, chosen, top, data, f"CREATE DATABASE {NAME}")
     # The password first: without ``data`` it is made anew, with it it is right.
     _write_passfile(home, password)
@@ -183,8 +178,21 @@ def _init(home: Home, chosen: Binaries, account: Account | None) -> None:
     shutil.rmtree(temporary)
 
 
+def _initdb(chosen: Binaries, account: Account | None, data: Path, pwfile: Path) -> None:
+    # C.UTF-8 sorts by code point, so no upgrade of the C library can corrupt an index, and knows every alphabet.
+    locale = ["--locale=C.UTF-8"]
+    if chosen.major >= 17:
+        locale = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C"]
+    _run(account, chosen, "initdb", "-D", str(data), "--username", NAME, "--pwfile", str(pwfile), "--encoding=UTF8",
+         "--auth-local=scram-sha-256", "--auth-host=scram-sha-256", "--data-checksums", "--no-instructions",
+         *locale)  # fmt: skip
+
+
 def _new_password(home: Home, chosen: Binaries, account: Account | None) -> None:
+    """The old one is lost; single-user mode needs none, but no server may run."""
     password = secrets.token_hex(24)
+    if recorded_pid(home.postgres_data) is not None:
+        raise Refused(f"{passfile(home)} is missing: run '{home.command('stop')}', then this again for a new one")
     _single(account, chosen, folder(home), home.postgres_data, f"ALTER ROLE {NAME} PASSWORD '{password}'")
     _write_passfile(home, password)
 
@@ -199,7 +207,7 @@ def _single(account: Account | None, chosen: Binaries, top: Path, data: Path, st
     _run(account, chosen, *words, text=f"{statement}\n")
 
 
-def _run(account: Account | None, chosen: Binaries, name: str, *words: str, text: str | None = None) -> None:
+def _run(account: Account | None, chosen: Binaries, name: str, *words: str, text: str = "") -> None:
     done = run_as(account, [str(chosen.bin / name), *words], text)
     lines = [line for line in done.stderr.splitlines() if "ERROR:" in line or "FATAL:" in line or "error:" in line]
     if done.returncode != 0 or lines:

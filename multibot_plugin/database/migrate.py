@@ -70,39 +70,48 @@ async def migrate(connection: asyncpg.Connection, migrations: Sequence[Migration
 async def schema_version(connection: asyncpg.Connection) -> int:
     """Return the number of the last applied migration; 0 for an empty database."""
     with translated():
-        if not await connection.fetchval(sql("has_migrations")):
-            return 0
-        return len(await connection.fetch(sql("fetch_migrations")))
+        return len(await _fetch_applied(connection))
 
 
 async def check_schema(connection: asyncpg.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Change nothing; raise what ``migrate`` would, and MultibotError when it has something to do."""
     with translated():
-        known = await connection.fetchval(sql("has_migrations"))
-        done = _check(await connection.fetch(sql("fetch_migrations")) if known else [], migrations)
+        done = _count_applied(await _fetch_applied(connection), migrations)
     if done < len(migrations):
         raise MultibotError(
             f"the database is at version {done}, multibot needs {len(migrations)}: run 'multibot start'"
         )
 
 
+async def _fetch_applied(connection: asyncpg.Connection) -> list[asyncpg.Record]:
+    if not await connection.fetchval(sql("has_migrations")):
+        return []
+    rows: list[asyncpg.Record] = await connection.fetch(sql("fetch_migrations"))
+    return rows
+
+
 async def _apply_next(connection: asyncpg.Connection, migrations: Sequence[Migration]) -> Migration | None:
     async with connection.transaction():
         await connection.execute(sql("lock_migrations"))
-        await connection.execute(sql("create_migrations"))
-        done = _check(await connection.fetch(sql("fetch_migrations")), migrations)
+        rows = await _fetch_applied(connection)
+        done = _count_applied(rows, migrations)
         if done == len(migrations):
             return None
         migration = migrations[done]
         try:
+            if not rows:
+                await connection.execute(sql("create_migrations"))
             await connection.execute(migration.text)
+        except asyncpg.InsufficientPrivilegeError as error:
+            hint = "GRANT CREATE ON SCHEMA public TO the role of database_url"
+            raise MultibotError(f"the database refuses: {error.args[0]}: {hint}") from error
         except asyncpg.PostgresError as error:
             raise MultibotError(f"migration {migration.title} failed and changed nothing: {error.args[0]}") from error
         await connection.execute(sql("insert_migration"), migration.number, migration.title, migration.sha256)
         return migration
 
 
-def _check(rows: Sequence[asyncpg.Record], migrations: Sequence[Migration]) -> int:
+def _count_applied(rows: Sequence[asyncpg.Record], migrations: Sequence[Migration]) -> int:
     """Return how many of ``migrations`` were applied; raise when they are not those that were."""
     if len(rows) > len(migrations):
         raise Refused(

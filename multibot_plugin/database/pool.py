@@ -23,21 +23,14 @@ from multibot_plugin.settings import Settings
 
 _RETRY_S = 0.1
 
-# The server is not there, or not yet.
-_TRANSIENT = (
+# The server is not there, not yet or no longer.
+_AWAY = (
     OSError,
-    TimeoutError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.ConnectionDoesNotExistError,
-    asyncpg.TooManyConnectionsError,
-)
-# A connection that we had is gone.
-_LOST = (
-    *_TRANSIENT,
     asyncpg.AdminShutdownError,
+    asyncpg.CannotConnectNowError,
     asyncpg.CrashShutdownError,
     asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
+    asyncpg.TooManyConnectionsError,
 )
 
 
@@ -46,22 +39,21 @@ async def connect(home: Home, settings: Settings, timeout_s: float = 5.0) -> asy
 
     Raises DatabaseAway when the server is not there or refuses us, BadValue for a ``database_url`` that is none.
     """
-    where = place(home, settings)
     try:
         connection = await _open(home, settings, timeout_s)
-    except _TRANSIENT as error:
-        raise DatabaseAway(f"the database does not answer at {where}: {_remedy(home, settings)}") from error
+        try:
+            await _set_up(connection, place(home, settings))
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
+    except _AWAY as error:
+        raise _silence(home, settings, error) from error
     except asyncpg.PostgresError as error:
         raise _refusal(home, settings, error) from error
     except (asyncpg.InterfaceError, ValueError):
         # The cause may quote the URL, and a URL may hold a password.
         raise BadValue("database_url is not a PostgreSQL URL that can be used: see 'multibot config'") from None
-    try:
-        await _set_up(connection, where)
-    except BaseException:
-        connection.terminate()
-        raise
-    return connection
 
 
 async def wait_ready(home: Home, settings: Settings, timeout_s: float = 30.0) -> asyncpg.Connection:
@@ -75,7 +67,7 @@ async def wait_ready(home: Home, settings: Settings, timeout_s: float = 30.0) ->
         try:
             return await connect(home, settings, max(left, 0.5))
         except DatabaseAway as error:
-            if left <= 0 or not isinstance(error.__cause__, _TRANSIENT):
+            if left <= 0 or not isinstance(error.__cause__, _AWAY):
                 raise
         await asyncio.sleep(min(_RETRY_S, max(left, 0)))
 
@@ -87,15 +79,16 @@ def place(home: Home, settings: Settings) -> str:
         return str(home.postgres_run)
     parts = urllib.parse.urlsplit(url)
     query = urllib.parse.parse_qs(parts.query)
-    host = parts.netloc.rpartition("@")[2] or query.get("host", [""])[-1]
-    host = urllib.parse.unquote(host) or "the default socket"
-    if "," in host or host.rpartition(":")[2].isdigit() or not parts.netloc:
+    host = urllib.parse.unquote(parts.netloc.rpartition("@")[2]) or query.get("host", [""])[-1]
+    if not host:
+        return "its default place"
+    if host.startswith("/") or "," in host or host.rpartition(":")[2].isdigit():
         return host
     return f"{host}:{query.get('port', ['5432'])[-1]}"
 
 
 @contextmanager
-def translated(home_hint: str = "multibot start") -> Iterator[None]:
+def translated(hint: str = "multibot start") -> Iterator[None]:
     """Turn what asyncpg raises inside into our errors, without any value of a row.
 
     DatabaseAway for a lost connection, BadValue for a value that PostgreSQL cannot hold, MultibotError otherwise.
@@ -103,14 +96,17 @@ def translated(home_hint: str = "multibot start") -> Iterator[None]:
     try:
         yield
     except asyncpg.UndefinedTableError as error:
-        raise MultibotError(f"the database has no tables of multibot yet: run '{home_hint}'") from error
+        raise MultibotError(f"the database has no tables of multibot yet: run '{hint}'") from error
     except asyncpg.InsufficientPrivilegeError as error:
         raise MultibotError(f"the database refuses: {error.args[0]}") from error
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, UnicodeEncodeError) as error:
         # Not chained: the original quotes the row or the value.
         raise BadValue(f"the database cannot hold this value ({_kind(error)})") from None
-    except _LOST as error:
-        raise DatabaseAway(f"the connection to the database was lost: run '{home_hint}'") from error
+    except (*_AWAY, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        # InternalClientError: asyncpg's answer when the server hung up between two calls.
+        if isinstance(error, asyncpg.InterfaceError) and "clos" not in str(error):
+            raise  # a slip of ours
+        raise DatabaseAway(f"the connection to the database was lost: run '{hint}'") from error
     except asyncpg.PostgresError as error:
         raise MultibotError(f"the database reports: {error.args[0]}") from error
 
@@ -135,10 +131,10 @@ def _password(home: Home) -> str:
     file = passfile(home)
     try:
         return file.read_text().strip().rpartition(":")[2]
-    except FileNotFoundError as error:
-        raise DatabaseAway(f"there is no database here yet: run '{home.command('init')}'") from error
-    except PermissionError as error:
-        raise DatabaseAway(f"{file} is not yours to read: run multibot as the owner of this installation") from error
+    except FileNotFoundError:
+        raise DatabaseAway(f"there is no database here yet: run '{home.command('init')}'") from None
+    except PermissionError:
+        raise DatabaseAway(f"{file} is not yours to read: run multibot as the owner of this installation") from None
 
 
 async def _set_up(connection: asyncpg.Connection, where: str) -> None:
@@ -153,10 +149,14 @@ def _encode(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def _remedy(home: Home, settings: Settings) -> str:
-    if settings["database_url"]:
-        return "is it running, and is database_url right?"
-    return f"run '{home.command('start')}'"
+def _silence(home: Home, settings: Settings, error: Exception) -> DatabaseAway:
+    where = place(home, settings)
+    if isinstance(error, asyncpg.PostgresError):
+        return DatabaseAway(f"the database at {where} is not ready: {error.args[0]}")
+    if not settings["database_url"]:
+        return DatabaseAway(f"the database does not answer at {where}: run '{home.command('start')}'")
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    return DatabaseAway(f"the database does not answer at {where} ({reason}): is it running, is database_url right?")
 
 
 def _refusal(home: Home, settings: Settings, error: asyncpg.PostgresError) -> DatabaseAway:

@@ -55,12 +55,11 @@ def clear_the_way(data: Path) -> None:
     A number that another process has got since: the file goes (postgres would believe it). A living server whose
     supervisord is gone: stopped. Raises Refused for one that has a supervisord, or that does not stop.
     """
-    file = data / "postmaster.pid"
-    pid = _recorded_pid(file)
-    if pid is None or not Path(f"/proc/{pid}").exists():
+    pid = recorded_pid(data)
+    if pid is None:
         return
     if _working_directory(pid) != data.resolve():
-        file.unlink(missing_ok=True)
+        (data / "postmaster.pid").unlink(missing_ok=True)
         return
     if _has_supervisord(pid):
         raise Refused(f"the database in {data} is run by another supervisord (process {pid}): stop that one first")
@@ -72,11 +71,13 @@ def clear_the_way(data: Path) -> None:
         time.sleep(0.05)
 
 
-def _recorded_pid(file: Path) -> int | None:
+def recorded_pid(data: Path) -> int | None:
+    """Return the process that ``postmaster.pid`` names when there is such a process, whatever it is."""
     try:
-        return int(file.read_text().partition("\n")[0])
+        pid = int((data / "postmaster.pid").read_text().partition("\n")[0])
     except (OSError, ValueError):
         return None
+    return pid if Path(f"/proc/{pid}").exists() else None
 
 
 def _working_directory(pid: int) -> Path | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from multibot_plugin.sandbox.api import Params, call
 from multibot_plugin.sandbox.faults import Fault
@@ -184,7 +185,7 @@ async def _params(request: web.Request) -> Params:
                 params[name] = value if isinstance(value, str) else ""  # a file: no method here takes one
     except web.HTTPRequestEntityTooLarge:
         raise ApiError(failure(413, "Request Entity Too Large")) from None
-    except (ValueError, RecursionError, LookupError, AssertionError):
+    except (ValueError, RecursionError, LookupError, AssertionError, HttpProcessingError):
         raise bad_request("can't parse the request's body") from None
     for value in params.values():
         if isinstance(value, str) and any("\ud800" <= c <= "\udfff" for c in value):

@@ -47,25 +47,27 @@ class Control:
         ]
 
     def _register(self, body: Json) -> Json:
-        return describe(self._world.register(_text(body, "token"), body.get("name")))
+        return describe(self._world.register(_text(body, "token"), _optional(body, "name")))
 
     def _introduce(self, body: Json) -> Json:
-        return describe(self._world.introduce(_text(body, "token"), body.get("name")))
+        return describe(self._world.introduce(_text(body, "token"), _optional(body, "name")))
 
     def _chat(self, body: Json) -> Json:
-        chat = self._world.add_chat(_number(body, "chat"), body.get("name"))
+        chat = self._world.add_chat(_number(body, "chat"), _optional(body, "name"))
         return {"chat": chat.id, "name": chat.name}
 
     def _block(self, body: Json) -> Json:
         bot, chat = self._bot(body), _number(body, "chat", ADA.id)
         if body.get("on", True):
-            bot.refusals[chat] = body.get("description") or "Forbidden: bot was blocked by the user"
+            bot.refusals[chat] = _optional(body, "description") or "Forbidden: bot was blocked by the user"
         else:
             bot.refusals.pop(chat, None)
         return {}
 
     def _say(self, body: Json) -> Json:
-        entry = self._world.say(self._bot(body), _text(body, "text"), _number(body, "chat", ADA.id), body.get("user"))
+        entry = self._world.say(
+            self._bot(body), _text(body, "text"), _number(body, "chat", ADA.id), _optional(body, "user")
+        )
         return asdict(entry)
 
     def _tap(self, body: Json) -> Json:
@@ -132,6 +134,8 @@ def _read_fault(body: Json, bot: Bot | None, mono: float) -> Fault:
     if not 400 <= status <= 599:
         raise BadValue(f"status {status} is no failure: use 400 to 599")
     parameters = body.get("parameters") or {}
+    if not isinstance(parameters, dict):
+        raise BadValue("parameters is not an object")
     if body.get("retry_after") is not None:
         parameters = {**parameters, "retry_after": _number(body, "retry_after")}
     methods = body.get("methods") or []
@@ -143,7 +147,7 @@ def _read_fault(body: Json, bot: Bot | None, mono: float) -> Fault:
     return Fault(
         bot=bot.number if bot else None, kind=kind, methods=frozenset(m.lower() for m in methods), times=times,
         until=mono + _seconds(body, "for_s", 0.0) if body.get("for_s") is not None else None,
-        reply=usual_failure(status, body.get("description"), parameters),
+        reply=usual_failure(status, _optional(body, "description"), parameters),
     )  # fmt: skip
 
 
@@ -151,6 +155,13 @@ def _text(body: Json, name: str) -> str:
     value = body.get(name)
     if not isinstance(value, str) or not value:
         raise BadValue(f"{name} is missing")
+    return value
+
+
+def _optional(body: Json, name: str) -> str | None:
+    value = body.get(name)
+    if value is not None and (not isinstance(value, str) or not value or len(value) > 200):
+        raise BadValue(f"{name} is not a text of 1 to 200 characters")
     return value
 
 

@@ -97,12 +97,12 @@ def make_directories(home: Home) -> None:
         directory.mkdir(mode=mode, parents=True, exist_ok=True)
 
 
-def install_main(home: Home, embedded: EmbeddedProgram | None = None) -> None:
+def install_main(home: Home, embedded: EmbeddedProgram | None = None, python: str = sys.executable) -> None:
     """Write supervisord.conf (replacing it) after supervisor's own parser has accepted it; makes the directories.
 
     The include of the bots gets an empty file where there is none yet.
     """
-    text = render_main(home, embedded)
+    text = render_main(home, embedded, python)
     make_directories(home)
     if not home.rendered.exists():
         replace_file(home.rendered, b"; no bots yet\n")

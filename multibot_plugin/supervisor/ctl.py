@@ -1,4 +1,4 @@
-"""``[ctlplugin:multibot]``: the command ``bots`` of supervisorctl. Plain text; the columns are those of ``multibot list``.
+"""``[ctlplugin:multibot]``: the command ``bots`` of supervisorctl, plain text with the columns of ``multibot list``.
 
 supervisorctl reads the section from the main file only, so ``bots`` exists with ``-c .../supervisord.conf`` and not
 with ``-s URL`` alone.
@@ -33,6 +33,12 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
     """The command; supervisorctl finds it by its name ``do_bots``."""
 
     name = "multibot"
+
+    def __init__(self, controller: Any) -> None:
+        super().__init__(controller)
+        for plugin in controller.options.plugins:
+            # supervisorctl asks every plugin for help in turn; the default one would say "No help on bots" first.
+            plugin.help_bots = lambda: None
 
     def do_bots(self, arg: str) -> None:
         if not self.ctl.upcheck():

@@ -1,9 +1,9 @@
 """``[rpcinterface:multibot]``: what supervisord answers about bots, from its own memory and the monitor's one file.
 
-Runs inside supervisord's only thread: imports supervisor, the standard library and multibot_runner.protocol; blocks on
-nothing; lets no exception out (one from a method makes supervisord log the whole request, one from a subscriber of its
-events ends it). Every answer is one JSON string in ASCII, because XML-RPC has no place for None, large numbers or
-control characters.
+Runs inside supervisord's only thread: imports supervisor, the standard library and multibot_runner.protocol (as does
+inside.py); blocks on nothing; lets no exception out (one from a method makes supervisord log the whole request, one
+from a subscriber of its events ends it). Every answer is one JSON string in ASCII, because XML-RPC has no place for
+None, large numbers or control characters.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from supervisor.options import VERSION
 from supervisor.states import getProcessStateDescription, getSupervisorStateDescription
 from supervisor.xmlrpc import Faults, RPCError
 
+from multibot_plugin.supervisor.inside import install
 from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX, BadFile, lifecycle, read_file
 
 SCHEMA = 1
@@ -42,6 +43,7 @@ def make_interface(supervisord: Any, status: str) -> MultibotInterface:
     interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
     if interface is None:
         interface = MultibotInterface(supervisord, Path(status))
+        install(supervisord)
         supervisord.multibot_interface = interface
     return interface
 

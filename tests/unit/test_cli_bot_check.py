@@ -49,7 +49,7 @@ def open_path(tmp_path: Path) -> Path:
 
 
 def question(**given: object) -> dict[str, object]:
-    return {"folder": "", "file": "", "module": "", "function": "", "modules": []} | given
+    return {"folder": "", "file": "", "module": "", "function": "", "run": False, "modules": []} | given
 
 
 class Telegram(http.server.BaseHTTPRequestHandler):
@@ -293,7 +293,7 @@ def test_a_build_function_is_found_without_importing_its_module(tmp_path: Path) 
     with pytest.raises(Refused, match=r"no function 'other' in .*main.py"):
         check_launch(config("build", "shop.bots.main:other", env), DEFAULTS, ME, tmp_path / "work")
     with pytest.raises(
-        Refused, match=r"No module named 'shop.missing': give --build /path/to/file.py:build, or --python"
+        Refused, match=r"No module named 'shop.missing' for .*: give --build /path/file.py:build, or --python"
     ):
         check_launch(config("build", "shop.missing:build", env), DEFAULTS, ME, tmp_path / "work")
 
@@ -329,3 +329,17 @@ def test_an_env_file_and_a_workdir_are_looked_at(tmp_path: Path) -> None:
         check_launch(config("command", "sh"), DEFAULTS | {"env_file": str(tmp_path / "env")}, ME, tmp_path)
     with pytest.raises(BadValue, match="workdir"):
         check_launch(config("command", "sh"), DEFAULTS | {"workdir": str(tmp_path / "no")}, ME, tmp_path)
+
+
+def test_a_package_that_is_run_needs_its_main_module(tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").write_text("")
+    bot, settings = config("script", "-m shop --fast"), DEFAULTS | {"workdir": str(tmp_path)}
+    with pytest.raises(Refused, match=r"No module named 'shop' for .*: give --script /path/file.py, or --python"):
+        check_launch(bot, settings, ME, tmp_path)
+    (tmp_path / "shop" / "__main__.py").write_text("import no_such_library\n")
+    with pytest.raises(Refused, match="No module named 'no_such_library'"):
+        check_launch(bot, settings, ME, tmp_path)
+    (tmp_path / "shop" / "__main__.py").write_text("import json\n")
+    check_launch(bot, settings, ME, tmp_path)
+    check_launch(config("script", str(tmp_path / "shop")), DEFAULTS, ME, tmp_path)

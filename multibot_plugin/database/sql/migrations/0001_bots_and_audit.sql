@@ -130,12 +130,12 @@ DECLARE
 BEGIN
     IF TG_OP = 'INSERT' THEN
         bot := NEW.id;
-        action := 'bot created';
+        action := 'bot.created';
         detail := to_jsonb(NEW) - ARRAY['id', 'token', 'env', 'created_at', 'updated_at']
             || jsonb_build_object('env', ARRAY(SELECT jsonb_object_keys(NEW.env)));
     ELSIF TG_OP = 'DELETE' THEN
         bot := OLD.id;
-        action := 'bot deleted';
+        action := 'bot.deleted';
         detail := to_jsonb(OLD) - ARRAY['id', 'token', 'env', 'created_at', 'updated_at']
             || jsonb_build_object('env', ARRAY(SELECT jsonb_object_keys(OLD.env)));
     ELSE
@@ -144,8 +144,8 @@ BEGIN
         END IF;
         bot := NEW.id;
         detail := bot_configs_changes(OLD, NEW);
-        action := CASE WHEN detail - 'enabled' <> '{}' THEN 'bot changed'
-                       WHEN NEW.enabled THEN 'bot enabled' ELSE 'bot disabled' END;
+        action := CASE WHEN detail - 'enabled' <> '{}' THEN 'bot.changed'
+                       WHEN NEW.enabled THEN 'bot.enabled' ELSE 'bot.disabled' END;
         detail := detail || jsonb_build_object('config_version', NEW.config_version);
     END IF;
     IF TG_OP <> 'DELETE' AND NEW.uid IS NOT NULL THEN
@@ -154,7 +154,7 @@ BEGIN
     INSERT INTO audit_log (actor, door, host, bot_id, action, detail) VALUES (
         coalesce(nullif(current_setting('multibot.actor', true), ''), session_user),
         coalesce(nullif(current_setting('multibot.door', true), ''), 'sql'),
-        coalesce(nullif(current_setting('multibot.host', true), ''), ''),
+        coalesce(nullif(current_setting('multibot.host', true), ''), host(inet_client_addr()), ''),
         bot, action, detail
     );
     RETURN NULL;

@@ -1,0 +1,66 @@
+"""Is the bot kept alive? Deaths in a window are a warning; a bot that will not be started again is critical."""
+
+from __future__ import annotations
+
+from multibot_plugin.hookspecs import Finding, Health, Level, Observation, hookimpl
+
+_REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
+_LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
+
+
+@hookimpl
+def multibot_check(observation: Observation) -> list[Finding]:
+    if observation.state == "quarantined":
+        return [_quarantined(observation)]
+    findings = _dying(observation)
+    if "quarantined" in observation.open and not _back(observation):
+        text = "quarantined until now: it is being started again"
+        findings.append(Finding(observation.bot, "quarantined", Level.CRITICAL, text, Health.DEGRADED))
+    return findings
+
+
+def _quarantined(observation: Observation) -> Finding:
+    last = observation.runs[0].exit if observation.runs else None
+    why = last.text if last else "it cannot be started; its log says why"
+    health = Health.UNAUTHORISED if last and last.cause == _REJECTED else Health.DEGRADED
+    return Finding(observation.bot, "quarantined", Level.CRITICAL, f"quarantined: {why}", health)
+
+
+def _back(observation: Observation) -> bool:
+    """Whether a bot that was quarantined has shown that it can run: it polled, or has lived for a while."""
+    heartbeat = observation.heartbeat
+    if observation.state != "running" or heartbeat is None:
+        return False
+    return heartbeat.poll_success_mono is not None or observation.now - heartbeat.start_mono > _LIVED_S
+
+
+def _dying(observation: Observation) -> list[Finding]:
+    limit = int(observation.settings["deaths_limit"])
+    window_s = float(observation.settings["deaths_window_s"])
+    deaths, last = deaths_in_window(observation, window_s)
+    # Once told it is over only when the window holds no death at all: a bot at the limit would flap.
+    enough = deaths >= (1 if "deaths" in observation.open else limit)
+    if not limit or not enough:
+        return []
+    times = "once" if deaths == 1 else f"{deaths} times"
+    text = f"died {times} within {window_s / 60:g} min, last: {last}"
+    return [Finding(observation.bot, "deaths", Level.WARNING, text, Health.DEGRADED)]
+
+
+def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, str]:
+    """Return the deaths of the last ``window_s`` seconds since the last stop or final exit, and the newest's words.
+
+    A run that was killed left no word; it ended at the latest when the next one began.
+    """
+    runs = observation.runs
+    ended, count, words = observation.now, 0, ""
+    if runs and runs[0].pid == observation.pid:  # this one is alive
+        ended, runs = runs[0].start_mono, runs[1:]
+    for run in runs:
+        # Beyond now: the file is from before a reboot.
+        if not run.died or not observation.now - window_s <= ended <= observation.now:
+            break
+        count += 1
+        words = words or (run.exit.text if run.exit else "killed without a word")
+        ended = run.start_mono
+    return count, words

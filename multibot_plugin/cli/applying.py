@@ -1,0 +1,145 @@
+"""Files and supervisord become what the database says: what ``apply`` does, and all commands that change a bot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from multibot_plugin.cli.output import Context, count, say
+from multibot_plugin.errors import Refused, SupervisordAway
+
+if TYPE_CHECKING:
+    from multibot_plugin.bots.apply import Applied
+    from multibot_plugin.bots.plan import Plan
+    from multibot_plugin.bots.store import Row
+
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was planned and done. ``applied`` None: supervisord is away; the files are written, ``away`` says why."""
+
+    plan: Plan
+    applied: Applied | None
+    away: SupervisordAway | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not self.plan.problems and not (self.applied and self.applied.failed)
+
+    def failure(self, bot: str) -> str | None:
+        """Return why ``bot`` is not as it should be, None when it is."""
+        failed = self.applied.failed if self.applied else {}
+        return self.plan.problems.get(bot) or failed.get(bot)
+
+    def begun(self, bot: str) -> bool:
+        """Whether supervisord has just started ``bot``, anew or again."""
+        return self.applied is not None and bot in (*self.applied.started, *self.applied.restarted)
+
+
+async def fetch(context: Context) -> list[Row]:
+    """Return the row of every bot; raises DatabaseAway."""
+    from multibot_plugin.bots.store import fetch_bots
+
+    async with context.database() as connection:
+        return await fetch_bots(connection)
+
+
+def plan_now(context: Context) -> Plan:
+    """Return what differs between the database and what is rendered; nothing is written."""
+    from multibot_plugin.bots.apply import load
+
+    return load(context.home, context.settings, context.run(fetch(context)))
+
+
+def write_now(context: Context, force: bool = False) -> Result:
+    """Write the files; nothing is started or stopped."""
+    from multibot_plugin.bots.apply import write
+
+    plan = plan_now(context)
+    write(context.home, plan, force=force)
+    return Result(plan, None)
+
+
+def apply_now(context: Context, *, force: bool = False, later: bool = False) -> Result:
+    """Apply what the database says.
+
+    ``later``: where supervisord is away the files are written all the same, for its next start; without it this
+    raises SupervisordAway before anything is written. ``force``: even if that removes every bot. Somebody else who
+    changes the installation at the same moment is waited for.
+    """
+    from multibot_plugin.bots.apply import apply
+    from multibot_plugin.bots.files import read_text
+
+    for attempt in range(1, _TRIES + 1):
+        plan = plan_now(context)
+        try:
+            with context.supervisor() as supervisor:
+                return Result(plan, apply(context.home, plan, supervisor, force=force))
+        except Refused:
+            if attempt == _TRIES or read_text(context.home.rendered) == plan.base:
+                raise
+        except SupervisordAway as error:
+            if not later:
+                raise
+            return Result(write_now(context, force).plan, None, error)
+    raise AssertionError("the last try returns or raises")
+
+
+def say_result(context: Context, result: Result, besides: str = "") -> None:
+    """Say what was done, a line per bot and what is wrong; ``besides``: a bot of which the caller tells itself."""
+    for bot, text in _lines(result):
+        if bot != besides:
+            say(f"{bot}: {text}")
+    if result.applied and result.applied.foreign:
+        names = ", ".join(result.applied.foreign)
+        say(f"not ours, left alone: {names} (supervisorctl update)")
+
+
+def _lines(result: Result) -> Iterator[tuple[str, str]]:
+    plan, applied = result.plan, result.applied
+    texts = {change.bot: "; ".join(f"{d.name} {d.text}" for d in change.differences) for change in plan.changed}
+    effects = {change.bot: str(change.effect) for change in plan.changed}
+    done: dict[str, str] = {}
+    if applied is not None:
+        done |= dict.fromkeys(applied.started, "started") | dict.fromkeys(applied.restarted, "restarted")
+        done |= dict.fromkeys(applied.stopped, "stopped") | dict.fromkeys(applied.removed, "stopped and removed")
+    words = {"live": "changed without a restart", "at its next start": "changed, takes effect at its next start"}
+    for bot, effect in effects.items():
+        done.setdefault(bot, words.get(effect, "changed, takes effect when supervisord starts"))
+    for bot in plan.added:
+        done.setdefault(bot, "new, not started (not enabled)" if applied else "new, starts with supervisord")
+    for bot in plan.removed:
+        done.setdefault(bot, "removed")
+    for bot, text in (applied.failed if applied else {}).items():
+        done[bot] = f"failed: {text}"
+    for bot, problem in plan.problems.items():
+        done[bot] = f"left as it is: {problem}"
+    for bot in sorted(done):
+        yield bot, f"{done[bot]} ({texts[bot]})" if texts.get(bot) else done[bot]
+
+
+def summary(result: Result) -> str:
+    """Return one line: how many bots were started, restarted and so on. Pure."""
+    plan, applied = result.plan, result.applied
+    live = sum(change.effect == "live" for change in plan.changed)
+    parts = [(live, "changed without a restart")]
+    if applied is not None:
+        parts = [(len(applied.started), "started"), (len(applied.restarted), "restarted"), *parts,
+                 (len(applied.stopped), "stopped"), (len(applied.removed), "removed"),
+                 (len(applied.failed), "failed")]  # fmt: skip
+    parts.append((len(plan.problems), "left as it is because of a problem"))
+    told = ", ".join(f"{number} {text}" for number, text in parts if number)
+    bots = count(len(plan.deployments) + len(plan.problems), "bot")
+    return f"{bots}: {told}" if told else f"{bots}: nothing to do"
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """Return plan and result as plain values, masked."""
+    applied = result.applied
+    done: dict[str, Any] = {"applied": applied is not None}
+    for name in ("started", "restarted", "stopped", "removed", "foreign"):
+        done[name] = list(getattr(applied, name)) if applied else []
+    return {"plan": result.plan.as_json(), **done, "failed": dict(applied.failed) if applied else {}}

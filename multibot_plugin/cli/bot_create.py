@@ -1,0 +1,152 @@
+"""``multibot bot create``: asked and checked first, written in one transaction, applied, watched until it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from multibot_plugin.bots.config import BotConfig
+from multibot_plugin.cli import bot_options as given
+from multibot_plugin.cli.applying import Result, apply_now, say_result
+from multibot_plugin.cli.bot_watch import watch
+from multibot_plugin.cli.output import Context, pass_context, say, show_json
+from multibot_plugin.errors import BadValue, MultibotError, Refused
+
+if TYPE_CHECKING:
+    from multibot_plugin.bots.check import TelegramBot
+    from multibot_plugin.bots.identity import Identity
+
+
+@click.command()
+@click.argument("bot", metavar="ID")
+@given.launch_options
+@given.token_options
+@given.setting_options
+@click.option("--no-check", is_flag=True, help="Ask neither Telegram nor the files, user and interpreter.")
+@click.option("--no-start", is_flag=True, help="Store it without starting it.")
+@click.option("--json", "json_wanted", is_flag=True, help="The result as JSON.")
+@pass_context
+def create(context: Context, /, bot: str, build: str | None, script: str | None, command_line: str | None,
+           env: tuple[str, ...], no_check: bool, no_start: bool, json_wanted: bool, **options: Any) -> int:  # fmt: skip
+    """Store a new bot and start it.
+
+    ID is 1 to 39 of a-z, 0-9 and '-'. One of --build, --script and --command says what runs, one of the --token
+    options gives its token (a terminal is asked). Everything is checked before anything is written.
+    """
+    launch = given.read_launch(build, script, command_line)
+    if launch is None:
+        raise click.UsageError("what runs? One of --build MODULE:FUNCTION, --script FILE, --command 'PROGRAM ARGS'")
+    draft = _draft(bot, launch, given.read_env(env), given.read_settings(options), not no_start, options)
+    config, telegram = context.run(_store(context, draft, not no_check))
+    result = apply_now(context, later=True)
+    say_result(context, result, besides=bot)
+    return _tell(context, config, telegram, result, json_wanted)
+
+
+def _draft(bot: str, launch: tuple[str, str], env: dict[str, str], settings: dict[str, Any], enabled: bool,
+           options: Mapping[str, Any]) -> BotConfig:  # fmt: skip
+    from multibot_plugin.bots.check import check_id, check_token_form
+
+    check_id(bot)
+    token = given.read_token(options, required=True) or ""
+    check_token_form(bot, token)
+    draft = BotConfig(bot, enabled, *launch, token, env, settings)
+    draft.check()
+    return draft
+
+
+async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotConfig, TelegramBot | None]:
+    """Check the draft and insert it, with a user id of its own where it needs one; all or nothing."""
+    from multibot_plugin.bots import check as checks
+    from multibot_plugin.bots.store import allot_uid, fetch_bots, insert_bot
+    from multibot_plugin.database.pool import translated
+
+    values = context.settings.for_bot(draft.settings)
+    async with context.database() as connection:
+        rows = await fetch_bots(connection)
+        if any(row["id"] == draft.id for row in rows):
+            remedy = context.home.command(f"bot set {draft.id} ...")
+            raise Refused(f"bot {draft.id!r} exists already: change it with '{remedy}', or choose another id")
+        checks.check_token_free(draft.id, draft.token, rows)
+        telegram = checks.check_token(draft.token, values["bot_api_url"]) if check else None
+        with translated():
+            async with connection.transaction():
+                config = draft
+                if os.geteuid() == 0 and not values["user"]:
+                    uid = await allot_uid(connection, context.settings["bot_uid_range"])
+                    config = replace(draft, uid=uid)
+                check_place(context, config, values, check)
+                row = await insert_bot(connection, context.actor, config)
+                check_renders(context, [*rows, row], draft.id)
+    return config, telegram
+
+
+def check_place(context: Context, config: BotConfig, values: Mapping[str, Any], check: bool) -> None:
+    """Raise unless the bot can run as its user from its files (``check`` False: only the user must exist)."""
+    from multibot_plugin.bots.check import check_launch
+    from multibot_plugin.bots.identity import identify
+
+    who = identify(values["user"], config.uid)
+    work = context.home.bot(config.id).work
+    if check:
+        check_launch(config, values, who, work)
+    _mention_leftovers(work, who)
+
+
+def _mention_leftovers(work: Path, who: Identity) -> None:
+    """Say a word when the working directory of an earlier bot of this id is still there, with another owner's files."""
+    try:
+        owner = work.stat().st_uid
+    except OSError:
+        return
+    if owner != who.uid:
+        say(f"note: {work} is left from an earlier bot and its files belong to uid {owner}: remove it,"
+            f" or chown -R {who.uid}:{who.gid} {work}")  # fmt: skip
+
+
+def check_renders(context: Context, rows: list[Any], bot: str) -> None:
+    """Raise BadValue when the new row of ``bot`` could not be rendered; the transaction then leaves nothing."""
+    from multibot_plugin.bots.apply import load
+
+    problem = load(context.home, context.settings, rows).problems.get(bot)
+    if problem:
+        raise BadValue(problem)
+
+
+def _tell(context: Context, config: BotConfig, telegram: TelegramBot | None, result: Result,
+          json_wanted: bool) -> int:  # fmt: skip
+    """Wait until the bot has started and say how it is and what to type next; return the exit code."""
+    ok, state = outcome(context, config.id, result)
+    if json_wanted:
+        show_json({"bot": {"id": config.id, "launch": config.launch, "target": config.target, "uid": config.uid,
+                           "enabled": config.enabled, "username": telegram.username if telegram else None,
+                           "result": state, "ok": ok}})  # fmt: skip
+    name = f" (@{telegram.username})" if telegram and telegram.username else ""
+    runs_as = f", uid {config.uid}" if config.uid is not None else ""
+    if not ok:
+        raise MultibotError(f"{config.id} is stored, but {state}: see '{context.home.command(f'logs {config.id}')}'")
+    say(f"{config.id}{name} created: {config.launch}{runs_as}, {state}; see '{_show(context, config.id)}'")
+    return 0 if result.ok else 1
+
+
+def _show(context: Context, bot: str) -> str:
+    return context.home.command(f"bot show {bot}")
+
+
+def outcome(context: Context, bot: str, result: Result) -> tuple[bool, str]:
+    """Return whether the bot is as it was wished, and a few words for it; waits for one that is just starting."""
+    failure = result.failure(bot)
+    if failure:
+        return False, failure
+    if result.away is not None:
+        return True, f"starts with supervisord ('{context.home.command('start')}')"
+    if not result.begun(bot):
+        return True, f"not started ('{context.home.command(f'bot start {bot}')}')"
+    with context.supervisor() as supervisor:
+        verdict = watch(context.home, supervisor, bot)
+    return verdict.ok, verdict.text

@@ -1,0 +1,163 @@
+"""All that is known about one bot, gathered for ``bot show``, also while the database or supervisord is away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from multibot_plugin.cli.bot_watch import runs_of
+from multibot_plugin.cli.fleet import Row, look
+from multibot_plugin.cli.output import Context, clean
+from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot
+from multibot_plugin.home import Home
+from multibot_plugin.settings import BOT_SETTINGS, BY_NAME
+from multibot_runner.logs import redact
+from multibot_runner.protocol import BadFile, Run, read_file
+
+if TYPE_CHECKING:
+    from multibot_plugin.bots.config import BotConfig, Deployment
+
+LOG_LINES = 10
+_LOG_TAIL = 64 * 1024
+_STATUS_CAP = 16 * 1024 * 1024
+_AUDIT_ROWS = 30
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One bot. ``row`` as in getBots; ``config`` None: its row cannot be used (``problem``) or the database is away.
+
+    ``runs_as`` and ``values``: launch, target, python, user, uid and the effective settings, from the configuration
+    or else from what is rendered. ``env``: names only. ``changes`` (audit log, newest first) and ``incidents`` are
+    plain values. ``notes``: what could not be found out.
+    """
+
+    bot: str
+    row: Row
+    at: float
+    running: bool
+    config: BotConfig | None = None
+    problem: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Any] = field(default_factory=dict)
+    env: Sequence[str] = ()
+    changes: Sequence[Mapping[str, Any]] = ()
+    incidents: Sequence[Mapping[str, Any]] = ()
+    channels: Sequence[str] = ()
+    runs: Sequence[Run] = ()
+    log: Path = Path()
+    log_lines: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def gather(context: Context, bot: str) -> Picture:
+    """Return what is known of ``bot``; raises NoSuchBot when neither database, supervisord nor files know it."""
+    fleet = look(context)
+    rows = {str(row["id"]): row for row in fleet.rows}
+    notes = [str(fleet.away)] if fleet.away else []
+    stored, changes, ids, away = _from_database(context, bot)
+    notes += [f"{away}; shown is what is rendered"] if away else []
+    if bot not in rows and stored is None:
+        raise NoSuchBot(bot, {*rows, *ids})
+    if bot not in rows:
+        notes.append(f"not applied yet: '{context.home.command('apply')}'")
+    config, problem = _read(stored) if stored else (None, "")
+    launch, own, env = _known(context, bot, config)
+    status = _status(context.home)
+    return Picture(
+        bot=bot, row=rows.get(bot) or dict.fromkeys(_KEYS) | {"id": bot, "state": "stopped", "health": "unknown"},
+        at=fleet.at, running=fleet.away is None, config=config, problem=problem,
+        values=context.settings.for_bot(own) | launch, own=own, env=env, changes=changes,
+        incidents=[i for i in status.get("incidents", ()) if i.get("bot") == bot],
+        channels=status.get("channels", ()), runs=runs_of(context.home, bot),
+        log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES), notes=notes,
+    )  # fmt: skip
+
+
+_KEYS = ("id", "state", "health", "cause", "pid", "uptime_s", "restarts_24h", "memory_bytes", "cpu_percent",
+         "connections", "last_poll_age_s", "last_update_age_s", "launch", "enabled", "statename", "start_at",
+         "stop_at", "exit_code", "spawn_error")  # fmt: skip
+
+
+def _from_database(context: Context, bot: str) -> tuple[Any, list[Any], list[str], str]:
+    """Return the row (None: no such bot), its audit rows, all ids, and why the database could not be asked."""
+
+    async def ask() -> tuple[Any, list[Any], list[str], str]:
+        from multibot_plugin.bots.store import fetch_bots, read_audit
+
+        async with context.database() as connection:
+            rows = {row["id"]: row for row in await fetch_bots(connection)}
+            audit = await read_audit(connection, bot, _AUDIT_ROWS) if bot in rows else []
+            return rows.get(bot), list(audit), list(rows), ""
+
+    try:
+        return context.run(ask())
+    except MultibotError as error:
+        return None, [], [], str(error)
+
+
+def _read(row: Mapping[str, Any]) -> tuple[BotConfig | None, str]:
+    from multibot_plugin.bots.config import BotConfig
+
+    try:
+        return BotConfig.from_row(row), ""
+    except BadValue as error:
+        return None, str(error)
+
+
+def _known(context: Context, bot: str, config: BotConfig | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+    """Return launch form, target and uid, the bot's own settings and the names of its variables."""
+    if config is not None:
+        launch = {"launch": config.launch, "target": config.target, "uid": config.uid}
+        return launch, dict(config.settings), sorted(config.env)
+    deployment = _deployment(context.home, bot)
+    if deployment is None:
+        return {"launch": "", "target": "", "uid": None}, {}, []
+    rendered = {**vars(deployment.settings), **deployment.live}
+    fleet = context.settings.for_bot({})
+    own = {s.name: rendered[s.name] for s in BOT_SETTINGS if s.name in rendered and rendered[s.name] != fleet[s.name]}
+    return {name: rendered[name] for name in ("launch", "target", "uid")}, own, sorted(deployment.settings.env)
+
+
+def _deployment(home: Home, bot: str) -> Deployment | None:
+    from multibot_plugin.bots.files import read_deployment, read_text
+    from multibot_plugin.bots.render import read_rendered
+
+    section = read_rendered(read_text(home.rendered)).get(bot)
+    return read_deployment(home, section) if section else None
+
+
+def _status(home: Home) -> Mapping[str, Any]:
+    import json
+
+    try:
+        status = json.loads(read_file(home.status, _STATUS_CAP))
+    except (BadFile, ValueError):
+        return {}
+    return status if isinstance(status, dict) else {}
+
+
+def tail(path: Path, lines: int) -> list[str]:
+    """Return the last lines of a log, redacted and harmless for a terminal; none when it cannot be read."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return []
+    with os.fdopen(descriptor, "rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - _LOG_TAIL))
+        found = file.read().decode("utf-8", "replace").splitlines()
+    if size > _LOG_TAIL:  # the first may be the rest of a line, with the rest of a token in it
+        found = found[1:]
+    return [clean(redact(line)) for line in found[-lines:]]
+
+
+def show_value(name: str, value: Any) -> str:
+    """Return a setting's value for people."""
+    try:
+        return BY_NAME[name].kind.show(value) or "none"
+    except (KeyError, TypeError, ValueError):
+        return str(value)

@@ -1,0 +1,250 @@
+"""``multibot status``: what is wrong, if anything, and what to type next."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+
+from multibot_plugin.cli import fleet
+from multibot_plugin.cli.fleet import Fleet, Row
+from multibot_plugin.cli.output import (
+    Context,
+    clean,
+    count,
+    mark,
+    output_option,
+    pass_context,
+    say,
+    show,
+    show_json,
+    show_rows,
+    spoken,
+)
+from multibot_plugin.errors import MultibotError, NoSuchBot
+from multibot_plugin.home import Home
+from multibot_plugin.settings import Settings
+from multibot_runner.protocol import BadFile, read_file
+
+UNWELL = 3
+_DATABASE_WAIT_S = 3.0
+_STATUS_CAP = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Database:
+    """What the database says, if it answers: else ``problem`` says why not.
+
+    ``pending``: bots whose configuration there is not applied yet; ``stoppers``: who stopped a bot, and how.
+    """
+
+    kind: str
+    version: str = ""
+    problem: str = ""
+    pending: tuple[str, ...] = ()
+    stoppers: Mapping[str, str] = field(default_factory=dict)
+
+
+@click.command()
+@click.argument("bots", nargs=-1, metavar="[BOT]...")
+@output_option(forms=("table", "json", "name"))
+@pass_context
+def status(context: Context, bots: tuple[str, ...], form: str) -> int:
+    """Show what is wrong or stopped, why, and what to type; with BOT (an id or a pattern) these bots in any case.
+
+    Exit code 0: everything runs and is well; 3: something is wrong or stopped. It works without the database, the
+    monitor or supervisord, and says that they are away. '-o name' prints the ids of the bots in question.
+    """
+    seen = fleet.look(context)
+    database = context.run(ask_database(context, seen.rows))
+    try:
+        chosen = fleet.select(seen.rows, bots)
+    except NoSuchBot:
+        if not set(bots) <= {*database.pending, *(row["id"] for row in seen.rows)}:
+            raise
+        chosen = [row for row in seen.rows if row["id"] in bots]
+    alerts = read_alerts(context.home)
+    named = chosen if bots else [row for row in chosen if not fleet.is_well(row)]
+    pending = tuple(bot for bot in database.pending if not bots or bot in bots)
+    well = all(map(fleet.is_well, chosen)) and not seen.away
+    well = well and (bool(bots) or bool(seen.monitor.get("ok") and not database.problem and not pending))
+    if form == "json":
+        show_json(_as_json(context, seen, database, alerts, chosen, well))
+    elif form == "name":
+        show_rows("name", "bots", named, [])
+    else:
+        for line in header(context.home, context.settings, seen, database, alerts):
+            show(line)
+        for line in lines(context.home, named, pending, database, seen.at):
+            show(line)
+    if seen.away and form != "table":
+        say(f"multibot: {seen.away}")
+    return 0 if well else UNWELL
+
+
+async def ask_database(context: Context, rows: Sequence[Row]) -> Database:
+    """Return what the database adds to the picture, or why it is away; never raises for that."""
+    from multibot_plugin.bots.apply import load
+    from multibot_plugin.bots.store import fetch_bots, read_audit
+
+    kind = "database_url" if context.settings["database_url"] else "embedded"
+    try:
+        async with asyncio.timeout(_DATABASE_WAIT_S * 2), context.database(_DATABASE_WAIT_S) as connection:
+            version = connection.get_server_version()
+            plan = load(context.home, context.settings, await fetch_bots(connection))
+            stopped = [row["id"] for row in rows if row["state"] == "stopped" and row["statename"]]
+            stoppers = {}
+            for bot in stopped[:20]:
+                stoppers[bot] = _stopper(await read_audit(connection, bot, 20))
+    except (MultibotError, TimeoutError) as error:
+        return Database(kind, problem=str(error) or "it does not answer")
+    changed = {change.bot for change in plan.changed}
+    pending = tuple(sorted(changed | set(plan.added) | set(plan.removed) | set(plan.problems)))
+    return Database(kind, f"{version.major}.{version.minor}", "", pending, stoppers)
+
+
+def _stopper(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Return `` by ada (supervisorctl)`` from the newest audit row in which somebody stopped the bot, or nothing."""
+    for entry in entries:
+        if "stop" in str(entry["action"]) or (entry["detail"] or {}).get("enabled") in (False, [True, False]):
+            return f" by {entry['actor']} ({entry['door']})"
+    return ""
+
+
+def read_alerts(home: Home) -> Mapping[str, Any]:
+    """Return the monitor's last picture (``channels``, ``incidents``, ``plugins``), empty without one."""
+    with suppress(BadFile, ValueError):
+        picture = json.loads(read_file(home.status, _STATUS_CAP))
+        if isinstance(picture, dict):
+            return picture
+    return {}
+
+
+def header(home: Home, settings: Settings, seen: Fleet, database: Database, alerts: Mapping[str, Any]) -> list[str]:
+    """Return the two lines (and one for each part that is away) about the installation itself."""
+    kind = "root" if os.geteuid() == 0 else "user"
+    parts = [f"multibot on {socket.gethostname()} ({kind} install)"]
+    if seen.away:
+        parts.append("supervisord is not running")
+    else:
+        parts.append(f"supervisord {seen.supervisord['version']} pid {seen.supervisord['pid']}{_up(seen)}")
+    if not database.problem:
+        parts.append(f"database ok ({database.kind}, PostgreSQL {database.version})")
+    second = [_counts(seen.rows), count(len(alerts.get("incidents", ())), "alert")]
+    if not seen.away:
+        second.append(_monitor(seen.monitor))
+    second.append(where_alerts_go(settings, alerts))
+    found = [" · ".join(parts), " · ".join(second)]
+    if seen.away:
+        found.append(f"{mark('✖')} {seen.away}")
+    elif not seen.monitor.get("ok"):
+        found.append(f"{mark('✖')} the monitor does not report: {home.command('doctor')}")
+    if database.problem:
+        found.append(f"{mark('✖')} {clean(database.problem)}; bots go on without it")
+    return found
+
+
+def _up(seen: Fleet) -> str:
+    import psutil
+
+    with suppress(psutil.Error):
+        return f", up {spoken(time.time() - psutil.Process(seen.supervisord['pid']).create_time())}"
+    return ""
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    if not rows:
+        return "no bots yet"
+    conditions = Counter(map(fleet.condition, rows))
+    order = sorted(conditions, key=lambda word: (word != "healthy", -conditions[word], word))
+    return f"{count(len(rows), 'bot')}: {', '.join(f'{conditions[word]} {word}' for word in order)}"
+
+
+def _monitor(monitor: Mapping[str, Any]) -> str:
+    age_s = monitor.get("tick_age_s")
+    if monitor.get("ok"):
+        return f"monitor ok, last tick {spoken(age_s or 0)} ago"
+    return f"monitor silent for {spoken(age_s)}" if age_s is not None else "monitor has not reported"
+
+
+def where_alerts_go(settings: Settings, alerts: Mapping[str, Any]) -> str:
+    """Return ``alerts go to Telegram`` or that they go to the log only."""
+    names = [name.capitalize() for name in alerts.get("channels", ()) if name != "log"]
+    if not names and settings["alerts.telegram.token_file"] and settings["alerts.telegram.chat_id"]:
+        names = ["Telegram"]
+    return f"alerts go to {', '.join(names)}" if names else "alerts go to the log only"
+
+
+def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Database, now: float) -> list[str]:
+    """Return a line for each bot in question, below it what to type."""
+    names = [*(str(row["id"]) for row in rows), *pending]
+    width = max(map(len, names), default=0) + 2
+    found = [""] if names else []
+    for row in rows:
+        found.append(f"{mark(fleet.symbol(row))} {row['id']:<{width}} {_sentence(row, database, now)}")
+        if remedy := _remedy(row):
+            found.append(f"  {'':<{width}} → {home.command(remedy)}")
+    for bot in pending:
+        found.append(f"{mark('▲')} {bot:<{width}} differs from the database")
+    if pending:
+        found.append(f"  {'':<{width}} → {home.command('render-config --diff')}, {home.command('apply')}")
+    return found
+
+
+def _sentence(row: Row, database: Database, now: float) -> str:
+    state, health = row["state"], row["health"]
+    word = health if state == "running" else state
+    at = row["stop_at"] if state in ("stopped", "quarantined", "backing-off") else row["start_at"]
+    since = f" since {moment(at, now)}" if at else ""
+    if state == "running" and health != "unknown":
+        since = f", up {spoken(row['uptime_s'])}" if row["uptime_s"] is not None else ""
+    elif at and state != "stopped":
+        since += f" ({spoken(now - at)})"
+    if state == "stopped" and not at and row["statename"]:
+        since = " (not started since supervisord began)"
+    who = database.stoppers.get(row["id"], "") if state == "stopped" else ""
+    cause = row["cause"] or row["spawn_error"] or ""
+    return clean(f"{word}{since}{who}{f': {cause}' if cause else ''}")
+
+
+def _remedy(row: Row) -> str:
+    bot, state, health, cause = row["id"], row["state"], row["health"], row["cause"] or ""
+    if state == "quarantined" or health == "unauthorised":
+        return f"bot set {bot} --token-stdin" if "token" in cause else f"bot show {bot}"
+    if state == "backing-off":
+        return f"logs {bot}"
+    return f"bot show {bot}" if state == "running" and fleet.symbol(row) in "▲✖" else ""
+
+
+def moment(at: float, now: float) -> str:
+    """Return a time for people: ``14:03`` today, ``yesterday``, else ``Nov 21``."""
+    then, today = datetime.fromtimestamp(at), datetime.fromtimestamp(now).date()
+    if then.date() == today:
+        return f"{then:%H:%M}"
+    return "yesterday" if then.date() == today - timedelta(days=1) else f"{then:%b} {then.day}"
+
+
+def _as_json(context: Context, seen: Fleet, database: Database, alerts: Mapping[str, Any], rows: Sequence[Row],
+             well: bool) -> dict[str, Any]:  # fmt: skip
+    return {
+        "ok": well,
+        "host": socket.gethostname(),
+        "install": "root" if os.geteuid() == 0 else "user",
+        "supervisord": {"ok": not seen.away, **seen.supervisord, "problem": str(seen.away or "")},
+        "monitor": {"ok": bool(seen.monitor.get("ok")), "tick_age_s": seen.monitor.get("tick_age_s")},
+        "database": {"ok": not database.problem, "kind": database.kind, "version": database.version,
+                     "problem": database.problem},
+        "alerts": {"channels": alerts.get("channels", []), "incidents": alerts.get("incidents", [])},
+        "pending": list(database.pending),
+        "bots": [dict(row) for row in rows],
+    }  # fmt: skip

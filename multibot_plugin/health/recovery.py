@@ -1,0 +1,58 @@
+"""What the monitor does about a bot's open incidents: one decision per bot and tick. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multibot_plugin.health.incidents import Track
+from multibot_plugin.health.states import Observation
+
+HOUR_S = 3600.0
+# A process cannot be judged before it had time to come up, whatever the bot's own start_grace_s says.
+_LEAST_GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done about one bot. ``restart`` or not; ``track`` the incident that is the cause.
+
+    ``said`` is the sentence for people; an incident's message is sent again when it changes.
+    """
+
+    bot: str
+    restart: bool
+    track: Track | None = None
+    said: str = ""
+
+
+def decide(observation: Observation, incidents: Sequence[Track], restarts: Sequence[float], busy: bool) -> Decision:
+    """Return what to do about a bot.
+
+    ``incidents``: its open ones, worst first. ``restarts``: monotonic times of the monitor's restarts of it.
+    ``busy``: one is under way. A bot that is stopped, not wanted, or waiting to start again is left alone.
+    """
+    nothing = Decision(observation.bot, False)
+    now = observation.now
+    if busy or not observation.enabled or observation.state != "running" or observation.pid is None:
+        return nothing
+    track = next((t for t in incidents if t.finding.restart and t.ripe(now)), None)
+    if track is None or _too_young(observation, restarts):
+        return nothing
+    budget = int(observation.settings["restart_budget"])
+    used = sum(1 for at in restarts if now - at < HOUR_S)
+    if used < budget:
+        return Decision(observation.bot, True, track, f"Restarting it ({used + 1} of {budget} this hour).")
+    if budget == 0:
+        return Decision(observation.bot, False, track, "Not restarting it: its restart budget is 0.")
+    times = "1 restart" if budget == 1 else f"{budget} restarts"
+    return Decision(observation.bot, False, track, f"Not restarting it: the budget of {times} per hour is used up.")
+
+
+def _too_young(observation: Observation, restarts: Sequence[float]) -> bool:
+    grace_s = max(float(observation.settings["start_grace_s"]), _LEAST_GRACE_S)
+    last = max(restarts, default=None)
+    if last is not None and observation.now - last < grace_s:
+        return True
+    heartbeat = observation.heartbeat
+    return heartbeat is not None and observation.now - heartbeat.start_mono < _LEAST_GRACE_S

@@ -1,0 +1,174 @@
+"""The form ``command``: any program as this process's child, its output redacted on the way to the log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from typing import Any, Dict, Optional
+
+from multibot_runner import family, logs, outcome
+from multibot_runner.launch import Launch
+from multibot_runner.outcome import Misconfigured
+from multibot_runner.protocol import Exit
+from multibot_runner.record import Recorder
+
+GRACE_S = 2.0  # what the program's own children get after it has ended
+_CHUNK = 65536
+
+
+def run(launch: Launch, recorder: Recorder) -> Exit:
+    """Run the program until it and everything it started have ended; raises Misconfigured."""
+    family.adopt_orphans()
+    wake, waker = os.pipe()
+    for descriptor in (wake, waker):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(waker)
+    child = _Child(launch, wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake the loop
+    signal.signal(signal.SIGTERM, child.on_term)
+    child.start()
+    status = child.watch()
+    signal.set_wakeup_fd(-1)
+    return child.exit(status, recorder.stopping)
+
+
+class _Child:
+    def __init__(self, launch: Launch, wake: int) -> None:
+        self._settings = launch.settings
+        self._redactor = logs.Redactor([launch.token])
+        self._environment: Dict[str, str] = {**os.environ, launch.settings.token_var: launch.token}
+        self._wake = wake
+        self._pid = 0
+        self._output = -1
+        self._deadline: Optional[float] = None  # of a stop
+        self._forced = False
+        self._status: Optional[int] = None
+
+    def start(self) -> None:
+        words = shlex.split(self._settings.target)
+        runner = os.getpid()
+
+        def prepare() -> None:
+            os.setpgid(0, 0)
+            # SIGKILL: a program that outlived its runner would be a second poller, and it may ignore SIGTERM.
+            family.die_with_parent(signal.SIGKILL)
+            if os.getppid() != runner:
+                os._exit(1)
+
+        try:
+            process = subprocess.Popen(
+                words,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                preexec_fn=prepare,  # this process has one thread
+            )
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise Misconfigured(f"command {words[0]}: {reason}") from None
+        assert process.stdout is not None
+        self._pid, self._process = process.pid, process
+        self._output = process.stdout.fileno()
+        os.set_blocking(self._output, False)
+        if self._deadline is not None:  # asked to stop while it was starting
+            self._signal_group(signal.SIGTERM)
+
+    def on_term(self, number: int, frame: Any) -> None:
+        if self._deadline is None:
+            self._deadline = time.monotonic() + self._settings.stop_wait_s
+            if self._pid:
+                self._signal_group(signal.SIGTERM)
+
+    def watch(self) -> int:
+        """Pass output on until the program and its descendants are gone; return the program's wait status."""
+        while self._status is None:
+            self._turn(self._deadline)
+            if self._deadline is not None and time.monotonic() >= self._deadline and self._status is None:
+                logs.say(f"still running {self._settings.stop_wait_s:g} s after SIGTERM: killing it")
+                self._kill()
+        self._end_descendants()
+        self._drain()
+        self._write(self._redactor.release())
+        code = self._process.returncode = os.waitstatus_to_exitcode(self._status)  # it is reaped already
+        return code
+
+    def exit(self, code: int, stopping: bool) -> Exit:
+        if stopping:
+            text = f"stopped: killed {self._settings.stop_wait_s:g} s after SIGTERM" if self._forced else ""
+            return outcome.stopped(code if code >= 0 else None, -code if code < 0 else None, text)
+        return outcome.killed(-code) if code < 0 else outcome.ended(code)
+
+    def _turn(self, deadline: Optional[float]) -> None:
+        """Wait for output, a signal or the deadline, and deal with what there is."""
+        pause = None if deadline is None else max(0.0, deadline - time.monotonic())
+        watched = [self._wake] if self._output < 0 else [self._wake, self._output]
+        ready, _, _ = select.select(watched, [], [], pause)
+        if self._wake in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake, _CHUNK)
+        if self._output in ready:
+            self._read()
+        self._reap()
+
+    def _read(self) -> bool:
+        """Pass one piece of output on; return False when there is no more now."""
+        try:
+            data = os.read(self._output, _CHUNK)
+        except BlockingIOError:
+            return False
+        if data:
+            self._write(self._redactor.feed(data))
+            return True
+        self._output = -1
+        return False
+
+    def _drain(self) -> None:
+        while self._output >= 0 and self._read():
+            pass
+
+    def _write(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):  # supervisord is gone: its death ends us by a signal
+            sys.stdout.flush()
+            logs.write_all(1, data)
+
+    def _reap(self) -> None:
+        """Take note of everything that ended, adopted orphans too."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid == self._pid:
+                self._status = status
+
+    def _signal_group(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, number)
+
+    def _kill(self) -> None:
+        self._forced = True
+        self._signal_group(signal.SIGKILL)
+        family.signal_all(family.descendants(os.getpid()), signal.SIGKILL)
+        self._deadline = time.monotonic() + 0.2  # once more: one may have been forked meanwhile
+
+    def _end_descendants(self) -> None:
+        """End what the program left behind: SIGTERM, and SIGKILL after a short grace or at the stop's deadline."""
+        self._reap()
+        left = family.descendants(os.getpid())
+        family.signal_all(left, signal.SIGTERM)
+        grace = time.monotonic() + GRACE_S
+        until = grace if self._deadline is None else min(grace, self._deadline)
+        while left:
+            if time.monotonic() >= until:
+                family.signal_all(left, signal.SIGKILL)
+                until = time.monotonic() + 0.2
+            self._turn(min(until, time.monotonic() + 0.2))
+            left = family.descendants(os.getpid())

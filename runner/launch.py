@@ -1,0 +1,90 @@
+"""What a launch form is given, where it comes from, and how it is handed over to a bot's own interpreter."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Tuple
+
+from multibot_runner.outcome import Misconfigured
+from multibot_runner.process import Account
+from multibot_runner.protocol import TOKEN, BadFile, BotPaths, RunnerSettings, decode, encode, read_file
+
+FORMS = ("build", "script", "command")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One start of a bot. ``start_mono``: when this process began (CLOCK_MONOTONIC)."""
+
+    settings: RunnerSettings
+    paths: BotPaths
+    digest: str
+    start_mono: float
+    token: str = field(repr=False)
+    own_interpreter: bool = True  # multibot's own, not one that the bot brought
+
+
+def load(paths: BotPaths, digest: str) -> Tuple[RunnerSettings, str]:
+    """Return the settings and the token of this digest; raises Misconfigured.
+
+    Types are checked as far as a wrong one could do harm before the drop.
+    """
+    try:
+        settings = decode(RunnerSettings, read_file(paths.settings(digest)))
+        token = read_file(paths.token(digest)).decode("ascii").strip()
+    except (BadFile, UnicodeDecodeError) as error:
+        raise Misconfigured(f"its settings cannot be read, run 'multibot apply': {error}") from None
+    if settings.bot != paths.bot or settings.launch not in FORMS:
+        raise Misconfigured(f"{paths.settings(digest)} is not of this bot")
+    if not TOKEN.fullmatch(token):
+        raise Misconfigured("its token file does not hold a token")
+    return settings, token
+
+
+def check_owner(paths: BotPaths, digest: str, account: Account) -> None:
+    """Raise Misconfigured unless the settings are ours or belong to the very account they name.
+
+    The bot owns its settings and could rewrite them: what they say of the user counts only where nobody but that
+    user, or root, can have written it.
+    """
+    info = os.stat(paths.settings(digest), follow_symlinks=False)
+    writers = info.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if info.st_uid not in (os.geteuid(), account.uid) or writers:
+        raise Misconfigured(f"{paths.settings(digest)} belongs to another user than it names")
+
+
+def hand_over(launch: Launch, lock: int) -> int:
+    """Return a descriptor that survives an exec and from which ``take_over`` makes the launch and the lock again.
+
+    An anonymous file: the token is neither on the command line nor in the environment.
+    """
+    paths = launch.paths
+    data: Dict[str, Any] = {
+        "settings": encode(launch.settings).decode(),
+        "token": launch.token,
+        "paths": [str(paths.state), str(paths.run), paths.bot],
+        "digest": launch.digest,
+        "start_mono": launch.start_mono,
+        "lock": lock,
+    }
+    descriptor = os.memfd_create("launch", 0)
+    os.write(descriptor, json.dumps(data).encode())
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.set_inheritable(descriptor, True)
+    os.set_inheritable(lock, True)
+    return descriptor
+
+
+def take_over(descriptor: int) -> Launch:
+    """Return what ``hand_over`` was given, in the interpreter that the bot brought."""
+    with os.fdopen(descriptor, "rb") as file:
+        data = json.loads(file.read())
+    os.set_inheritable(data["lock"], False)
+    state, run, bot = data["paths"]
+    settings = decode(RunnerSettings, data["settings"].encode())
+    paths = BotPaths(Path(state), Path(run), bot)
+    return Launch(settings, paths, data["digest"], data["start_mono"], data["token"], own_interpreter=False)

@@ -1,0 +1,225 @@
+"""One start of a bot, from the command line to the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Callable, Optional, Sequence
+
+from multibot_runner import backoff, family, launch, lock, logs, outcome, process, stop
+from multibot_runner.launch import Launch
+from multibot_runner.outcome import Misconfigured
+from multibot_runner.protocol import (
+    BACKING_OFF,
+    BOT_ID,
+    EXIT_FINAL,
+    FINAL_NOT_BEFORE_S,
+    LOCKED_OUT,
+    RUN_VARIABLE,
+    RUNNING,
+    STATE_VARIABLE,
+    BotPaths,
+    Exit,
+)
+from multibot_runner.record import Recorder
+
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+_LOOK_S = 0.25  # between two looks at a lock that is not ours
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a bot; return the exit code of this process (or end it by the signal that ended the bot).
+
+    ``arguments``: id, digest, and after an exec into the bot's interpreter the descriptor of the hand-over.
+    """
+    start_mono = time.monotonic()
+    stop.block()
+    try:
+        if len(arguments) == 3:
+            taken = launch.take_over(int(arguments[2]))
+            logs.install([taken.token])
+            return _resume(taken)
+        if len(arguments) != 2:
+            raise Misconfigured("usage: python -P -m multibot_runner ID DIGEST")
+        return _start(_paths(*arguments), arguments[1], start_mono)
+    except Misconfigured as error:
+        logs.say(f"cannot start: {error}")
+        return _leave(EXIT_FINAL, start_mono)
+    except process.ParentGone:
+        logs.say("supervisord has died: not starting")
+        return 1
+
+
+def _paths(bot: str, digest: str) -> BotPaths:
+    for variable in (STATE_VARIABLE, RUN_VARIABLE):
+        if not os.path.isabs(os.environ.get(variable, "")):
+            raise Misconfigured(f"{variable} is not set: a bot is started by supervisord")
+    if not BOT_ID.fullmatch(bot) or not _DIGEST.fullmatch(digest):
+        raise Misconfigured(f"{bot!r} {digest!r} are not a bot's id and digest")
+    return BotPaths(Path(os.environ[STATE_VARIABLE]), Path(os.environ[RUN_VARIABLE]), bot)
+
+
+def _start(paths: BotPaths, digest: str, start_mono: float) -> int:
+    parent = os.getppid()
+    if parent == 1 and _orphaned(paths):
+        raise process.ParentGone
+    try:
+        settings, token = launch.load(paths, digest)
+        logs.install([token])
+        account = process.account_for(settings, paths)
+        if account is not None:
+            launch.check_owner(paths, digest, account)
+        context = process.context_for(settings, paths, account, parent)
+        process.make_directory(paths.run_dir, account)
+        process.make_directory(paths.work, account)
+        process.give_output(account)
+        process.become(context)
+    except OSError as error:
+        return _refuse(paths, digest, start_mono, f"{error.filename or paths.bot}: {error.strerror}")
+    except Misconfigured as error:
+        return _refuse(paths, digest, start_mono, str(error))
+    _honour_pythonpath()
+    return _hold(Launch(settings, paths, digest, start_mono, token))
+
+
+def _orphaned(paths: BotPaths) -> bool:
+    """Whether supervisord died before this process could ask: its pid file names another than our new parent."""
+    with contextlib.suppress(OSError, ValueError):
+        return int((paths.run / "supervisord.pid").read_text()) != 1
+    return False
+
+
+def _honour_pythonpath() -> None:
+    """The interpreter read PYTHONPATH before the bot's own environment was there."""
+    for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if entry and entry not in sys.path:
+            sys.path.insert(0, entry)
+
+
+def _refuse(paths: BotPaths, digest: str, start_mono: float, text: str) -> int:
+    """Say and write down why this bot cannot be started, as the user who owns its runtime directory."""
+    logs.say(f"cannot start: {text}")
+    with contextlib.suppress(OSError):
+        owner = os.stat(paths.run_dir, follow_symlinks=False)
+        if os.geteuid() == 0 and owner.st_uid != 0:
+            os.setgroups([])
+            os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+            os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+        recorder = Recorder(paths, start_mono)
+        recorder.read_runs()
+        recorder.begin(digest)
+        recorder.finish(outcome.misconfigured(text))
+    return _leave(EXIT_FINAL, start_mono)
+
+
+def _hold(start: Launch) -> int:
+    """Take the bot's lock, write down the start, wait out the backoff, and run."""
+    recorder = Recorder(start.paths, start.start_mono, LOCKED_OUT)
+    descriptor = _take_lock(start, recorder)
+    if descriptor is None:
+        return 0
+    earlier = recorder.read_runs()
+    recorder.begin(start.digest)
+    if earlier and earlier[0].exit is None:
+        count = family.end_leftovers(str(start.paths.run_dir))
+        if count:
+            logs.say(f"killed {count} process(es) that the last run left behind")
+    deaths = backoff.deaths_in_a_row(earlier, time.time(), start.settings.backoff_max_s)
+    wait_s = backoff.wait_s(deaths, start.settings.backoff_max_s)
+    if wait_s:
+        logs.say(f"died {deaths} times in a row: waiting {wait_s:g} s")
+        recorder.update(phase=BACKING_OFF, until_mono=time.monotonic() + wait_s)
+    if stop.wait(wait_s):
+        recorder.stop()
+        recorder.finish(outcome.stopped(0, text="stopped before it was started"))
+        return 0
+    if start.settings.python and start.settings.launch != "command":
+        return _exec(start, recorder, descriptor)
+    return _run(start, recorder)
+
+
+def _take_lock(start: Launch, recorder: Recorder) -> Optional[int]:
+    """Return the descriptor of the lock, held; None when asked to stop while waiting."""
+    descriptor = lock.open_lock(start.paths.lock)
+    waiting = lock.Waiting(descriptor, start.settings.stop_wait_s + lock.PATIENCE_S, logs.say)
+    while not waiting.look(time.monotonic()):
+        recorder.update(phase=LOCKED_OUT)
+        if stop.wait(_LOOK_S):
+            return None
+    return descriptor
+
+
+def _exec(start: Launch, recorder: Recorder, descriptor: int) -> int:
+    """Go on in the bot's own interpreter, with this folder as the only thing of ours that it can import."""
+    handed = launch.hand_over(start, descriptor)
+    python = start.settings.python
+    folder = os.path.dirname(os.path.abspath(__file__))
+    logs.release()
+    try:
+        os.execv(python, [python, folder, start.settings.bot, start.digest, str(handed)])  # noqa: S606
+    except OSError as error:
+        return _end(start, recorder, outcome.misconfigured(f"interpreter {python}: {error.strerror}"))
+
+
+def _resume(start: Launch) -> int:
+    recorder = Recorder(start.paths, start.start_mono)
+    recorder.read_runs()
+    if sys.version_info < (3, 10):
+        version = ".".join(map(str, sys.version_info[:2]))
+        text = f"interpreter {start.settings.python} is Python {version}: a bot needs 3.10 or later"
+        return _end(start, recorder, outcome.misconfigured(text))
+    with contextlib.suppress(ImportError, OSError):  # an exec makes the memory readable again
+        if start.settings.uid is not None:
+            family.hide_memory()
+    return _run(start, recorder)
+
+
+def _run(start: Launch, recorder: Recorder) -> int:
+    """Run the bot in its form; nothing of it is imported before this."""
+    command = start.settings.launch == "command"
+    # A command's stop is enforced by its own loop; the timer is for a loop that hangs itself.
+    stop.Stopper(recorder, start.settings.stop_wait_s + (1.0 if command else 0.0)).install()
+    recorder.update(phase=RUNNING, until_mono=None)
+    try:
+        result = _form(start.settings.launch)(start, recorder)
+    except Misconfigured as error:
+        logs.say(f"cannot start: {error}")
+        result = outcome.misconfigured(str(error))
+    return _end(start, recorder, result)
+
+
+def _form(name: str) -> Callable[[Launch, Recorder], Exit]:
+    if name == "command":
+        from multibot_runner import command
+
+        return command.run
+    if name == "build":
+        from multibot_runner import build
+
+        return build.run
+    from multibot_runner import script
+
+    return script.run
+
+
+def _end(start: Launch, recorder: Recorder, result: Exit) -> int:
+    """Write down how it ended, and end this process the same way."""
+    recorder.finish(result)
+    if result.cause != "stopped":
+        logs.say(result.text)
+    if result.signal is not None:
+        logs.release()
+        stop.die_by(result.signal)
+    return _leave(result.code or 0, start.start_mono)
+
+
+def _leave(code: int, start_mono: float) -> int:
+    """Return ``code``; the final one not before supervisord takes the process for started."""
+    if code == EXIT_FINAL:
+        with contextlib.suppress(KeyboardInterrupt):
+            time.sleep(max(0.0, start_mono + FINAL_NOT_BEFORE_S - time.monotonic()))
+    return code

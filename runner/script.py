@@ -1,0 +1,109 @@
+"""The form ``script``: an unchanged Python program, run in this process as if it had been started directly."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.machinery
+import io
+import os
+import runpy
+import sys
+import threading
+import types
+from typing import Any
+
+from multibot_runner import logs, outcome, polls
+from multibot_runner.launch import Launch
+from multibot_runner.outcome import Misconfigured
+from multibot_runner.protocol import Exit
+from multibot_runner.record import Recorder
+
+
+def run(launch: Launch, recorder: Recorder) -> Exit:
+    """Run ``launch.settings.target`` (a path, or ``-m PACKAGE``) to its end; raises Misconfigured."""
+    settings = launch.settings
+    os.environ[settings.token_var] = launch.token
+    watch = polls.PollWatch(recorder, settings.bot_api_url, launch.token)
+    polls.install(watch, spare_cryptography=launch.own_interpreter)
+    try:
+        _execute(settings.target)
+        result = outcome.ended(0)
+    except Misconfigured:
+        raise
+    except SystemExit as error:
+        result = outcome.ended(exit_code(error))
+    except BaseException as error:
+        result = report(error)
+    _join_threads()
+    if recorder.stopping:
+        return outcome.stopped(result.code, result.signal)
+    return outcome.rejected(watch.rejected) if watch.rejected else result
+
+
+def report(error: BaseException) -> Exit:
+    """Print the traceback, without our own frames, and return the exit that Python would have made of it."""
+    traceback = error.__traceback__
+    own = os.path.dirname(os.path.abspath(__file__))
+    while traceback is not None and _is_own(traceback.tb_frame.f_code.co_filename, own):
+        traceback = traceback.tb_next
+    # What is left is nothing when the bot's code was never reached (a syntax error): then the error speaks.
+    sys.excepthook(type(error), error.with_traceback(traceback), traceback)
+    if isinstance(error, KeyboardInterrupt):
+        return outcome.killed(2)
+    return outcome.crashed(error)
+
+
+def _is_own(file: str, own: str) -> bool:
+    return os.path.dirname(file) == own or file.startswith("<frozen ")
+
+
+def exit_code(error: SystemExit) -> int:
+    """Return the exit code as Python makes it: None is 0, a text is printed and means 1."""
+    if error.code is None:
+        return 0
+    if isinstance(error.code, int):
+        return error.code & 0xFF
+    with contextlib.suppress(OSError, ValueError):
+        print(error.code, file=sys.stderr)
+    return 1
+
+
+def _execute(target: str) -> None:
+    if target.startswith("-m "):
+        sys.argv = target[3:].split()
+        sys.path.insert(0, os.getcwd())
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        return
+    sys.argv = [target]
+    if os.path.isdir(target):
+        runpy.run_path(target, run_name="__main__")
+        return
+    try:
+        with io.open_code(target) as file:
+            source = file.read()
+    except OSError as error:
+        raise Misconfigured(f"script {target}: {error.strerror}") from None
+    sys.path.insert(0, os.path.dirname(os.path.realpath(target)))
+    if source.startswith(b"PK\x03\x04"):
+        runpy.run_path(target, run_name="__main__")
+        return
+    # Not runpy.run_path: it takes the module away again while threads of the script may still need it.
+    module = types.ModuleType("__main__")
+    namespace: dict[str, Any] = module.__dict__
+    loader = importlib.machinery.SourceFileLoader("__main__", target)
+    namespace.update(__file__=target, __builtins__=__builtins__, __cached__=None, __loader__=loader)
+    sys.modules["__main__"] = module
+    exec(compile(source, target, "exec", dont_inherit=True), namespace)  # noqa: S102 - it is what this is for
+
+
+def _join_threads() -> None:
+    """Wait as Python does: the process lives as long as a thread that is no daemon."""
+    while True:
+        threads = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
+        if not threads:
+            return
+        try:
+            threads[0].join()
+        except KeyboardInterrupt:
+            logs.say("interrupted while threads of the script still run")
+            return

@@ -1,0 +1,390 @@
+"""apply, render-config and the wish, against a real supervisord."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from supervisord import Supervisord, row, rows, supervisord, wait_for
+
+from multibot_plugin.bots import apply as apply_module
+from multibot_plugin.bots.apply import apply, not_applied, set_autostart, write
+from multibot_plugin.bots.files import write_bot
+from multibot_plugin.bots.render import read_rendered
+from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, SupervisordAway
+from multibot_runner.protocol import RunnerSettings, decode, replace_file
+
+TEN = [f"bot{number}" for number in range(10)]
+
+
+@pytest.fixture
+def running() -> Iterator[Supervisord]:
+    with supervisord() as system:
+        yield system
+
+
+def test_a_changed_setting_of_one_bot_leaves_nine_pids_alone(running: Supervisord) -> None:
+    bots = rows(*TEN)
+    applied = running.apply(bots)
+    assert applied.started == tuple(TEN)
+    running.wait_state("RUNNING", *TEN)
+    before = running.pids()
+
+    bots["bot3"]["settings"] = {"poll_timeout_s": "7s"}
+    applied = running.apply(bots)
+    assert applied == type(applied)(restarted=("bot3",))
+    running.wait_state("RUNNING", *TEN)
+    after = running.pids()
+    assert [bot for bot in TEN if before[bot] != after[bot]] == ["bot3"]
+    assert not_applied(running.home, running.client.bots()["bots"]) == ()
+
+    assert running.apply(bots) == type(applied)()
+    assert running.pids() == after
+
+
+def test_a_change_rendered_and_then_taken_over_by_stock_supervisorctl_restarts_one_bot(running: Supervisord) -> None:
+    bots = rows(*TEN)
+    running.apply(bots)
+    running.wait_state("RUNNING", *TEN)
+    before = running.pids()
+
+    bots["bot7"]["env"] = {"GREETING": "hello"}
+    write(running.home, running.plan(bots))
+    assert running.pids() == before
+    assert not_applied(running.home, running.client.bots()["bots"]) == ("bot7",)
+    assert running.ctl("reread") == "bot-bot7: changed\n"
+    assert "bot-bot7: updated process group" in running.ctl("update")
+    running.wait_state("RUNNING", *TEN)
+    after = running.pids()
+    assert [bot for bot in TEN if before[bot] != after[bot]] == ["bot7"]
+
+
+def test_a_live_setting_restarts_nothing_and_stands_in_the_file_for_the_monitor(running: Supervisord) -> None:
+    bots = rows("one")
+    running.apply(bots)
+    before = running.pids()
+    bots["one"]["settings"] = {"memory_limit": "128MB"}
+    plan = running.plan(bots)
+    assert [(change.bot, change.effect) for change in plan.changed] == [("one", "live")]
+    assert apply(running.home, plan, running.client).restarted == ()
+    assert running.pids() == before
+    assert b'"memory_limit": 134217728' in running.home.bot("one").live.read_bytes()
+
+
+def test_stopping_several_changed_bots_takes_the_time_of_one(running: Supervisord) -> None:
+    names = [f"slow-{number}" for number in range(5)]
+    bots = rows(*names)
+    running.apply(bots)
+    running.wait_state("RUNNING", *names)
+    for bot in bots.values():
+        bot["env"] = {"A": "1"}
+    stops = []
+    applied = running.apply(bots)
+    running.wait_state("RUNNING", *names)
+    stops = [entry["start_at"] for entry in running.rows().values()]
+    assert applied.restarted == tuple(names)
+    # Each needs two seconds to stop: one after the other, the first and the last start lie eight seconds apart.
+    assert max(stops) - min(stops) < 4
+
+
+def test_a_bot_that_ignores_the_signal_is_killed_in_its_time_and_comes_back(running: Supervisord) -> None:
+    bots = rows("deaf-one", settings={"stop_wait_s": "1s"})
+    running.apply(bots)
+    running.wait_state("RUNNING", "deaf-one")
+    pid = running.pids()["deaf-one"]
+    bots["deaf-one"]["env"] = {"A": "1"}
+    assert running.apply(bots).restarted == ("deaf-one",)
+    running.wait_state("RUNNING", "deaf-one")
+    assert running.pids()["deaf-one"] != pid
+
+
+def test_bots_that_are_no_more_are_stopped_and_their_secrets_swept_but_not_their_data(running: Supervisord) -> None:
+    bots = rows("one", "two")
+    running.apply(bots)
+    running.wait_state("RUNNING", "one", "two")
+    paths = running.home.bot("two")
+    paths.work.mkdir()
+    (paths.work / "data").write_text("mine")
+    old = running.home.bot("one").token(running.rows()["one"]["digest"])
+    del bots["two"]
+    bots["one"]["token"] = row("one", 77)["token"]
+    applied = running.apply(bots)
+    assert applied.removed == ("two",)
+    assert set(running.rows()) == {"one"}
+    assert [path.name for path in paths.state_dir.iterdir()] == ["work"]
+    assert (paths.work / "data").read_text() == "mine"
+    assert not old.exists()
+    assert len(list(running.home.bot("one").state_dir.glob("*.token"))) == 1
+
+
+def test_an_empty_database_does_not_stop_the_fleet_unless_told_to(running: Supervisord) -> None:
+    running.apply(rows("one", "two"))
+    running.wait_state("RUNNING", "one", "two")
+    text = running.home.rendered.read_text()
+    with pytest.raises(Refused, match="holds no bot, but 2 are rendered"):
+        running.apply({})
+    with pytest.raises(Refused):
+        write(running.home, running.plan({}))
+    running.home.rendered.unlink()
+    with pytest.raises(Refused):  # nothing rendered, but supervisord runs them
+        running.apply({})
+    assert not running.home.rendered.exists()
+    running.home.rendered.write_text(text)
+    assert running.apply({}, force=True).removed == ("one", "two")
+    assert running.rows() == {}
+
+
+def test_a_missing_or_damaged_file_is_rebuilt_and_no_bot_notices(running: Supervisord) -> None:
+    bots = rows("one", "two")
+    running.apply(bots)
+    running.wait_state("RUNNING", "one", "two")
+    before, text = running.pids(), running.home.rendered.read_text()
+    for damage in ("", "garbage [\n" + text[:300], text.replace("autostart=true", "autostart=perhaps")):
+        running.home.rendered.write_text(damage)
+        running.apply(bots)
+        assert running.home.rendered.read_text() == text
+    running.home.rendered.unlink()
+    assert running.plan(bots).added == ("one", "two")
+    running.apply(bots)
+    assert running.home.rendered.read_text() == text
+    assert running.pids() == before
+
+
+def test_a_bot_whose_files_were_damaged_gets_them_back(running: Supervisord) -> None:
+    bots = rows("one")
+    running.apply(bots)
+    digest = running.rows()["one"]["digest"]
+    settings, token = running.home.bot("one").settings(digest), running.home.bot("one").token(digest)
+    whole = settings.read_bytes()
+    token.unlink()
+    replace_file(settings, b"{")
+    plan = running.plan(bots)
+    assert plan.pending
+    assert plan.repairs == ("one",)
+    apply(running.home, plan, running.client)
+    assert settings.read_bytes() == whole
+    assert token.read_text() == bots["one"]["token"]
+    assert stat.S_IMODE(token.stat().st_mode) == 0o400
+
+
+def test_only_bots_are_touched_and_what_else_changed_is_told(running: Supervisord) -> None:
+    other = running.home.config / "conf.d" / "other.conf"
+    other.write_text("[program:other]\ncommand=/bin/sleep 3600\n")
+    applied = running.apply(rows("one"))
+    assert applied.foreign == ("other",)
+    assert applied.started == ("one",)
+    assert "other" not in running.ctl("status", code=None)
+
+
+def test_a_disabled_bot_is_added_and_not_started(running: Supervisord) -> None:
+    bots = rows("off", "on")
+    bots["off"]["enabled"] = False
+    running.apply(bots)
+    running.wait_state("RUNNING", "on")
+    assert running.states()["off"] == "STOPPED"
+    bots["off"]["env"] = {"A": "1"}
+    applied = running.apply(bots)
+    assert (applied.started, applied.restarted, applied.stopped) == ((), (), ())
+    assert running.states()["off"] == "STOPPED"
+    assert running.rows()["off"]["start_at"] is None
+
+
+def test_enabled_changed_in_the_database_starts_and_stops_without_touching_others(running: Supervisord) -> None:
+    bots = rows("a", "b", "slow-c")
+    running.apply(bots)
+    running.wait_state("RUNNING", "a", "b", "slow-c")
+    before = running.pids()
+    bots["a"]["enabled"] = bots["slow-c"]["enabled"] = False
+    applied = running.apply(bots)
+    assert applied == type(applied)(stopped=("a", "slow-c"))
+    assert running.states() == {"a": "STOPPED", "b": "RUNNING", "slow-c": "STOPPED"}
+    assert running.ctl("reread") == "No config updates to processes\n"
+    bots["a"]["enabled"] = True
+    assert running.apply(bots) == type(applied)(started=("a",))
+    running.wait_state("RUNNING", "a", "b")
+    assert running.pids()["b"] == before["b"]
+    assert running.ctl("reread") == "No config updates to processes\n"
+
+
+def test_enabled_and_a_setting_changed_together_follow_the_wish(running: Supervisord) -> None:
+    bots = rows("a", "b")
+    bots["b"]["enabled"] = False
+    running.apply(bots)
+    running.wait_state("RUNNING", "a")
+    for bot in bots.values():
+        bot |= {"enabled": not bot["enabled"], "env": {"A": "1"}}
+    applied = running.apply(bots)
+    assert (applied.started, applied.stopped) == (("b",), ("a",))
+    running.wait_state("RUNNING", "b")
+    assert running.states()["a"] == "STOPPED"
+
+
+def test_a_quarantined_bot_starts_anew_when_its_configuration_changes(running: Supervisord) -> None:
+    bots = rows("final-one")
+    running.apply(bots)
+    running.wait_state("EXITED", "final-one")
+    assert running.rows()["final-one"]["exit_code"] == 78
+    assert running.rows()["final-one"]["state"] == "quarantined"
+    first = running.rows()["final-one"]["start_at"]
+    assert running.apply(bots).started == ()
+    bots["final-one"]["token"] = row("final-one", 5)["token"]
+    assert running.apply(bots).started == ("final-one",)
+    wait_for(lambda: (running.rows()["final-one"]["start_at"] or 0) > first, "another start")
+
+
+def test_one_bad_row_keeps_its_bot_as_it_is_and_holds_up_nobody(running: Supervisord) -> None:
+    bots = rows("good", "bad")
+    running.apply(bots)
+    running.wait_state("RUNNING", "good", "bad")
+    before = running.pids()
+    bots["bad"]["launch"] = "teleport"
+    bots["good"]["env"] = {"A": "1"}
+    plan = running.plan(bots)
+    assert "teleport" in plan.problems["bad"]
+    assert apply(running.home, plan, running.client).restarted == ("good",)
+    assert running.pids()["bad"] == before["bad"]
+    assert "bad" in read_rendered(running.home.rendered.read_text())
+    digest = running.rows()["bad"]["digest"]
+    assert running.home.bot("bad").settings(digest).exists()
+
+
+def test_a_plan_that_was_overtaken_is_refused(running: Supervisord) -> None:
+    bots = rows("one")
+    running.apply(bots)
+    bots["one"]["env"] = {"A": "1"}
+    plan = running.plan(bots)
+    set_autostart(running.home, running.client, "one", False)
+    with pytest.raises(Refused, match="run it again"):
+        apply(running.home, plan, running.client)
+
+
+def test_the_wish_is_written_so_that_supervisord_sees_no_change_and_keeps_it(running: Supervisord) -> None:
+    running.apply(rows("one", "two"))
+    running.wait_state("RUNNING", "one", "two")
+    before = running.pids()
+    set_autostart(running.home, running.client, "one", False)
+    assert running.rows()["one"]["enabled"] is False
+    assert running.ctl("reread") == "No config updates to processes\n"
+    assert "No config updates" in running.ctl("reread")
+    assert running.ctl("update") == ""
+    assert running.pids() == before
+    running.ctl("stop", "bot-one")
+    running.ctl("reload")
+    running.wait_state("RUNNING", "two")
+    assert running.states()["one"] == "STOPPED"
+    with pytest.raises(NoSuchBot, match="did you mean 'one'"):
+        set_autostart(running.home, running.client, "onee", False)
+
+
+def test_the_wish_can_be_recorded_without_supervisord_and_holds_at_its_next_start(running: Supervisord) -> None:
+    bots = rows("one", "two")
+    running.apply(bots)
+    running.stop()
+    set_autostart(running.home, None, "one", False)
+    with pytest.raises(SupervisordAway, match=r"run 'multibot --home .* start'"):
+        set_autostart(running.home, running.client, "two", True)
+    with pytest.raises(SupervisordAway):
+        running.apply(bots)
+    assert "autostart=false" in running.home.rendered.read_text()
+    running.start()
+    running.wait_state("RUNNING", "two")
+    assert running.states()["one"] == "STOPPED"
+
+
+def test_cut_off_before_the_rename_the_next_start_is_wholly_old_and_after_it_wholly_new(
+    running: Supervisord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bots = rows("one", "two")
+    running.apply(bots)
+    running.wait_state("RUNNING", "one", "two")
+    old = {bot: entry["digest"] for bot, entry in running.rows().items()}
+    for bot in bots.values():
+        bot["env"] = {"A": "new"}
+    plan = running.plan(bots)
+
+    class CutOff(Exception):
+        pass
+
+    def cut_off(*arguments: object, **options: object) -> None:
+        raise CutOff
+
+    with monkeypatch.context() as patch:
+        # The settings of all bots are on disk, the file of sections is not.
+        patch.setattr(apply_module, "replace_file", cut_off)
+        with pytest.raises(CutOff):
+            write(running.home, plan)
+    running.ctl("reload")
+    running.wait_state("RUNNING", "one", "two")
+    assert {bot: entry["digest"] for bot, entry in running.rows().items()} == old
+    for bot, digest in old.items():
+        assert decode(RunnerSettings, running.home.bot(bot).settings(digest).read_bytes()).env == {}
+
+    write(running.home, plan)  # and cut off here: nothing was told to supervisord
+    running.ctl("reload")
+    running.wait_state("RUNNING", "one", "two")
+    new = {bot: entry["digest"] for bot, entry in running.rows().items()}
+    assert new == {bot: deployment.digest for bot, deployment in plan.deployments.items()}
+    for bot, digest in new.items():
+        assert decode(RunnerSettings, running.home.bot(bot).settings(digest).read_bytes()).env == {"A": "new"}
+        assert running.home.bot(bot).settings(old[bot]).exists()
+    assert apply(running.home, running.plan(bots), running.client).restarted == ()
+    assert not any(running.home.bot(bot).settings(digest).exists() for bot, digest in old.items())
+
+
+def test_cut_off_between_remove_and_add_the_next_apply_brings_the_bot_back(running: Supervisord) -> None:
+    bots = rows("one", "two")
+    running.apply(bots)
+    running.wait_state("RUNNING", "one", "two")
+    running.client.stop("bot-one")
+    running.client.remove("bot-one")
+    assert running.apply(bots).started == ("one",)
+    running.wait_state("RUNNING", "one", "two")
+
+
+def test_a_configuration_that_supervisord_refuses_is_told_without_its_values(running: Supervisord) -> None:
+    bad = running.home.config / "conf.d" / "bad.conf"
+    bad.write_text('[program:bad]\ncommand=/bin/true\nenvironment=TOKEN="99:SECRET%("\n')
+    with pytest.raises(MultibotError, match=r"in section 'program:bad' \(.*bad.conf\)") as caught:
+        running.apply(rows("one"))
+    assert "SECRET" not in str(caught.value)
+    bad.unlink()
+    assert running.apply(rows("one")).started == ("one",)
+
+
+def test_files_belong_to_the_bot_alone_in_directories_that_it_cannot_change(running: Supervisord) -> None:
+    running.apply(rows("one"))
+    paths, owner = running.home.bot("one"), 70001 if os.geteuid() == 0 else os.geteuid()
+    digest = running.rows()["one"]["digest"]
+    for path in (paths.settings(digest), paths.token(digest)):
+        assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (owner, 0o400)
+    for directory in (paths.state_dir, paths.state_dir.parent):
+        assert (directory.stat().st_uid, stat.S_IMODE(directory.stat().st_mode)) == (os.geteuid(), 0o711)
+    assert stat.S_IMODE(paths.live.stat().st_mode) == 0o600
+    assert stat.S_IMODE(running.home.bot_log("one").stat().st_mode) == 0o600
+    assert stat.S_IMODE(running.home.log.stat().st_mode) == 0o700
+
+
+def test_a_directory_or_a_link_put_there_by_somebody_else_is_refused(running: Supervisord, tmp_path: Path) -> None:
+    deployment = running.plan(rows("one")).deployments["one"]
+    state_dir = running.home.bot("one").state_dir
+    state_dir.symlink_to(tmp_path)
+    owner = (os.geteuid(), os.getegid())
+    with pytest.raises(Refused, match="can be changed by others"):
+        write_bot(running.home, deployment, owner)
+    assert list(tmp_path.iterdir()) == []
+    state_dir.unlink()
+    running.home.bot_log("one").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MultibotError, match="cannot write"):
+        write(running.home, running.plan(rows("one")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_can_be_rendered_somewhere_else(running: Supervisord, tmp_path: Path) -> None:
+    before = running.home.rendered.read_text()
+    write(running.home, running.plan(rows("one")), tmp_path / "out.conf")
+    assert "[program:bot-one]" in (tmp_path / "out.conf").read_text()
+    assert running.home.rendered.read_text() == before
+    assert len(list(running.home.bot("one").state_dir.glob("*.json"))) == 2

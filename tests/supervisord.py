@@ -1,0 +1,164 @@
+"""A real supervisord with our plugin, for tests: started in a short directory, always stopped.
+
+What its bot sections run is a stand-in for the interpreter (``STAND_IN``): it takes the runner's arguments and behaves
+by the bot's id, so that these tests are about supervisord and not about the runner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from multibot_plugin.bots.apply import Applied, apply, load
+from multibot_plugin.bots.plan import Plan
+from multibot_plugin.home import Home
+from multibot_plugin.settings import Settings
+from multibot_plugin.settings import load as load_settings
+from multibot_plugin.supervisor.client import Supervisor
+from multibot_plugin.supervisor.conf import install_main
+
+_T = TypeVar("_T")
+PATIENCE_S = 30.0
+TOKEN_TAIL = "AAabcdefghijklmnopqrstuvwxyz0123456"
+BIN = Path(sys.executable).parent
+
+# Arguments: -P -m multibot_runner ID DIGEST. slow-*: two seconds to stop; deaf-*: ignores SIGTERM; final-*: exit 78.
+STAND_IN = """#!/bin/sh
+case "$4" in
+  slow-*) trap 'sleep 2; exit 0' TERM; while :; do sleep 0.1; done ;;
+  deaf-*) trap '' TERM; while :; do sleep 0.1; done ;;
+  final-*) sleep 1.6; exit 78 ;;
+  dies-*) sleep 1.6; exit 1 ;;
+esac
+exec sleep 3600
+"""
+
+
+def wait_for(condition: Callable[[], _T], what: str, patience_s: float = PATIENCE_S) -> _T:
+    """Return the first true result of ``condition``; fail with ``what`` when there is none in time."""
+    deadline = time.monotonic() + patience_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"waited {patience_s:g} s for {what}"
+        time.sleep(0.05)
+    return result
+
+
+def make_home(directory: Path) -> Home:
+    return Home(directory, directory / "state", directory / "run", directory / "log", f"--home {directory}")
+
+
+def row(bot: str, number: int = 1, **changes: Any) -> dict[str, Any]:
+    """Return a row of bot_configs that can be used as it is; ``number`` makes token and user id its own."""
+    columns: dict[str, Any] = {
+        "id": bot,
+        "enabled": True,
+        "launch": "command",
+        "target": "/bin/true",
+        "token": f"{100000 + number}:{TOKEN_TAIL}",
+        "env": {},
+        "settings": {},
+        "uid": 70000 + number if os.geteuid() == 0 else None,
+        "config_version": 1,
+    }
+    return columns | changes
+
+
+def rows(*bots: str, **changes: Any) -> dict[str, dict[str, Any]]:
+    return {bot: row(bot, number, **changes) for number, bot in enumerate(bots, start=1)}
+
+
+class Supervisord:
+    """An installation in ``directory`` with a supervisord that can be started and stopped."""
+
+    def __init__(self, directory: Path, settings: Settings | None = None) -> None:
+        self.home = make_home(directory)
+        self.settings = settings or load_settings(self.home.toml, environ={})
+        self.process: subprocess.Popen[bytes] | None = None
+        self.stand_in = directory / "stand-in"
+        self.stand_in.write_text(STAND_IN)
+        self.stand_in.chmod(0o755)
+        install_main(self.home, python=str(self.stand_in))
+        self.client = Supervisor.of(self.home)
+
+    def start(self) -> Supervisord:
+        words = [str(BIN / "supervisord"), "--nodaemon", "--configuration", str(self.home.supervisord_conf)]
+        # Its own words are in its log file; stdin closed, as under systemd.
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for(self.client.alive, "supervisord")
+        return self
+
+    def stop(self) -> None:
+        """Let it stop everything; kill what is left, and fail if something was."""
+        self.client.close()
+        if self.process is None:
+            return
+        family = self.family()
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(PATIENCE_S)
+        left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait(PATIENCE_S)
+        self.process = None
+        assert not left, left
+
+    def family(self) -> list[psutil.Process]:
+        assert self.process is not None
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.process.pid)
+            return [process, *process.children(recursive=True)]
+        return []
+
+    def ctl(self, *words: str, code: int | None = 0) -> str:
+        """Run the stock supervisorctl and return what it said."""
+        done = subprocess.run([str(BIN / "supervisorctl"), "-c", str(self.home.supervisord_conf), *words],
+                              capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
+        assert code is None or done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
+        return done.stdout
+
+    def plan(self, rows: Mapping[str, Mapping[str, Any]]) -> Plan:
+        return load(self.home, self.settings, rows.values(), python=str(self.stand_in))
+
+    def apply(self, rows: Mapping[str, Mapping[str, Any]], force: bool = False) -> Applied:
+        """Plan and apply ``rows``."""
+        return apply(self.home, self.plan(rows), self.client, force=force)
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row["id"]: row for row in self.client.bots()["bots"]}
+
+    def pids(self) -> dict[str, int]:
+        return {bot: row["pid"] for bot, row in self.rows().items()}
+
+    def states(self) -> dict[str, str]:
+        return {bot: row["statename"] for bot, row in self.rows().items()}
+
+    def wait_state(self, state: str, *bots: str) -> None:
+        wait_for(lambda: {self.states().get(bot) for bot in bots} == {state}, f"{bots} {state}")
+
+
+@contextlib.contextmanager
+def supervisord() -> Iterator[Supervisord]:
+    """Give a running supervisord without bots; afterwards nothing of it is left."""
+    directory = Path(tempfile.mkdtemp(prefix="mb-", dir="/tmp"))
+    directory.chmod(0o755)
+    system = Supervisord(directory)
+    try:
+        yield system.start()
+    finally:
+        try:
+            system.stop()
+        finally:
+            shutil.rmtree(directory)
