@@ -11,7 +11,9 @@ from multibot_plugin.hookspecs import Alert, hookimpl
 @hookimpl
 def multibot_send_alert(alert: Alert) -> bool:
     line = " | ".join(alert.text.splitlines())
-    print(f"{datetime.fromtimestamp(alert.at):%Y-%m-%d %H:%M:%S} ALERT {alert.kind} {line}", file=sys.stderr, flush=True)
+    print(
+        f"{datetime.fromtimestamp(alert.at):%Y-%m-%d %H:%M:%S} ALERT {alert.kind} {line}", file=sys.stderr, flush=True
+    )
     return True
 
 

@@ -106,12 +106,14 @@ def _deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
         return None
     if heartbeat.poll_code == _FLOOD:
         # It will poll when Telegram lets it; a restart would add calls.
-        return Finding(observation.bot, "deaf", Level.CRITICAL, f"{text} (Telegram: too many requests, 429)", Health.DEAF)
+        return Finding(
+            observation.bot, "deaf", Level.CRITICAL, f"{text} (Telegram: too many requests, 429)", Health.DEAF
+        )
     return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=True)
 
 
 def deaf_after_s(heartbeat: Heartbeat, override_s: float) -> float:
-    """Return the silence that means deaf: 45 s, or three polls of the bot's own length and 15 s where that is longer."""
+    """Return the silence that means deaf: 45 s, or three polls of the bot's length and 15 s if that is longer."""
     return override_s or max(45.0, 3 * (heartbeat.poll_timeout_s or 0.0) + 15.0)
 
 

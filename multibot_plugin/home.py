@@ -127,7 +127,8 @@ def find_home(directory: str | None = None) -> Home:
     elif told := _told_home():
         return told
     elif os.geteuid() == 0:
-        home = Home(*(Path(p, "multibot") for p in ("/etc", "/var/lib", "/run", "/var/log")))
+        config, state, run, log = (Path(place, "multibot") for place in ("/etc", "/var/lib", "/run", "/var/log"))
+        home = Home(config, state, run, log)
     else:
         home = _xdg_home()
     for path in (home.config, home.state, home.log):

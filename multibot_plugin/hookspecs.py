@@ -40,7 +40,7 @@ class MonitorInfo:
 
 
 @hookspec
-def multibot_configure(info: MonitorInfo) -> None:  # type: ignore[empty-body]
+def multibot_configure(info: MonitorInfo) -> None:
     """Called once per plugin when the monitor starts, before any other hook of it.
 
     An exception here disables the plugin and is reported.
@@ -48,7 +48,7 @@ def multibot_configure(info: MonitorInfo) -> None:  # type: ignore[empty-body]
 
 
 @hookspec
-def multibot_check(observation: Observation) -> list[Finding] | None:  # type: ignore[empty-body]
+def multibot_check(observation: Observation) -> list[Finding] | None:
     """Called for every bot at every tick (default 5 s); return what is wrong with it.
 
     None or an empty list: nothing. A finding for another bot than ``observation.bot`` is an error. An exception on
@@ -58,7 +58,7 @@ def multibot_check(observation: Observation) -> list[Finding] | None:  # type: i
 
 
 @hookspec
-def multibot_send_alert(alert: Alert) -> bool | None:  # type: ignore[empty-body]
+def multibot_send_alert(alert: Alert) -> bool | None:
     """Called for every alert; send it and return True.
 
     None: this channel is not configured, or the alert is none of its business. An exception: not sent; the alert
@@ -67,7 +67,7 @@ def multibot_send_alert(alert: Alert) -> bool | None:  # type: ignore[empty-body
 
 
 @hookspec
-def multibot_channel() -> str | None:  # type: ignore[empty-body]
+def multibot_channel() -> str | None:
     """Called when the monitor starts and about once a minute; say where this plugin's alerts go, in a few words.
 
     None: the channel is not configured. A plugin with ``multibot_send_alert`` and without this hook is shown by its

@@ -122,6 +122,16 @@ class Journal:
                     closed = [self._close_active()]
             return _read(closed[0]) if closed else None
 
+    def wishes(self) -> dict[str, bool]:
+        """Return the last wish for each bot that the database has not heard of yet, without closing anything."""
+        for _ in range(10):
+            try:
+                entries = [entry for path in self._files() if path.exists() for entry in _read(path).entries]
+            except FileNotFoundError:  # closed or replayed just now: look again
+                continue
+            return {entry.bot: entry.enabled for entry in entries if isinstance(entry, Wish)}
+        return {}
+
     def done(self, batch: Batch) -> None:
         """Forget a batch that is in the database. Raises JournalError."""
         with self._errors("cannot be written"):
@@ -134,7 +144,7 @@ class Journal:
             path = self._directory / _REJECTED
             if path.exists() and path.stat().st_size > _MIB:
                 path.replace(path.with_suffix(".old"))
-            with path.open("ab", opener=_private) as file:
+            with open(path, "ab", opener=_private) as file:
                 what = entry if isinstance(entry, str) else asdict(entry)
                 file.write(json.dumps({"reason": reason, "entry": what}).encode() + b"\n")
 

@@ -28,7 +28,7 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
     wake, waker = os.pipe()
     for descriptor in (wake, waker):
         os.set_blocking(descriptor, False)
-    signal.set_wakeup_fd(waker)
+    signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
     child = _Child(launch, wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake the loop
     signal.signal(signal.SIGTERM, child.on_term)
@@ -90,7 +90,6 @@ class _Child:
         while self._status is None:
             self._turn(self._deadline)
             if self._deadline is not None and time.monotonic() >= self._deadline and self._status is None:
-                logs.say(f"still running {self._settings.stop_wait_s:g} s after SIGTERM: killing it")
                 self._kill()
         self._end_descendants()
         self._drain()
@@ -154,6 +153,8 @@ class _Child:
             os.killpg(self._pid, number)
 
     def _kill(self) -> None:
+        if not self._forced:
+            logs.say(f"still running {self._settings.stop_wait_s:g} s after SIGTERM: killing it")
         self._forced = True
         self._signal_group(signal.SIGKILL)
         family.signal_all(family.descendants(os.getpid()), signal.SIGKILL)

@@ -53,9 +53,11 @@ class Redactor:
     def feed(self, data: bytes) -> bytes:
         """Return what may be written now of all that was fed."""
         data = self._held + data
+        for secret in self._known:  # before the cut, which could fall into one
+            data = data.replace(secret, b"<redacted>")
         cut = self._safe(data) if self._holding else len(data)
         self._held = data[cut:]
-        return self._redact(data[:cut])
+        return _BYTES.sub(rb"\1\2<redacted>", data[:cut])
 
     def release(self) -> bytes:
         """Return the rest, and hold nothing back from now on."""
@@ -65,12 +67,6 @@ class Redactor:
     def forget(self) -> None:
         """Drop what is held (in a forked child: it is the parent's)."""
         self._held = b""
-
-    def _redact(self, data: bytes) -> bytes:
-        data = _BYTES.sub(rb"\1\2<redacted>", data)
-        for secret in self._known:
-            data = data.replace(secret, b"<redacted>")
-        return data
 
     def _safe(self, data: bytes) -> int:
         if data.endswith(b"\n"):

@@ -104,6 +104,8 @@ def _refuse(paths: BotPaths, digest: str, start_mono: float, text: str) -> int:
     """Say and write down why this bot cannot be started, as the user who owns its runtime directory."""
     logs.say(f"cannot start: {text}")
     with contextlib.suppress(OSError):
+        if paths.state_dir.is_dir() and not paths.run_dir.exists():
+            process.make_directory(paths.run_dir, None)
         owner = os.stat(paths.run_dir, follow_symlinks=False)
         if os.geteuid() == 0 and owner.st_uid != 0:
             os.setgroups([])
@@ -187,7 +189,6 @@ def _run(start: Launch, recorder: Recorder) -> int:
     try:
         result = _form(start.settings.launch)(start, recorder)
     except Misconfigured as error:
-        logs.say(f"cannot start: {error}")
         result = outcome.misconfigured(str(error))
     return _end(start, recorder, result)
 

@@ -32,10 +32,11 @@ PATIENCE_S = 30.0
 TOKEN_TAIL = "AAabcdefghijklmnopqrstuvwxyz0123456"
 BIN = Path(sys.executable).parent
 
-# Arguments: -P -m multibot_runner ID DIGEST. slow-*: two seconds to stop; deaf-*: ignores SIGTERM; final-*: exit 78.
+# Arguments: -P -m multibot_runner ID DIGEST. slow-*: two seconds to stop, both ends told in the file "stops";
+# deaf-*: ignores SIGTERM; final-*: exit 78; dies-*: exit 1.
 STAND_IN = """#!/bin/sh
 case "$4" in
-  slow-*) trap 'sleep 2; exit 0' TERM; while :; do sleep 0.1; done ;;
+  slow-*) trap 'echo told "$4" >>"$0.stops"; sleep 2; echo ended "$4" >>"$0.stops"; exit 0' TERM; while :; do sleep 0.1; done ;;
   deaf-*) trap '' TERM; while :; do sleep 0.1; done ;;
   final-*) sleep 1.6; exit 78 ;;
   dies-*) sleep 1.6; exit 1 ;;
@@ -107,13 +108,27 @@ class Supervisord:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(PATIENCE_S)
-        left = [p for p in family if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        # What a shell was waiting for when it was told to end may live a moment longer.
+        _, left = psutil.wait_procs(family, timeout=5)
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait(PATIENCE_S)
         self.process = None
         assert not left, left
+
+    def reload(self) -> None:
+        """Let stock supervisorctl restart supervisord in place, and wait until it answers again."""
+        count = self.log().count("'multibot' initialized")
+        self.ctl("reload")
+        wait_for(lambda: self.log().count("'multibot' initialized") > count and self.client.alive(), "the reload")
+
+    def stops(self) -> list[str]:
+        """Return what the slow bots told, in its order: ``told ID`` at SIGTERM, ``ended ID`` two seconds later."""
+        return Path(f"{self.stand_in}.stops").read_text().splitlines()
+
+    def log(self) -> str:
+        return self.home.supervisord_log.read_text()
 
     def family(self) -> list[psutil.Process]:
         assert self.process is not None

@@ -12,7 +12,7 @@ LONGEST = 4000  # Telegram takes 4,096; counted as it does, in UTF-16 units
 CRITICAL, WARNING, WELL, STOPPED = "✖", "▲", "●", "○"
 MARKS = {Level.CRITICAL: CRITICAL, Level.WARNING: WARNING}
 # Texts that begin with one of these continue "<bot> is ...".
-_ADJECTIVES = tuple(str(h) for h in Health) + ("quarantined", "stopped", "over ", "near ")
+_ADJECTIVES = (*map(str, Health), "quarantined", "stopped", "over ", "near ")
 # Control characters, and the marks that hide or reorder text.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import pwd
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -15,6 +13,7 @@ from typing import Any
 from multibot_plugin.bots.config import BotConfig, Deployment, deploy
 from multibot_plugin.bots.files import (
     locked,
+    owner_of,
     read_deployment,
     read_key,
     read_text,
@@ -27,6 +26,7 @@ from multibot_plugin.bots.plan import Plan, Rendered, make_plan
 from multibot_plugin.bots.render import Place, Section, read_rendered, render, with_autostart
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused, Unreachable
 from multibot_plugin.home import Home
+from multibot_plugin.journal import Journal
 from multibot_plugin.settings import Settings
 from multibot_plugin.supervisor.client import (
     STILL_RUNNING,
@@ -40,7 +40,6 @@ from multibot_plugin.supervisor.client import (
 from multibot_plugin.supervisor.conf import parse, template
 from multibot_runner.protocol import BOT_ID, replace_file
 
-_LOWEST_UID = 1000  # as in settings: a row changed by hand must not make a bot root
 _POLL_S = 0.1
 _STOP_MORE_S = 15.0
 
@@ -63,17 +62,19 @@ class Applied:
 def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python: str = sys.executable) -> Plan:
     """Return the plan from what is rendered to ``rows`` (store.fetch_bots), without writing anything.
 
-    A row that cannot be used becomes a problem of that bot. ``python`` is multibot's interpreter.
+    A row that cannot be used becomes a problem of that bot. A wish that waits in the journal counts as if the
+    database had it already. ``python`` is multibot's interpreter.
     """
-    key = read_key(home)
+    key, wishes = read_key(home), Journal(home.journal).wishes()
     deployments: dict[str, Deployment] = {}
     owners: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
     for row in rows:
         bot = str(row["id"])
         try:
-            deployment = deploy(BotConfig.from_row(row), fleet, key)
-            owners[bot] = _owner(deployment)
+            config = BotConfig.from_row(row)
+            deployment = deploy(replace(config, enabled=wishes.get(bot, config.enabled)), fleet, key)
+            owners[bot] = owner_of(deployment)
             deployments[bot] = deployment
         except BadValue as error:
             problems[bot] = str(error)
@@ -82,26 +83,6 @@ def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python:
     kept = [rendered[bot].section for bot in problems if bot in rendered]
     file = render(template("program.conf.j2"), deployments.values(), kept, Place(python, home.log))
     return replace(make_plan(deployments, problems, rendered, file, base), owners=owners, key=key)
-
-
-def _owner(deployment: Deployment) -> tuple[int, int]:
-    """Return the (uid, gid) that the bot's process will have; raises BadValue where it cannot have it."""
-    settings, me = deployment.settings, os.geteuid()
-    if settings.user:
-        try:
-            account = pwd.getpwnam(settings.user)
-        except (KeyError, ValueError):
-            raise BadValue(f"bot {deployment.id!r}: no account {settings.user!r} on this machine") from None
-        if me not in (0, account.pw_uid):
-            raise BadValue(f"bot {deployment.id!r}: only a root install can run it as {settings.user!r}")
-        return account.pw_uid, account.pw_gid
-    if me != 0:
-        return me, os.getegid()
-    if settings.uid is None or settings.uid < _LOWEST_UID:
-        raise BadValue(
-            f"bot {deployment.id!r}: it has no user id of its own: multibot bot set {deployment.id} --user NAME"
-        )
-    return settings.uid, settings.uid
 
 
 def write(home: Home, plan: Plan, output: Path | None = None, *, force: bool = False) -> None:

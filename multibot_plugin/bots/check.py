@@ -211,10 +211,13 @@ def check_command(config: BotConfig, who: Identity, workdir: Path) -> None:
     if "/" in program:
         check_executable(who, workdir / program, "command")
         return
-    found = shutil.which(program, path=config.env.get("PATH"))
-    if found is None:
+    # As execvp does it: the first one in PATH that this user may start.
+    path = config.env.get("PATH") or os.environ.get("PATH") or os.defpath
+    candidates = [found for found in (shutil.which(program, path=place) for place in path.split(os.pathsep)) if found]
+    if not candidates:
         raise BadValue(f"command {program!r} is not found in PATH: give its whole path")
-    check_executable(who, Path(found), "command")
+    if all(obstacle(who, Path(found), os.X_OK) for found in candidates):
+        check_executable(who, Path(candidates[0]), "command")
 
 
 def _our_python() -> str:

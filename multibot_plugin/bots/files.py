@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import re
 import secrets
 import stat
@@ -19,10 +20,11 @@ from pathlib import Path
 
 from multibot_plugin.bots.config import Deployment
 from multibot_plugin.bots.render import Section
-from multibot_plugin.errors import MultibotError, Refused
+from multibot_plugin.errors import BadValue, MultibotError, Refused
 from multibot_plugin.home import Home
 from multibot_runner.protocol import BadFile, RunnerSettings, decode, encode, read_file, replace_file
 
+_LOWEST_UID = 1000  # as in settings: a row changed by hand must not make a bot root
 _LOCK_WAIT_S = 60.0
 _OF_A_DIGEST = re.compile(r"([0-9a-f]{16})\.(?:json|token)")
 _LEFTOVER = re.compile(r"\..*\.tmp")  # of replace_file, killed between its two steps
@@ -97,6 +99,26 @@ def read_deployment(home: Home, section: Section) -> Deployment | None:
     if not isinstance(live, dict) or not isinstance(settings.env, dict):
         return None
     return Deployment(section.id, section.digest, section.autostart, settings, live, token)
+
+
+def owner_of(deployment: Deployment) -> tuple[int, int]:
+    """Return the (uid, gid) that the bot's process will have; raises BadValue where it cannot have it."""
+    settings, me = deployment.settings, os.geteuid()
+    if settings.user:
+        try:
+            account = pwd.getpwnam(settings.user)
+        except (KeyError, ValueError):
+            raise BadValue(f"bot {deployment.id!r}: no account {settings.user!r} on this machine") from None
+        if me not in (0, account.pw_uid):
+            raise BadValue(f"bot {deployment.id!r}: only a root install can run it as {settings.user!r}")
+        return account.pw_uid, account.pw_gid
+    if me != 0:
+        return me, os.getegid()
+    if settings.uid is None or settings.uid < _LOWEST_UID:
+        raise BadValue(
+            f"bot {deployment.id!r}: it has no user id of its own: multibot bot set {deployment.id} --user NAME"
+        )
+    return settings.uid, settings.uid
 
 
 def write_bot(home: Home, deployment: Deployment, owner: tuple[int, int]) -> None:

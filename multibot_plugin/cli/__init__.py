@@ -76,11 +76,11 @@ class Main(click.Group):
                 formatter.write_dl([(name.ljust(width), text) for name, (_, text) in section.items()])
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
-             standalone_mode: bool = True, windows_expand_args: bool = True, **extra: Any) -> Any:  # fmt: skip
+             standalone_mode: bool = True, **extra: Any) -> Any:  # fmt: skip
         """Run the command line and leave with its exit code."""
         context = extra.setdefault("obj", Context())
         try:
-            result = super().main(args, "multibot", complete_var, False, windows_expand_args, **extra)
+            result = super().main(args, "multibot", complete_var, False, **extra)
             sys.stdout.flush()
         except Exception as error:
             if not standalone_mode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,9 @@ def gather(context: Context, bot: str) -> Picture:
     if bot not in rows:
         notes.append(f"not applied yet: '{context.home.command('apply')}'")
     config, problem = _read(stored) if stored else (None, "")
-    launch, own, env = _known(context, bot, config)
+    deployment = _deployment(context.home, bot)
+    launch, own, env = _known(context, config, deployment)
+    secrets = [known.token for known in (config, deployment) if known is not None]
     status = _status(context.home)
     return Picture(
         bot=bot, row=rows.get(bot) or dict.fromkeys(_KEYS) | {"id": bot, "state": "stopped", "health": "unknown"},
@@ -73,7 +76,7 @@ def gather(context: Context, bot: str) -> Picture:
         values=context.settings.for_bot(own) | launch, own=own, env=env, changes=changes,
         incidents=[i for i in status.get("incidents", ()) if i.get("bot") == bot],
         channels=status.get("channels", ()), runs=runs_of(context.home, bot),
-        log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES), notes=notes,
+        log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES, secrets), notes=notes,
     )  # fmt: skip
 
 
@@ -108,12 +111,13 @@ def _read(row: Mapping[str, Any]) -> tuple[BotConfig | None, str]:
         return None, str(error)
 
 
-def _known(context: Context, bot: str, config: BotConfig | None) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
+def _known(
+    context: Context, config: BotConfig | None, deployment: Deployment | None
+) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Return launch form, target and uid, the bot's own settings and the names of its variables."""
     if config is not None:
         launch = {"launch": config.launch, "target": config.target, "uid": config.uid}
         return launch, dict(config.settings), sorted(config.env)
-    deployment = _deployment(context.home, bot)
     if deployment is None:
         return {"launch": "", "target": "", "uid": None}, {}, []
     rendered = {**vars(deployment.settings), **deployment.live}
@@ -140,8 +144,11 @@ def _status(home: Home) -> Mapping[str, Any]:
     return status if isinstance(status, dict) else {}
 
 
-def tail(path: Path, lines: int) -> list[str]:
-    """Return the last lines of a log, redacted and harmless for a terminal; none when it cannot be read."""
+def tail(path: Path, lines: int, tokens: Sequence[str] = ()) -> list[str]:
+    """Return the last lines of a log, redacted (``tokens`` in every form) and harmless for a terminal.
+
+    None when it cannot be read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
@@ -152,12 +159,17 @@ def tail(path: Path, lines: int) -> list[str]:
         found = file.read().decode("utf-8", "replace").splitlines()
     if size > _LOG_TAIL:  # the first may be the rest of a line, with the rest of a token in it
         found = found[1:]
-    return [clean(redact(line)) for line in found[-lines:]]
+    return [clean(redact(line, tokens)) for line in found[-lines:]]
 
 
 def show_value(name: str, value: Any) -> str:
-    """Return a setting's value for people."""
+    """Return a setting's value for people, without the user part of a URL."""
     try:
-        return BY_NAME[name].kind.show(value) or "none"
+        return masked(BY_NAME[name].kind.show(value)) or "none"
     except (KeyError, TypeError, ValueError):
-        return str(value)
+        return masked(str(value))
+
+
+def masked(value: Any) -> Any:
+    """Return ``value`` without a password that a URL may carry."""
+    return re.sub(r"(://)[^/@\s]*@", r"\1***@", value) if isinstance(value, str) else value

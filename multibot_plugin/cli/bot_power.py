@@ -12,7 +12,7 @@ import click
 
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.fleet import look, select
-from multibot_plugin.cli.output import Context, pass_context, say
+from multibot_plugin.cli.output import Context, pass_context, say, show_json
 from multibot_plugin.errors import MultibotError, NoSuchBot, SupervisordAway
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish, new_id
 from multibot_runner.protocol import EXIT_FINAL
@@ -29,49 +29,52 @@ _PAUSE_S = 0.05
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an act on one bot; ``text`` without its name."""
+    """What became of an act on one bot; ``text`` without its name, ``seconds`` that it took."""
 
     bot: str
     ok: bool
     text: str
+    seconds: float = 0.0
 
 
 def selector(command: _F) -> _F:
-    """Add ``BOT... | --all``."""
+    """Add ``BOT... | --all`` and ``--json``."""
     every = click.option("--all", "everything", is_flag=True, help="Every bot.")
-    return click.argument("bots", nargs=-1, metavar="BOT...")(every(command))
+    as_json = click.option("--json", "json_wanted", is_flag=True, help="The results as JSON.")
+    return click.argument("bots", nargs=-1, metavar="BOT...")(every(as_json(command)))
 
 
 @click.command("start")
 @selector
 @pass_context
-def start(context: Context, bots: tuple[str, ...], everything: bool) -> int:
+def start(context: Context, bots: tuple[str, ...], everything: bool, json_wanted: bool) -> int:
     """Start bots, now and whenever the system starts.
 
     BOT is an id or a pattern like 'shop-*'. A bot that multibot gave up on (quarantined) begins anew.
     """
-    return carry_out(context, "start", bots, everything)
+    return carry_out(context, "start", bots, everything, json_wanted=json_wanted)
 
 
 @click.command("stop")
 @selector
 @click.option("--now", is_flag=True, help="SIGKILL instead of SIGTERM: nothing is finished.")
 @pass_context
-def stop(context: Context, bots: tuple[str, ...], everything: bool, now: bool) -> int:
+def stop(context: Context, bots: tuple[str, ...], everything: bool, now: bool, json_wanted: bool) -> int:
     """Stop bots; they stay stopped, also when the system starts again, until somebody starts them."""
-    return carry_out(context, "stop", bots, everything, now)
+    return carry_out(context, "stop", bots, everything, now, json_wanted)
 
 
 @click.command("restart")
 @selector
 @click.option("--now", is_flag=True, help="SIGKILL instead of SIGTERM: nothing is finished.")
 @pass_context
-def restart(context: Context, bots: tuple[str, ...], everything: bool, now: bool) -> int:
+def restart(context: Context, bots: tuple[str, ...], everything: bool, now: bool, json_wanted: bool) -> int:
     """Stop and start bots. Whether they start with the system stays as it is."""
-    return carry_out(context, "restart", bots, everything, now)
+    return carry_out(context, "restart", bots, everything, now, json_wanted)
 
 
-def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool, now: bool = False) -> int:
+def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool, now: bool = False,
+              json_wanted: bool = False) -> int:  # fmt: skip
     """Do ``act`` to the bots that are named; return the exit code."""
     if bool(words) == everything:
         raise click.UsageError("name the bots (an id, or a pattern like 'shop-*'), or --all")
@@ -89,7 +92,11 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
     record(context, act, bots, now)
     with ThreadPoolExecutor(min(_AT_ONCE, len(rows))) as pool:
         outcomes = list(pool.map(lambda row: attempt(context, act, row, now), rows))
-    for outcome in outcomes:
+    if json_wanted:
+        show_json(
+            {"bots": [{"id": o.bot, "ok": o.ok, "text": o.text, "seconds": round(o.seconds, 2)} for o in outcomes]}
+        )
+    for outcome in () if json_wanted else outcomes:
         say(f"{outcome.bot}: {outcome.text}")
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
@@ -145,7 +152,7 @@ def remember(context: Context, supervisor: Supervisor | None, bots: Sequence[str
 def record(context: Context, act: Act, bots: Sequence[str], now: bool) -> None:
     """Leave a record of who did this, for the audit log."""
     actor, at = context.actor, time.time()
-    action = {"start": "bot started", "stop": "bot stopped", "restart": "bot restarted"}[act]
+    action = {"start": "bot.started", "stop": "bot.stopped", "restart": "bot.restarted"}[act]
     detail = {"now": True} if now else {}
     _append(context, *(AuditEntry(new_id(), at, actor.name, actor.door, bot, action, detail) for bot in bots))
 
@@ -187,8 +194,8 @@ def _begin(context: Context, supervisor: Supervisor, bot: str, done: str) -> Out
     verdict = watch(context.home, supervisor, bot)
     took = time.monotonic() - begun
     if verdict.ok:
-        return Outcome(bot, True, f"{done} in {took:.1f} s, {verdict.text}")
-    return Outcome(bot, False, f"{verdict.text} (see '{context.home.command(f'logs {bot}')}')")
+        return Outcome(bot, True, f"{done} in {took:.1f} s, {verdict.text}", took)
+    return Outcome(bot, False, f"{verdict.text} (see '{context.home.command(f'logs {bot}')}')", took)
 
 
 def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
@@ -196,7 +203,8 @@ def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now:
     if not row["pid"] and _over(row["statename"], row["exit_code"]):
         return Outcome(row["id"], True, "is stopped already")
     stop_for_good(supervisor, row["id"], now)
-    return Outcome(row["id"], True, f"{'killed' if now else 'stopped'} in {time.monotonic() - begun:.1f} s")
+    took = time.monotonic() - begun
+    return Outcome(row["id"], True, f"{'killed' if now else 'stopped'} in {took:.1f} s", took)
 
 
 def stop_for_good(supervisor: Supervisor, bot: str, now: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from multibot_plugin.cli.bot_picture import Picture, gather, show_value
+from multibot_plugin.cli.bot_picture import Picture, gather, masked, show_value
 from multibot_plugin.cli.fleet import condition, symbol
 from multibot_plugin.cli.output import (
     Context,
@@ -50,14 +50,14 @@ def describe(picture: Picture, command: Any) -> Iterator[str]:
     yield headline(picture)
     for title, text in (*_state(picture), *_configuration(picture), *_history(picture)):
         yield f"{title:<10} {text}"
-    ends = [run for run in picture.runs if run.exit is not None][:_LAST_ENDS]
+    ends = [run for run in picture.runs if run.exit is not None or run.pid != picture.row["pid"]][:_LAST_ENDS]
     if ends:
         yield ""
         yield "Last ends"
         for run in ends:
             yield f"  {_end(run, picture.at)}"
     yield ""
-    yield f"Log (last {len(picture.log_lines)} lines of {picture.log})" if picture.log_lines else "Log: empty"
+    yield f"Log (the end of {picture.log})" if picture.log_lines else f"Log (nothing in {picture.log})"
     yield from (f"  {line}" for line in picture.log_lines)
     following = next_step(picture)
     if following:
@@ -85,9 +85,9 @@ def _ended_because(picture: Picture) -> str:
 def _stopped_by(picture: Picture) -> str:
     """Return `` by ada (supervisorctl)``: who wished, last of all, that this bot does not run."""
     for change in picture.changes:
-        if change["action"] in ("bot disabled", "bot stopped"):
+        if change["action"] in ("bot.disabled", "bot.stopped"):
             return f" by {clean(change['actor'])} ({clean(change['door'])})"
-        if change["action"] in ("bot enabled", "bot started"):
+        if change["action"] in ("bot.enabled", "bot.started"):
             return ""
     return ""
 
@@ -129,7 +129,7 @@ def _configuration(picture: Picture) -> Iterator[tuple[str, str]]:
 
 
 def _history(picture: Picture) -> Iterator[tuple[str, str]]:
-    change = next((c for c in picture.changes if c["action"] in ("bot changed", "bot created")), None)
+    change = next((c for c in picture.changes if c["action"] in ("bot.changed", "bot.created")), None)
     if change is not None:
         yield "Changed", _changed(change, picture.at)
     for incident in picture.incidents:
@@ -146,7 +146,7 @@ def _changed(change: Mapping[str, Any], now_at: float) -> str:
     detail = change["detail"]
     at = change["at"].timestamp()
     revision = f"rev {detail['config_version']}, " if "config_version" in detail else ""
-    what = "created" if change["action"] == "bot created" else ", ".join(_details(detail))
+    what = "created" if change["action"] == "bot.created" else ", ".join(_details(detail))
     return one_line(f"{revision}{ago(at, now_at)} by {change['actor']} ({change['door']}): {what}")
 
 
@@ -170,7 +170,8 @@ def _side(setting: str, value: Any) -> str:
 
 def _end(run: Run, now_at: float) -> str:
     ended = run.exit
-    assert ended is not None
+    if ended is None:  # killed, or taken down with its machine
+        return f"{'?':<9} {'?':<9} {'ended without a word':<44} started {clock(run.started_at, now_at)}"
     how = f"signal {ended.signal}" if ended.signal else f"exit {ended.code}" if ended.code is not None else ended.cause
     ran = duration(ended.ended_at - run.started_at)
     return f"{clock(ended.ended_at, now_at):<9} {how:<9} {one_line(ended.text or ended.cause):<44} ran {ran}"
@@ -216,8 +217,8 @@ def as_json(picture: Picture) -> dict[str, Any]:
             **{key: picture.values[key] for key in ("launch", "target", "uid")},
             "problem": picture.problem or None,
             "config_version": picture.config.version if picture.config else None,
-            "settings": {k: v for k, v in picture.values.items() if k not in ("launch", "target", "uid")},
-            "own_settings": dict(picture.own),
+            "settings": {k: masked(v) for k, v in picture.values.items() if k not in ("launch", "target", "uid")},
+            "own_settings": {k: masked(v) for k, v in picture.own.items()},
             "env": list(picture.env),
             "incidents": [dict(incident) for incident in picture.incidents],
             "changes": [_plain(change) for change in picture.changes],

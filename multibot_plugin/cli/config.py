@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +93,9 @@ def _row(setting: Setting, settings: Settings) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _origin(row: dict[str, Any] | Any, toml: Path) -> str:
-    return {"environment": row["variable"], "file": str(toml), "flag": "command line"}.get(row["origin"], "default")
+def _origin(row: Mapping[str, Any], toml: Path) -> str:
+    places: dict[str, str] = {"environment": row["variable"], "file": str(toml), "flag": "command line"}
+    return places.get(row["origin"], "default")
 
 
 @config.command("get")
@@ -166,7 +168,7 @@ def with_setting(text: str, setting: Setting, value: Any) -> str:
             table[name] = tomlkit.table(is_super_table=name != tables[-1])
         table = table[name]
     table[key] = plain
-    return tomlkit.dumps(document)
+    return str(tomlkit.dumps(document))
 
 
 def toml_value(setting: Setting, value: Any) -> Any:

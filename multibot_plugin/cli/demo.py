@@ -27,7 +27,7 @@ from multibot_plugin.sandbox.client import Sandbox
 from multibot_plugin.supervisor.client import Supervisor
 
 _T = TypeVar("_T")
-_ALERTS_CHAT = 1001
+_ALERTS_CHAT = 2002
 _WIDTH = 48
 _SANDBOX_ACCOUNT = "multibot"
 _PATIENCE_S = 60.0

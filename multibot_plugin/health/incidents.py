@@ -86,7 +86,9 @@ class Step:
     changes: tuple[Change, ...]
 
 
-def advance(tracks: Mapping[Key, Track], seen: Iterable[Seen], watching: frozenset[str], now: float, now_at: float) -> Step:
+def advance(
+    tracks: Mapping[Key, Track], seen: Iterable[Seen], watching: frozenset[str], now: float, now_at: float
+) -> Step:
     """Return the next state of all tracks.
 
     ``seen``: one for every bot there is (and "" for the monitor); a bot that is missing was removed. ``watching``:

@@ -9,30 +9,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from multibot_plugin.alerts.outbox import Outbox
-from multibot_plugin.errors import MultibotError
+from multibot_plugin.alerts.outbox import Outbox, OutboxError
+from multibot_plugin.bots import apply
+from multibot_plugin.errors import BadValue, MultibotError
 from multibot_plugin.health.act import Hands
 from multibot_plugin.health.incidents import advance, of_bot, open_checks
-from multibot_plugin.health.judgement import Judgement, conclude, own_findings, view
-from multibot_plugin.health.ledger import Ledger
+from multibot_plugin.health.judgement import ACTOR, DOOR, OWN, Judgement, absent, conclude, own_findings, view
+from multibot_plugin.health.ledger import MOST_UNSAID, Ledger
 from multibot_plugin.health.observe import Observer, Supervisor
-from multibot_plugin.health.picture import picture
+from multibot_plugin.health.picture import SCHEMA, bot_picture, incidents_picture, plugins_picture
 from multibot_plugin.health.recovery import decide
 from multibot_plugin.health.replay import Replayer
 from multibot_plugin.health.rules import Fleet, read_fleet
 from multibot_plugin.health.states import Alert, Observation
-from multibot_plugin.hookspecs import MonitorInfo
 from multibot_plugin.home import Home
+from multibot_plugin.hookspecs import MonitorInfo
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_plugin.plugins import Answer, Plugins, describe
 from multibot_plugin.settings import Settings, load
+from multibot_plugin.supervisor.client import Supervisor as Client
 from multibot_plugin.workers import Worker
 from multibot_runner.protocol import replace_file
 
@@ -40,10 +43,7 @@ RPC_TIMEOUT_S = 15.0
 LEAST_PAUSE_S = 1.0  # between two ticks, however many events come
 CHANNELS_EVERY_S = 60.0
 GONE_AFTER_S = 15.0  # 'apply' takes a program away and adds it again: only then is a bot removed
-ACTOR, DOOR, OWN = "multibot", "monitor", "multibot"
 _log = logging.getLogger("multibot.monitor")
-
-Clock = Callable[[], tuple[float, float]]
 
 
 def clock() -> tuple[float, float]:
@@ -56,74 +56,87 @@ class Monitor:
 
     def __init__(
         self, home: Home, settings: Settings, plugins: Plugins, connect: Callable[[], Supervisor],
-        set_autostart: Callable[[str, bool], None], clock: Clock = clock,
+        set_autostart: Callable[[str, bool], None], clock: Callable[[], tuple[float, float]] = clock,
     ) -> None:  # fmt: skip
         self.home, self.settings, self.plugins = home, settings, plugins
         self.host = socket.gethostname()
         self.journal = Journal(home.journal)
         self.replayer = Replayer(home, settings, self.journal)
         self.outbox = Outbox(home.state / "outbox", plugins.send, self._lost, clock)
-        self.ledger = Ledger()
         self._clock = clock
         self._connect = connect
         self._supervisor: Supervisor | None = None
         self._eyes = Worker("supervisord")
         self._observer = Observer(home)
-        self.hands = Hands(connect, set_autostart, self.record, self.save, clock)
-        self._channels: tuple[str, ...] = ()
+        self._channels: list[str] = []
         self._channels_mono = float("-inf")
-        self._seen_mono: dict[str, float] = {}
         self._saved: object = None
         self._troubles: dict[str, str] = {}
-
-    # -- from begin to end --------------------------------------------------------------------------------------
+        self.ledger = self._load()
+        self._seen_mono = dict.fromkeys((bot for bot, _ in self.ledger.tracks), clock()[0])
+        self.hands = Hands(self.ledger, self.journal, connect, set_autostart, self.settle, self.host)
 
     def begin(self) -> None:
-        """Take over what an earlier monitor left: incidents, restarts, alerts and entries that are not handed over."""
-        now, now_at = self._clock()
-        try:
-            self.ledger = Ledger.load(self._ledger_path, now, now_at)
-        except ValueError as error:
-            _log.error("the monitor's memory cannot be read, it begins anew: %s", describe(error))
-        self.hands.ledger = self.ledger
+        """Begin to deliver what an earlier monitor left, and record who watches."""
         self.outbox.open()
-        plugins = [p.name for p in self.plugins.status() if not p.disabled]
-        self.record("monitor.started", None, {"plugins": plugins})
-        for plugin in self.plugins.status():
-            if plugin.disabled:
-                self.record("plugin.disabled", None, {"plugin": plugin.name, "text": plugin.text})
+        status = self.plugins.status()
+        self.record("monitor.started", {"plugins": [p.name for p in status if not p.disabled]})
+        self._record_disabled(set())
 
     async def close(self) -> None:
         """Let go of threads and tasks; restarts that are under way are finished by the next monitor."""
         await self.hands.close()
         await self.outbox.close()
+        if self._supervisor is not None:
+            self._supervisor.close()
         self._eyes.close()
         self.plugins.close()
-
-    # -- one tick ---------------------------------------------------------------------------------------------
 
     async def tick(self) -> None:
         """Look, judge, decide, remember, act. Raises MultibotError when supervisord does not answer."""
         now, now_at = self._clock()
         fleet = await self._look()
         observations = self._observer.look(fleet, (now, now_at), lambda bot: open_checks(self.ledger.tracks, bot))
-        before = {p.name for p in self.plugins.status() if p.disabled}
+        disabled = {p.name for p in self.plugins.status() if p.disabled}
         answers = await self.plugins.check(observations)
+        self._record_disabled(disabled)
         judgement = self._judge(observations, answers, now, now_at)
-        self._tell_of_disabled(before)
         self.ledger.tracks = judgement.tracks
         self.ledger.alerts.extend(judgement.alerts)
         self.ledger.entries.extend(judgement.entries)
         for decision in judgement.restarts:
             self.hands.intend(decision, now, now_at)
-        self.save()
-        self._hand_over()
+        self.settle()
         self.hands.act(fleet, now, now_at)
-        await self._refresh_channels(now)
+        if now - self._channels_mono >= CHANNELS_EVERY_S:
+            self._channels, self._channels_mono = await self.plugins.channels(), now
         self._write_picture(observations, now, now_at)
 
+    def record(self, action: str, detail: Mapping[str, Any], bot: str | None = None) -> None:
+        """Add something that the monitor did to what goes into the audit log with the next tick."""
+        self.ledger.entries.append(AuditEntry(new_id(), self._clock()[1], ACTOR, DOOR, bot, action, detail, self.host))
+
+    def settle(self) -> None:
+        """Save the ledger, then hand over its alerts and entries to outbox and journal; what fails waits in it."""
+        self._save()
+        try:
+            self.outbox.spool(self.ledger.alerts, self.plugins.senders())
+            self.ledger.alerts.clear()
+            self._troubles.pop("outbox", None)
+        except OutboxError as error:
+            self._trouble("outbox", str(error))
+        try:
+            self.journal.append(*self.ledger.entries)
+            self.replayer.nudge()
+            self.ledger.entries.clear()
+            self._troubles.pop("journal", None)
+        except JournalError as error:
+            self._trouble("journal", str(error))
+            del self.ledger.entries[:-MOST_UNSAID]
+        self._save()
+
     async def _look(self) -> Fleet:
-        def ask() -> Mapping[str, object]:
+        def ask() -> Mapping[str, Any]:
             if self._supervisor is None:
                 self._supervisor = self._connect()
             return self._supervisor.bots()
@@ -133,17 +146,149 @@ class Monitor:
         except ValueError as error:
             raise MultibotError(str(error)) from error
 
-    def _judge(self, observations: list[Observation], answers: list[Answer], now: float, now_at: float) -> Judgement:
-        views = view(observations, answers, self.plugins.watching())
+    def _judge(
+        self, observations: Sequence[Observation], answers: Sequence[Answer], now: float, now_at: float
+    ) -> Judgement:
+        watching = self.plugins.watching()
+        views = view(observations, answers)
         views.append(own_findings(self.plugins.status(), self._troubles))
-        self._seen_mono.update({o.bot: now for o in observations})
-        views.extend(self._absent({v.bot for v in views}, now))
-        step = advance(self.ledger.tracks, views, self.plugins.watching() | {OWN}, now, now_at)
+        self._seen_mono.update({v.bot: now for v in views})
+        self._seen_mono = {bot: mono for bot, mono in self._seen_mono.items() if now - mono < GONE_AFTER_S}
+        views.extend(absent(self._seen_mono.keys() - {v.bot for v in views}, watching))
+        step = advance(self.ledger.tracks, views, watching | {OWN}, now, now_at)
         decisions = [
-            decide(o, of_bot(step.tracks, o.bot), self.hands.restarts_mono(o.bot), self.hands.busy(o.bot))
+            decide(o, of_bot(step.tracks, o.bot), [r.mono for r in self.hands.restarts(o.bot)], self.hands.busy(o.bot))
             for o in observations
         ]
         return conclude(step, decisions, self.host, now, now_at)
 
-    def _absent(self, present: set[str], now: float) -> list[object]:
-        raise NotImplementedError
+    def _write_picture(self, observations: Sequence[Observation], now: float, now_at: float) -> None:
+        tracks = self.ledger.tracks
+        document = {
+            "schema": SCHEMA, "host": self.host, "pid": os.getpid(), "at": now_at, "mono": now,
+            "tick_s": self.settings["monitor.tick_s"],
+            "database": {"ok": self.replayer.ok, "text": self.replayer.text},
+            "channels": self._channels, "alerts_waiting": self.outbox.waiting(),
+            "plugins": plugins_picture(self.plugins.status()), "incidents": incidents_picture(tracks),
+            "bots": {o.bot: bot_picture(o, tracks, [r.at for r in self.hands.restarts(o.bot)]) for o in observations},
+        }  # fmt: skip
+        try:
+            replace_file(self.home.status, json.dumps(document).encode(), fsync=False)
+            self._troubles.pop("status", None)
+        except OSError as error:
+            self._trouble("status", f"{self.home.status} cannot be written: {error.strerror}")
+
+    def _load(self) -> Ledger:
+        try:
+            return Ledger.load(self.home.state / "monitor.json", *self._clock())
+        except ValueError as error:
+            _log.error("the monitor's memory cannot be read, it begins anew: %s", describe(error))
+            return Ledger()
+
+    def _save(self) -> None:
+        # Texts change at every tick; what a next monitor has to know does not.
+        tracks = [
+            (k, t.level, t.said, t.changes, t.since, t.critical_since, t.pid) for k, t in self.ledger.tracks.items()
+        ]
+        ids = [*(a.id for a in self.ledger.alerts), *(e.id for e in self.ledger.entries)]
+        content = (tracks, ids, {bot: list(some) for bot, some in self.ledger.restarts.items()})
+        if content == self._saved:
+            return
+        try:
+            self.ledger.save(self.home.state / "monitor.json")
+            self._saved = content
+            self._troubles.pop("memory", None)
+        except OSError as error:
+            self._trouble("memory", f"the monitor's memory cannot be written: {error.strerror}")
+
+    def _trouble(self, check: str, text: str) -> None:
+        if self._troubles.get(check) != text:
+            _log.error("%s", text)
+        self._troubles[check] = text
+
+    def _record_disabled(self, before: set[str]) -> None:
+        for plugin in self.plugins.status():
+            if plugin.disabled and plugin.name not in before:
+                self.record("plugin.disabled", {"plugin": plugin.name, "text": plugin.text})
+
+    def _lost(self, channel: str, alert: Alert, why: str) -> None:
+        _log.error("an alert was not sent by %s and is given up (%s): %s", channel, why, alert.text)
+        self.record("alert.lost", {"channel": channel, "alert": alert.id, "reason": why}, alert.bot or None)
+
+
+async def run(home: Home, wake: asyncio.Event | None = None) -> None:
+    """Run the monitor until cancelled, anew whenever multibot.toml has changed. ``wake``: set it for an early tick.
+
+    No failure of a tick ends it; a multibot.toml that cannot be used is reported and waited for.
+    """
+    wake = wake or asyncio.Event()
+    while True:
+        signature = _signature(home)
+        try:
+            settings = load(home.toml)
+        except BadValue as error:
+            _log.error("the monitor cannot begin: %s", error)
+            while _signature(home) == signature:  # noqa: ASYNC110 - a file, not an event
+                await asyncio.sleep(LEAST_PAUSE_S)
+            continue
+        await _run_under(home, settings, signature, wake)
+        _log.info("multibot.toml has changed: the monitor begins anew")
+
+
+async def _run_under(home: Home, settings: Settings, signature: object, wake: asyncio.Event) -> None:
+    plugins = await Plugins.load(lambda name: _info(settings, name), settings["monitor.plugin_timeout_s"])
+    monitor = Monitor(home, settings, plugins, lambda: Client.of(home), lambda bot, on: _set_autostart(home, bot, on))
+    monitor.begin()
+    replaying = asyncio.create_task(monitor.replayer.run(), name="replayer")
+    try:
+        await _tick_on(monitor, signature, wake)
+    finally:
+        replaying.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await replaying
+        await monitor.close()
+
+
+async def _tick_on(monitor: Monitor, signature: object, wake: asyncio.Event) -> None:
+    said, tick_s = "", float(monitor.settings["monitor.tick_s"])
+    while True:
+        wake.clear()
+        try:
+            await monitor.tick()
+            said = ""
+        except Exception as error:
+            if (text := describe(error)) != said:
+                _log.error("a tick failed: %s", text, exc_info=None if isinstance(error, MultibotError) else error)
+            said = text
+        least_s = min(LEAST_PAUSE_S, tick_s)
+        await asyncio.sleep(least_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.0 if monitor.hands.waiting else max(0.0, tick_s - least_s)):
+                await wake.wait()
+        now = _signature(monitor.home)
+        if now != signature:
+            try:
+                load(monitor.home.toml)
+                return
+            except BadValue as error:
+                _log.error("multibot.toml has changed, the monitor goes on with what it has: %s", error)
+                signature = now
+
+
+def _info(settings: Settings, name: str) -> MonitorInfo:
+    # A database URL may hold a password, and no plugin needs it.
+    values = {key: value for key, value in settings.values.items() if key != "database_url"}
+    return MonitorInfo(socket.gethostname(), values, settings.plugins.get(name, {}))
+
+
+def _set_autostart(home: Home, bot: str, enabled: bool) -> None:
+    with Client.of(home) as supervisor:
+        apply.set_autostart(home, supervisor, bot, enabled)
+
+
+def _signature(home: Home) -> object:
+    try:
+        info = home.toml.stat()
+    except OSError:
+        return None
+    return info.st_mtime_ns, info.st_size, info.st_ino

@@ -15,7 +15,7 @@ from multibot_plugin.database import pool
 from multibot_plugin.database.queries import sql
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot
 from multibot_plugin.home import Home
-from multibot_plugin.journal import AuditEntry, Entry, Journal, JournalError, Wish
+from multibot_plugin.journal import AuditEntry, Entry, Journal, JournalError
 from multibot_plugin.settings import Settings
 
 LOOK_EVERY_S = 2.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,7 @@ class Row:
     start_at: float
     stop_at: float
     exit_code: int
+    stop_wait_s: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def _read_row(item: Mapping[str, Any]) -> Row | None:
         id=item["id"], statename=str(item.get("statename", "UNKNOWN")), pid=int(item.get("pid") or 0) or None,
         uptime_s=None if uptime_s is None else float(uptime_s), enabled=bool(item.get("enabled")),
         start_at=float(item.get("start_at") or 0), stop_at=float(item.get("stop_at") or 0),
-        exit_code=int(item.get("exit_code") or 0),
+        exit_code=int(item.get("exit_code") or 0), stop_wait_s=float(item.get("stop_wait_s") or 0),
     )  # fmt: skip
 
 
@@ -95,7 +97,7 @@ def restarts_24h(runs: tuple[Run, ...], ours_at: Iterable[float], now_at: float)
     What a person started is not counted.
     """
     after_death = sum(
-        1 for newer, older in zip(runs, runs[1:], strict=False) if older.died and newer.started_at > now_at - DAY_S
+        1 for newer, older in itertools.pairwise(runs) if older.died and newer.started_at > now_at - DAY_S
     )
     return after_death + sum(1 for at in ours_at if at > now_at - DAY_S)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused, Unreachable
-from multibot_plugin.sandbox.model import Entry, FaultKind
+from multibot_plugin.sandbox.model import Entry
 
 # The proxy variables of the environment are meant for the world outside.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -60,9 +60,9 @@ class Sandbox:
         """Make a token valid (also a revoked one) and name its bot (username: ``<name>_bot`` if it is new)."""
         return _view(self._post("register", token=token, name=name))
 
-    def introduce(self, token: str, name: str | None = None) -> BotView:
-        """Make a bot known before it calls, and name it; a revoked token stays revoked."""
-        return _view(self._post("introduce", token=token, name=name))
+    def introduce(self, number: int, name: str | None = None) -> BotView:
+        """Make a bot known by the number of its token before it calls, and name it."""
+        return _view(self._post("introduce", number=number, name=name))
 
     def bots(self) -> list[BotView]:
         return [_view(row) for row in self._call("bots")["bots"]]
@@ -83,7 +83,7 @@ class Sandbox:
         self._post("block", bot=bot, chat=chat, description=description, on=on)
 
     def say(self, bot: str, text: str, chat: int | None = None, user: str | None = None) -> Entry:
-        """A user writes to the bot: Ada unless ``chat`` (a user's id, or below 0 a group's) says otherwise."""
+        """A user (Ada, or the one of this name) writes to the bot, in private or in ``chat`` (below 0: a group)."""
         return _entry(self._post("say", bot=bot, text=text, chat=chat, user=user))
 
     def tap(self, bot: str, button: str, chat: int | None = None, message_id: int | None = None) -> Entry:
@@ -138,20 +138,25 @@ class Sandbox:
         )  # fmt: skip
 
     def fault(
-        self, bot: str | None, kind: FaultKind | int, *, for_s: float | None = None, times: int | None = None,
+        self, bot: str | None, *, status: int | None = None, hang: bool = False, drop: bool = False,
+        lose: bool = False, for_s: float | None = None, times: int | None = None,
         method: str | None = "getUpdates", retry_after: int | None = None, description: str | None = None,
         parameters: Mapping[str, Any] | None = None,
     ) -> None:  # fmt: skip
         """Let calls of ``method`` (None: every method) of a bot (None: of all bots) go wrong.
 
-        ``kind``: an HTTP status (400 to 599) that they fail with; "hang": no answer before it is over; "drop": the
-        connection is closed; "lose": it is closed when the call has been carried out. For ``for_s`` seconds,
-        ``times`` calls, or until ``clear``. A fault on getUpdates hits the poll that is open, too. Of a status:
-        ``retry_after`` is what a 429 asks for in seconds, ``description`` and ``parameters`` replace the usual ones.
+        One of: ``status``, an HTTP status (400 to 599) that they fail with; ``hang``: no answer before it is over;
+        ``drop``: the connection is closed; ``lose``: it is closed when the call has been carried out. For ``for_s``
+        seconds, ``times`` calls, or until ``clear``. A fault on getUpdates hits the poll that is open, too. With a
+        status: ``retry_after`` is what a 429 asks for in seconds, ``description`` and ``parameters`` replace the
+        usual ones. Raises BadValue for none or several of them.
         """
-        status = kind if isinstance(kind, int) else None
+        chosen = {"status": status is not None, "hang": hang, "drop": drop, "lose": lose}
+        kinds = [kind for kind, on in chosen.items() if on]
+        if len(kinds) != 1:
+            raise BadValue(f"a fault is one of {', '.join(chosen)}")
         self._post(
-            "fault", bot=bot, kind=kind if status is None else "status", status=status, for_s=for_s, times=times,
+            "fault", bot=bot, kind=kinds[0], status=status, for_s=for_s, times=times,
             methods=[method] if method else None, retry_after=retry_after, description=description,
             parameters=dict(parameters) if parameters else None,
         )  # fmt: skip

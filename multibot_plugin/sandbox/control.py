@@ -50,7 +50,10 @@ class Control:
         return describe(self._world.register(_text(body, "token"), _optional(body, "name")))
 
     def _introduce(self, body: Json) -> Json:
-        return describe(self._world.introduce(_text(body, "token"), _optional(body, "name")))
+        number = _number(body, "number")
+        if not 0 < number < 10**16:
+            raise BadValue(f"number {number} is not a bot's")
+        return describe(self._world.introduce(number, _optional(body, "name")))
 
     def _chat(self, body: Json) -> Json:
         chat = self._world.add_chat(_number(body, "chat"), _optional(body, "name"))
@@ -65,9 +68,8 @@ class Control:
         return {}
 
     def _say(self, body: Json) -> Json:
-        entry = self._world.say(
-            self._bot(body), _text(body, "text"), _number(body, "chat", ADA.id), _optional(body, "user")
-        )
+        chat = _number(body, "chat") if body.get("chat") is not None else None
+        entry = self._world.say(self._bot(body), _text(body, "text"), chat, _optional(body, "user"))
         return asdict(entry)
 
     def _tap(self, body: Json) -> Json:
@@ -120,10 +122,17 @@ def describe(bot: Bot) -> Json:
     """Return a bot as the control routes show it: who it is and its counters; never its token."""
     updates = bot.updates
     return {
-        "number": bot.number, "name": bot.name, "username": bot.username, "revoked": bot.token is None,
-        "webhook": bot.webhook.get("url", ""), "pending": updates.pending, "delivered": updates.delivered,
-        "redelivered": updates.redelivered, "conflicts": updates.conflicts, **asdict(bot.counters),
-    }  # fmt: skip
+        "number": bot.number,
+        "name": bot.name,
+        "username": bot.username,
+        "revoked": bot.token is None and bool(bot.revoked),
+        "webhook": bot.webhook.get("url", ""),
+        "pending": updates.pending,
+        "delivered": updates.delivered,
+        "redelivered": updates.redelivered,
+        "conflicts": updates.conflicts,
+        **asdict(bot.counters),
+    }
 
 
 def _read_fault(body: Json, bot: Bot | None, mono: float) -> Fault:
@@ -196,6 +205,8 @@ def _guarded(handler: Callable[[web.Request], Awaitable[web.Response]]) -> Calla
 
 def _posted(handler: Callable[[Json], Json]) -> Callable[[web.Request], Any]:
     async def answer(request: web.Request) -> web.Response:
+        if request.content_type != "application/json":  # nor may a web page post here: this makes it ask first
+            raise BadValue("the body is not of the type application/json")
         try:
             body = json.loads(await request.read())
         except (ValueError, RecursionError):

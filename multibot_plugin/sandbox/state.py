@@ -49,7 +49,7 @@ class Counters:
 
 @dataclass(eq=False)
 class Bot:
-    """One bot: the number before the colon of its token. ``token`` None: the last one was revoked."""
+    """One bot: the number before the colon of its token. ``token`` None: the next one that comes."""
 
     number: int
     token: str | None = field(repr=False)
@@ -96,7 +96,7 @@ class World:
     def admit(self, token: str) -> Bot | Reply:
         """Return the bot that calls with this token, or the 401 it gets.
 
-        After ``revoke`` the next unknown token with the same number is the bot's new one, as from @BotFather.
+        After ``revoke`` the next unknown token with this number is the bot's new one, as from @BotFather.
         """
         number = token_number(token)
         if number is None:
@@ -108,15 +108,9 @@ class World:
             bot.token = token
         return bot if bot.token == token else failure(401, "Unauthorized")
 
-    def introduce(self, token: str, name: str | None = None) -> Bot:
-        """Make the bot of this token known, and name it; a revoked token stays revoked.
-
-        Raises BadValue when the token is malformed.
-        """
-        number = token_number(token)
-        if number is None:
-            raise BadValue("this token does not look like one from @BotFather (123456789:AA...)")
-        bot = self.bots.get(number) or self._new_bot(number, token, name)
+    def introduce(self, number: int, name: str | None = None) -> Bot:
+        """Make a bot known before it calls, and name it; its token is the first that comes with this number."""
+        bot = self.bots.get(number) or self._new_bot(number, None, name)
         if name and bot.name != name:
             for other in self.bots.values():
                 if other.name == name:
@@ -125,13 +119,16 @@ class World:
         return bot
 
     def register(self, token: str, name: str | None = None) -> Bot:
-        """Introduce a bot and make this token its valid one, whatever was before; raises BadValue."""
-        bot = self.introduce(token, name)
+        """Introduce a bot and make this its valid token, whatever was before; raises BadValue when it is malformed."""
+        number = token_number(token)
+        if number is None:
+            raise BadValue("this token does not look like one from @BotFather (123456789:AA...)")
+        bot = self.introduce(number, name)
         bot.token = token
         bot.revoked.discard(token)
         return bot
 
-    def _new_bot(self, number: int, token: str, name: str | None = None) -> Bot:
+    def _new_bot(self, number: int, token: str | None, name: str | None = None) -> Bot:
         username = re.sub(r"[^A-Za-z0-9_]", "_", name or f"sandbox_{number}")[:28] + "_bot"
         # Update ids begin with the time: a bot that outlives a restart of the sandbox goes on with its old offset.
         updates = Updates(int(self.now()), self.real_pace)
@@ -184,12 +181,23 @@ class World:
             self.chats[chat] = Chat(chat, name or usual)
         return self.chats[chat]
 
-    def say(self, bot: Bot, text: str, chat: int, user: str | None = None) -> Entry:
-        """A user writes ``text`` to the bot, in his private chat or (``chat`` below 0) in a group."""
+    def user(self, name: str | None) -> Chat:
+        """Return the private chat of a user, who is made if need be; None: Ada."""
+        for chat in self.chats.values():
+            if chat.id > 0 and chat.name == (name or ADA.name):
+                return chat
+        return self.add_chat(max(self.chats) + 1, name)
+
+    def say(self, bot: Bot, text: str, chat: int | None = None, user: str | None = None) -> Entry:
+        """A user writes ``text`` to the bot: in his private chat, or in another ``chat`` (below 0: a group)."""
         if not text or len(text) > 4096:
             raise BadValue("a message has 1 to 4096 characters")
-        place = self.add_chat(chat, user if chat > 0 else None)
-        sender = place if chat > 0 else Chat(ADA.id, user or ADA.name)
+        if chat is None:
+            sender = place = self.user(user)
+        elif chat > 0:
+            sender = place = self.add_chat(chat, user)
+        else:
+            sender, place = self.user(user), self.add_chat(chat)
         message = self.message(bot, place, text, user_json(sender.id, sender.name))
         if entities := command_entities(text):
             message["entities"] = entities

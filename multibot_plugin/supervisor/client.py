@@ -69,9 +69,9 @@ class _Transport(xmlrpc.client.Transport):
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
         if self._connection and host == self._connection[0] and self._connection[1]:
-            return self._connection[1]  # type: ignore[return-value]
-        self._connection = host, _Connection(self._path, self._timeout_s)  # type: ignore[assignment]
-        return self._connection[1]  # type: ignore[return-value]
+            return self._connection[1]
+        self._connection = host, _Connection(self._path, self._timeout_s)
+        return self._connection[1]
 
 
 class Supervisor:

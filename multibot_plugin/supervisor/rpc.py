@@ -153,7 +153,8 @@ class _StatusFile:
             info = os.stat(self._path)
             seen = (info.st_ino, info.st_mtime_ns, info.st_size)
             if seen != self._seen:
-                content = json.loads(read_file(self._path, _STATUS_CAP))
+                # NaN, which is no JSON, must not end up in an answer.
+                content = json.loads(read_file(self._path, _STATUS_CAP), parse_constant=lambda _: None)
                 self._content = content if isinstance(content, dict) else {}
                 self._seen = seen
         except (OSError, BadFile, ValueError):
@@ -163,16 +164,16 @@ class _StatusFile:
 
 def tick_age(status: Mapping[str, Any], now_mono: float) -> float | None:
     """Return the seconds since the monitor's last tick; None without one (or from before a reboot)."""
-    mono = status.get("mono")
-    if not _is_number(mono) or mono > now_mono:
+    mono = _number(status.get("mono"))
+    if mono is None or mono > now_mono:
         return None
     return round(now_mono - mono, 1)
 
 
 def is_fresh(status: Mapping[str, Any], now_mono: float) -> bool:
     """Return whether the monitor's picture still counts."""
-    age_s, tick_s = tick_age(status, now_mono), status.get("tick_s")
-    return age_s is not None and _is_number(tick_s) and age_s <= _FRESH_TICKS * tick_s + _FRESH_MORE_S
+    age_s, tick_s = tick_age(status, now_mono), _number(status.get("tick_s"))
+    return age_s is not None and tick_s is not None and age_s <= _FRESH_TICKS * tick_s + _FRESH_MORE_S
 
 
 def bot_row(bot: str, process: Any, status: Mapping[str, Any], now: float, now_mono: float) -> dict[str, Any]:
@@ -224,17 +225,18 @@ def _why_unknown(status: Mapping[str, Any], now_mono: float, pid: int | None) ->
     return "the monitor does not run" if age_s is None else f"the monitor has been silent for {age_s:.0f} s"
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _number(value: Any) -> float | None:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _age(mono: Any, now_mono: float) -> float | None:
-    return round(max(0.0, now_mono - mono), 1) if _is_number(mono) else None
+def _age(value: Any, now_mono: float) -> float | None:
+    mono = _number(value)
+    return None if mono is None else round(max(0.0, now_mono - mono), 1)
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=True)
+    return json.dumps(value, ensure_ascii=True, allow_nan=False)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 
 from telegram import Bot
 from telegram.ext import Application, ApplicationBuilder
 from telegram.request import HTTPXRequest
 
 from multibot_plugin.sandbox import server
-from multibot_plugin.sandbox.client import BotView
+from multibot_plugin.sandbox.client import BotView, Sandbox
 from multibot_plugin.sandbox.control import describe
 from multibot_plugin.sandbox.faults import Fault
 from multibot_plugin.sandbox.model import FaultKind, usual_failure
@@ -40,10 +42,11 @@ class Place:
     def __init__(self, running: server.Running) -> None:
         self.running, self.world, self.url = running, running.world, running.url
         self.token = new_token()
+        self.world.register(self.token)
 
     @property
     def bot(self) -> Known:
-        return self.world.introduce(self.token)
+        return self.world.find(self.token)
 
     @property
     def view(self) -> BotView:
@@ -87,9 +90,31 @@ class Place:
 
 
 @asynccontextmanager
-async def place(**options: bool) -> AsyncIterator[Place]:
-    running = await server.start(**options)
+async def place(strict: bool = False) -> AsyncIterator[Place]:
+    running = await server.start(strict=strict)
     try:
         yield Place(running)
     finally:
         await running.close()
+
+
+@contextmanager
+def threaded() -> Iterator[Sandbox]:
+    """Run a sandbox in a thread, for a test without a loop of its own."""
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, str]] = Future()
+
+    async def serve() -> None:
+        ended = asyncio.Event()
+        running = await server.start()
+        started.set_result((asyncio.get_running_loop(), ended, running.url))
+        await ended.wait()
+        await running.close()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),))
+    thread.start()
+    loop, ended, url = started.result(10)
+    try:
+        yield Sandbox(url)
+    finally:
+        loop.call_soon_threadsafe(ended.set)
+        thread.join()

@@ -110,7 +110,7 @@ async def test_a_login_that_may_make_no_tables_is_told_what_it_needs(empty):
 
 
 def _found() -> list[binaries.Binaries]:
-    wheel_and_system = [*binaries._wheel(), *binaries._system()]
+    wheel_and_system = [*binaries.in_wheel(), *binaries.in_system()]
     return [b for b in wheel_and_system if b.major >= binaries.OLDEST]
 
 

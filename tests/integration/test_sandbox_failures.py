@@ -46,10 +46,11 @@ def failed(status: int, description: str, **parameters: int) -> dict[str, Any]:
 
 
 async def test_an_unknown_token_is_an_invalid_token_in_a_strict_sandbox() -> None:
-    async with place(strict=True) as sandbox, sandbox.client() as bot:
+    unknown = f"9:{'A' * 35}"
+    async with place(strict=True) as sandbox, sandbox.client(unknown) as bot:
         with pytest.raises(InvalidToken):
             await bot.get_me()
-        assert (await fetch(f"{sandbox.url}/bot{sandbox.token}/getMe"))[::2] == (401, failed(401, "Unauthorized"))
+        assert (await fetch(f"{sandbox.url}/bot{unknown}/getMe"))[::2] == (401, failed(401, "Unauthorized"))
 
 
 async def test_a_revoked_token_is_an_invalid_token_at_once_also_for_the_poll_that_is_open(sandbox: Place) -> None:

@@ -12,18 +12,23 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sandboxes import threaded
 
+from multibot_plugin.bots.render import Place, Section, render
 from multibot_plugin.cli import main
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused, Unreachable
+from multibot_plugin.home import find_home
 from multibot_plugin.sandbox import client
 from multibot_plugin.sandbox.client import Sandbox
 from multibot_plugin.sandbox.process import child
+from multibot_plugin.supervisor.conf import template
 
 TOKEN = f"7001:{'A' * 35}"
 MODULE = [sys.executable, "-P", "-m", "multibot_plugin.sandbox"]
@@ -31,16 +36,14 @@ MODULE = [sys.executable, "-P", "-m", "multibot_plugin.sandbox"]
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    with child() as running:
+    with threaded() as running:
         yield running
 
 
-def call(sandbox: Sandbox, method: str, **parameters: object) -> dict[str, object]:
+def call(sandbox: Sandbox, method: str, token: str = TOKEN, **parameters: object) -> dict[str, object]:
     """Call the Bot API as a bot of the standard library does."""
-    import urllib.request
-
     request = urllib.request.Request(
-        f"{sandbox.url}/bot{TOKEN}/{method}", json.dumps(parameters).encode(), {"Content-Type": "application/json"}
+        f"{sandbox.url}/bot{token}/{method}", json.dumps(parameters).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
         return dict(json.load(answer))
@@ -72,6 +75,7 @@ def parrot(sandbox: Sandbox) -> Iterator[None]:
         yield
     finally:
         ended.set()
+        sandbox.say(TOKEN, "quiet")
         thread.join()
 
 
@@ -101,16 +105,33 @@ def test_a_client_plays_the_users_of_a_bot(sandbox: Sandbox) -> None:
         tap = sandbox.tap(TOKEN, "More")
         assert sandbox.wait_for("got more", bot="@parrot_bot", after=tap.n).kind == "answer"
         assert sandbox.ask("7001", "in a group", chat=-7).chat == -7
-    assert [entry.by for entry in sandbox.transcript("parrot")] == ["user", "bot", "user", "bot", "user", "bot"]
-    assert sandbox.last() == 6
-    assert sandbox.transcript(after=6) == []
+    assert [entry.by for entry in sandbox.transcript("parrot")][:6] == ["user", "bot"] * 3
+    assert sandbox.transcript(after=sandbox.last()) == []
     assert sandbox.counters("parrot").calls["sendmessage"] == 2
+
+
+def test_a_sandbox_as_a_child_ends_with_its_block_and_with_its_parent() -> None:
+    with child() as running:
+        running.register(TOKEN)
+        assert call(running, "getMe")["ok"]
+    with pytest.raises(Unreachable):
+        running.bots()
+    orphan = subprocess.Popen([*MODULE, "--lifeline"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    orphan.communicate(timeout=10)
+    assert orphan.returncode == 0
+
+
+def test_several_users_speak_each_in_a_chat_of_his_own(sandbox: Sandbox) -> None:
+    sandbox.register(TOKEN, "parrot")
+    said = [sandbox.say("parrot", "hi", user=user) for user in (None, "Bob", "Eve", "Bob")]
+    assert [(entry.user, entry.chat) for entry in said] == [("Ada", 1001), ("Bob", 1002), ("Eve", 1003), ("Bob", 1002)]
+    assert sandbox.say("parrot", "hi", chat=-7, user="Bob").user == "Bob"
 
 
 def test_a_client_sets_ends_and_sees_faults(sandbox: Sandbox) -> None:
     sandbox.register(TOKEN, "parrot")
-    sandbox.fault("parrot", 403, method="getMe", description="Forbidden: no", for_s=60)
-    sandbox.fault(None, "hang", times=1)
+    sandbox.fault("parrot", status=403, method="getMe", description="Forbidden: no", for_s=60)
+    sandbox.fault(None, hang=True, times=1)
     with pytest.raises(OSError, match="403"):
         call(sandbox, "getMe")
     assert sandbox.counters("parrot").faults == 1
@@ -125,9 +146,11 @@ def test_a_client_raises_what_went_wrong(sandbox: Sandbox) -> None:
     with pytest.raises(NoSuchBot, match="no bot '7002'"):
         sandbox.counters(f"7002:{'A' * 35}")
     with pytest.raises(BadValue, match="1 to 4096"):
-        sandbox.say("parrot", "")
+        sandbox.say("parrot", "x" * 4097)
     with pytest.raises(BadValue, match="use 400 to 599"):
-        sandbox.fault("parrot", 200)
+        sandbox.fault("parrot", status=200)
+    with pytest.raises(BadValue, match="a fault is one of status, hang, drop, lose"):
+        sandbox.fault("parrot", hang=True, drop=True)
     with pytest.raises(Refused, match="no button"):
         sandbox.tap("parrot", "More")
     with pytest.raises(MultibotError, match=r"parrot has not sent 'hello' within 0\.1 s"):
@@ -210,6 +233,15 @@ def test_an_account_that_does_not_exist_is_refused() -> None:
         assert line.startswith("multibot: no account 'no-such-account'")
 
 
+def test_without_aiohttp_one_line_says_what_to_install() -> None:
+    program = (
+        "import sys; sys.modules['aiohttp'] = None; from multibot_plugin.sandbox.__main__ import main; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "multibot: the sandbox needs aiohttp: pip install 'supervisor-multibot[sandbox]'\n"
+
+
 def cli(home: Path, *words: str) -> Result:
     # As a process sees it: CliRunner would keep the exit code of a MultibotError to itself.
     return CliRunner().invoke(main, ["--home", str(home), "sandbox", *words], standalone_mode=True)
@@ -232,7 +264,7 @@ def test_the_command_line_speaks_with_a_bot(home: Path, sandbox: Sandbox) -> Non
         lines = cli(home, "say", "parrot", "a\nb\x1b[2J").stdout.splitlines()
         assert lines[:2] == ["you → parrot        a", "                    b\\x1b[2J"]
     entries = json.loads(cli(home, "transcript", "parrot", "--after", "2", "--json").stdout)["entries"]
-    assert [entry["kind"] for entry in entries] == ["tap", "answer", "message", "message"]
+    assert [entry["kind"] for entry in entries] == ["tap", "answer", "message", "message", "message"]
     assert "[More]" in cli(home, "transcript").stdout
     (row,) = json.loads(cli(home, "bots", "--json").stdout)["bots"]
     assert (row["name"], row["conflicts"]) == ("parrot", 0)
@@ -253,6 +285,22 @@ def test_the_command_line_sets_faults_and_revokes(home: Path, sandbox: Sandbox) 
     with pytest.raises(OSError, match="401") as unauthorised:
         call(sandbox, "getMe")
     unauthorised.value.close()  # type: ignore[attr-defined]
+
+
+def test_a_bot_of_the_home_is_known_by_its_id_before_it_has_called(home: Path, sandbox: Sandbox) -> None:
+    digest = "0123456789abcdef"
+    place = find_home(str(home))
+    place.rendered.parent.mkdir(parents=True)
+    section = Section("greeter", digest, True, 10)
+    place.rendered.write_text(render(template("program.conf.j2"), [], [section], Place(sys.executable, place.log)).text)
+    token = place.bot("greeter").token(digest)
+    token.parent.mkdir(parents=True)
+    token.write_text(f"8001:{'B' * 35}")
+    assert cli(home, "say", "greeter", "hi", "--wait", "0").exit_code == 0
+    assert sandbox.counters("greeter").number == 8001
+    assert call(sandbox, "getUpdates", token=f"8001:{'B' * 35}")["ok"]
+    token.unlink()
+    assert "cannot be read: give its number" in cli(home, "say", "greeter", "hi").stderr
 
 
 @pytest.mark.parametrize(

@@ -53,12 +53,19 @@ def test_a_revoked_token_stays_revoked_and_the_next_with_its_number_is_the_bots_
     bot = admitted(world, TOKEN)
     assert isinstance(world.admit(OTHER), Reply)
     world.revoke(bot)
-    world.introduce(TOKEN, "greeter")
+    world.introduce(7001, "greeter")
     assert isinstance(world.admit(TOKEN), Reply)
     assert admitted(world, OTHER) is bot
     assert isinstance(world.admit(TOKEN), Reply)
     world.register(TOKEN)
     assert admitted(world, TOKEN) is bot
+
+
+def test_the_token_of_an_introduced_bot_is_the_first_that_comes() -> None:
+    world = World()
+    bot = world.introduce(7001, "greeter")
+    assert admitted(world, TOKEN) is bot
+    assert isinstance(world.admit(OTHER), Reply)
 
 
 def test_a_bot_is_found_by_token_number_name_and_username() -> None:

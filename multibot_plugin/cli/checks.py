@@ -1,0 +1,193 @@
+"""What ``multibot doctor`` looks at of the running system: each function is one check and returns what it found."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import multibot_plugin
+from multibot_plugin.cli.config import problems
+from multibot_plugin.cli.fleet import Fleet
+from multibot_plugin.cli.output import Context, count, spoken
+from multibot_plugin.cli.start import is_running
+from multibot_plugin.errors import MultibotError
+from multibot_plugin.home import typed
+
+GOOD, WARNING, BAD = "●", "▲", "✖"
+OLD_BUILD_DAYS = 120
+_DESCRIPTORS_OF_A_BOT = 3  # of supervisord: two pipes and a log file
+_DESCRIPTORS_BESIDES = 60
+# pip does not keep the times of a wheel's files, so the age of the pinned build stands here (its newest file).
+_WHEEL_BUILT = {"18.6": date(2026, 9, 7)}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: ● fine, ▲ worth a look, ✖ wrong; ``remedies`` are what to type (or do), one per line."""
+
+    name: str
+    mark: str
+    text: str
+    remedies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What the checks look at; everything that is slow to find out was asked once."""
+
+    context: Context
+    fleet: Fleet
+    picture: dict[str, Any]
+
+
+Found = Check | Iterable[Check]
+
+
+def settings(patient: Patient) -> Found:
+    """multibot.toml can be read and makes sense."""
+    toml = patient.context.home.toml
+    found = [p for p in problems(patient.context.settings) if not p.startswith("alerts.")]
+    if found:
+        return [Check("settings", BAD, text, (f"edit {toml}",)) for text in found]
+    own = sum(origin != "default" for origin in patient.context.settings.origins.values())
+    return Check("settings", GOOD, f"settings fine, {own} of them not the default")
+
+
+def supervisord(patient: Patient) -> Found:
+    """supervisord answers, has our plugin of this version, and its configuration is what we would write."""
+    home, fleet = patient.context.home, patient.fleet
+    if fleet.away:
+        if pid := is_running(home):
+            return Check("supervisord", BAD, f"supervisord (pid {pid}) lives but does not answer", (f"kill {pid}",))
+        return Check("supervisord", BAD, "supervisord is not running", (home.command("start"),))
+    loaded = patient.context.supervisor().version()
+    again = tuple(home.command(act) for act in ("stop", "start"))
+    if loaded["multibot"] != multibot_plugin.__version__:
+        text = f"supervisord runs multibot {loaded['multibot']}, installed is {multibot_plugin.__version__}"
+        return Check("supervisord", WARNING, text, again)
+    return Check("supervisord", GOOD, f"supervisord {loaded['supervisor']}, plugin loaded in it")
+
+
+def main_file(patient: Patient) -> Found:
+    """supervisord.conf is the one that this version writes for these settings."""
+    from multibot_plugin.database.embedded import is_embedded, program
+    from multibot_plugin.supervisor.conf import render_main
+
+    home, settings = patient.context.home, patient.context.settings
+    wanted = render_main(home, program(home, settings) if is_embedded(settings) else None)
+    if home.supervisord_conf.read_text() == wanted:
+        return ()
+    text = f"{home.supervisord_conf} differs from what this multibot writes (changed by hand, or of another version)"
+    return Check("configuration", WARNING, text, (home.command("init"),))
+
+
+def monitor(patient: Patient) -> Found:
+    """The listener looks at the bots; its plugins work."""
+    home, state = patient.context.home, patient.fleet.monitor
+    if patient.fleet.away:
+        return ()
+    log = home.log / "monitor.log"
+    if not state.get("ok"):
+        age_s = state.get("tick_age_s")
+        text = (
+            f"the monitor has been silent for {spoken(age_s)}" if age_s is not None else "the monitor does not report"
+        )
+        ctl = f"{typed('supervisorctl')} -c {home.supervisord_conf}"
+        return Check(
+            "monitor", BAD, f"{text}: bots run on, nobody watches them", (f"tail {log}", f"{ctl} restart multibot")
+        )
+    bad = [p for p in patient.picture.get("plugins", ()) if p.get("disabled") or p.get("failures")]
+    found = [Check("monitor", GOOD, f"listener answering, last tick {spoken(state['tick_age_s'])} ago")]
+    for plugin in bad:
+        what = "disabled" if plugin.get("disabled") else f"failing ({plugin['failures']} times in a row)"
+        found.append(
+            Check("plugin", WARNING, f"plugin {plugin['name']} is {what}: {plugin.get('text', '')}", (f"tail {log}",))
+        )
+    return found
+
+
+def database(patient: Patient) -> Found:
+    """The database answers, has our tables, and is not an old build."""
+    return patient.context.run(_ask_database(patient.context))
+
+
+async def _ask_database(context: Context) -> Found:
+    from multibot_plugin.database.migrate import LATEST, schema_version
+
+    home = context.home
+    try:
+        async with asyncio.timeout(6), context.database(3.0) as connection:
+            version = connection.get_settings().server_version.partition(" ")[0]
+            schema = await schema_version(connection)
+    except (MultibotError, TimeoutError) as error:
+        remedy = f"tail {home.log / 'postgres.log'}" if not context.settings["database_url"] else "see that it runs"
+        return Check("database", BAD, str(error) or "the database does not answer in time", (remedy,))
+    text = f"database {version}, schema {schema}"
+    if schema != LATEST:
+        remedy = home.command("start") if schema < LATEST else "install the multibot that made it, or a newer one"
+        return Check("database", BAD, f"{text}, this multibot needs {LATEST}", (remedy,))
+    built = None if context.settings["database_url"] else _built(context)
+    days = (datetime.now(UTC).date() - built).days if built else 0
+    if days > OLD_BUILD_DAYS:
+        cure = "update multibot, or set database_url to a server that your distribution keeps up to date"
+        return Check("database", WARNING, f"{text}: its build is {days} days old, security fixes are missing", (cure,))
+    return Check("database", GOOD, f"{text}{f', {days} days old build' if built else ''}")
+
+
+def _built(context: Context) -> date | None:
+    """Return when the embedded server's programs were built, None when that cannot be known."""
+    from multibot_plugin.database.server import read_server
+
+    server = read_server(context.home.state)
+    if server.origin == "wheel":
+        return _WHEEL_BUILT.get(server.version)
+    with suppress(OSError):  # dpkg and rpm keep the times of their files
+        return datetime.fromtimestamp((Path(server.bin) / "postgres").stat().st_mtime, UTC).date()
+    return None
+
+
+def rendered(patient: Patient) -> Found:
+    """supervisord runs what is rendered, and what is rendered is what the database says."""
+    from multibot_plugin.bots.apply import not_applied
+    from multibot_plugin.cli.applying import plan_now
+
+    home = patient.context.home
+    with suppress(MultibotError):  # an absent database has its own line
+        plan = plan_now(patient.context)
+        found = [Check("bots", BAD, text, (home.command(f"bot show {bot}"),)) for bot, text in plan.problems.items()]
+        if plan.pending:
+            changed = len(plan.added) + len(plan.changed) + len(plan.removed) + len(plan.repairs)
+            text = (
+                f"{count(changed, 'bot')} in the database differ from what is rendered" if changed else "files to write"
+            )
+            return [
+                *found,
+                Check("rendered", WARNING, text, (home.command("render-config --diff"), home.command("apply"))),
+            ]
+        if found:
+            return found
+    differing = () if patient.fleet.away else not_applied(home, patient.fleet.rows)
+    if differing:
+        text = f"supervisord runs {', '.join(differing[:5])} otherwise than rendered"
+        return Check("rendered", WARNING, text, (home.command("apply"),))
+    return Check("rendered", GOOD, f"{count(len(patient.fleet.rows), 'bot')}, running as the database says")
+
+
+def descriptors(patient: Patient) -> Found:
+    """supervisord may open enough files for its bots."""
+    pid = patient.fleet.supervisord.get("pid")
+    if not pid:
+        return ()
+    line = next(s for s in Path(f"/proc/{pid}/limits").read_text().splitlines() if s.startswith("Max open files"))
+    limit, bots = int(line.split()[3]), len(patient.fleet.rows)
+    room = (limit - _DESCRIPTORS_BESIDES) // _DESCRIPTORS_OF_A_BOT
+    text = f"descriptors: {limit:,} allow {count(room, 'bot')}, {bots:,} configured"
+    if bots * 10 < room * 8:
+        return Check("descriptors", GOOD, text)
+    remedy = f"raise minfds in {patient.context.home.supervisord_conf} to {limit * 4}, then stop and start"
+    return Check("descriptors", BAD if bots >= room else WARNING, text, (remedy,))

@@ -1,0 +1,212 @@
+"""The monitor's hands: restarts that were decided, and stops and starts that an operator made past multibot."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from multibot_plugin.errors import NoSuchBot
+from multibot_plugin.health.judgement import ACTOR, DOOR, restart_id, wish_id
+from multibot_plugin.health.ledger import Ledger, Restart
+from multibot_plugin.health.observe import Supervisor
+from multibot_plugin.health.recovery import Decision
+from multibot_plugin.health.rules import DAY_S, Fleet, Row, contradiction, read_fleet, wish_of
+from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
+from multibot_plugin.plugins import describe
+from multibot_plugin.workers import Worker
+from multibot_runner.protocol import PROGRAM_PREFIX
+
+OUTSIDE = "supervisorctl"  # also its web page and other tools: all that is known is that it was not multibot
+_AT_REST = ("STOPPED", "EXITED", "FATAL")
+_MORE_S = 60.0  # beyond the bot's own stop_wait_s
+_AUTOSTART_TIMEOUT_S = 60.0
+_log = logging.getLogger("multibot.monitor")
+
+
+class NotYet(Exception):
+    """A restart could not be finished; it has to be tried again. Says why."""
+
+
+@dataclass
+class _Contrary:
+    """A state that contradicts autostart, and since when it is seen (monotonic)."""
+
+    wish: bool
+    since: float
+
+
+class Hands:
+    """Acts in daemon threads, one per act. ``settle`` saves and hands over what an act changed in the ledger."""
+
+    def __init__(
+        self, ledger: Ledger, journal: Journal, connect: Callable[[], Supervisor],
+        set_autostart: Callable[[str, bool], None], settle: Callable[[], None], host: str,
+    ) -> None:  # fmt: skip
+        self._ledger = ledger
+        self._journal = journal
+        self._connect = connect
+        self._set_autostart = set_autostart
+        self._settle = settle
+        self._host = host
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._contrary: dict[str, _Contrary] = {}
+        self._told: set[str] = set()
+        self._resumed = {bot for bot, some in ledger.restarts.items() if any(not r.done for r in some)}
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next look should come soon: somebody may have stopped or started a bot past multibot."""
+        return bool(self._contrary)
+
+    def restarts(self, bot: str) -> list[Restart]:
+        """Return the monitor's restarts of a bot in the last 24 hours."""
+        return self._ledger.restarts.get(bot, [])
+
+    def busy(self, bot: str) -> bool:
+        """Return whether a restart of the bot was decided and is not finished."""
+        return any(not r.done for r in self.restarts(bot))
+
+    def intend(self, decision: Decision, now: float, now_at: float) -> None:
+        """Put a restart into the ledger; ``act`` carries it out after the ledger is saved."""
+        cause = decision.track.finding.text if decision.track else ""
+        restart = Restart(now, now_at, cause, restart_id(decision, now_at))
+        kept = [r for r in self.restarts(decision.bot) if now - r.mono < DAY_S or not r.done]
+        self._ledger.restarts[decision.bot] = [*kept, restart]
+
+    def act(self, fleet: Fleet, now: float, now_at: float) -> None:
+        """Begin what has to be done; returns at once. Nothing is done while supervisord shuts down."""
+        if not fleet.running:
+            self._contrary.clear()
+            return
+        rows = {row.id: row for row in fleet.rows}
+        for bot, restarts in self._ledger.restarts.items():
+            for restart in restarts:
+                if not restart.done and bot not in self._tasks:
+                    self._begin(bot, self._restart(bot, restart, rows.get(bot)))
+        for bot in set(self._contrary) - set(rows):
+            del self._contrary[bot]
+        for row in fleet.rows:
+            if self.busy(row.id):
+                self._contrary.pop(row.id, None)
+            else:
+                self._heed(row, now, now_at)
+
+    async def close(self) -> None:
+        """Cancel the tasks; a restart under way is finished by the next monitor."""
+        tasks = list(self._tasks.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _begin(self, bot: str, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name=f"act on {bot}")
+        self._tasks[bot] = task
+        task.add_done_callback(lambda _: self._tasks.pop(bot, None))
+
+    # -- restarts ----------------------------------------------------------------------------------------------
+
+    async def _restart(self, bot: str, restart: Restart, row: Row | None) -> None:
+        resumed = bot in self._resumed
+        self._resumed.discard(bot)
+        limit_s = (row.stop_wait_s if row else 0.0) + _MORE_S
+        worker = Worker(f"restart {bot}")
+        try:
+            outcome = await worker.call(lambda: self._restart_now(bot, restart.at, limit_s, resumed), 3 * limit_s)
+        except NotYet as error:
+            _log.error("restarting %s: %s; it is tried again", bot, error)
+            self._resumed.add(bot)
+            return
+        except Exception as error:
+            outcome = f"failed: {describe(error)}"
+        finally:
+            worker.close()
+        _log.info("restarted %s (%s): %s", bot, restart.cause, outcome)
+        self._ledger.restarts[bot] = [replace(r, done=True) if r == restart else r for r in self.restarts(bot)]
+        detail = {"cause": restart.cause, "outcome": outcome}
+        self._ledger.entries.append(
+            AuditEntry(restart.entry, restart.at, ACTOR, DOOR, bot, "bot.restarted", detail, self._host)
+        )
+        self._settle()
+
+    def _restart_now(self, bot: str, decided_at: float, limit_s: float, resumed: bool) -> str:
+        with contextlib.closing(self._connect()) as supervisor:
+            return restart_bot(supervisor, bot, decided_at, limit_s, resumed)
+
+    # -- wishes ------------------------------------------------------------------------------------------------
+
+    def _heed(self, row: Row, now: float, now_at: float) -> None:
+        meant = contradiction(row)
+        held = self._contrary.get(row.id)
+        if meant is None:
+            self._contrary.pop(row.id, None)
+            return
+        if held is None or held.wish is not meant:
+            held = self._contrary[row.id] = _Contrary(meant, now)
+        wish = wish_of(row, now - held.since)
+        if wish is not None and row.id not in self._tasks:
+            self._begin(row.id, self._fulfil(row, wish, now_at))
+
+    async def _fulfil(self, row: Row, enabled: bool, now_at: float) -> None:
+        """Journal the operator's wish, then let autostart say the same (in the file and in supervisord)."""
+        number = wish_id(row.id, enabled, row.start_at, row.stop_at)
+        if number not in self._told:
+            at = (row.start_at if enabled else row.stop_at) or now_at
+            try:
+                self._journal.append(Wish(number, at, "operator", OUTSIDE, row.id, enabled, self._host))
+            except JournalError as error:
+                _log.error("%s was %s from outside: %s", row.id, "started" if enabled else "stopped", error)
+                return
+            self._told.add(number)
+            _log.info(
+                "%s was %s from outside: that is the wish from now on", row.id, "started" if enabled else "stopped"
+            )
+        worker = Worker(f"autostart of {row.id}")
+        try:
+            await worker.call(lambda: self._set_autostart(row.id, enabled), _AUTOSTART_TIMEOUT_S)
+        except NoSuchBot:
+            pass  # a program of somebody else that is called like a bot
+        except Exception as error:
+            _log.error("autostart of %s cannot be changed: %s", row.id, describe(error))
+        finally:
+            worker.close()
+
+
+def restart_bot(supervisor: Supervisor, bot: str, decided_at: float, limit_s: float, resumed: bool) -> str:
+    """Stop and start a bot, and return the outcome in words. Blocks.
+
+    The operator's word counts until the last moment. ``resumed``: an earlier try may have done it already.
+    Raises NotYet when the bot may be left stopped, so that somebody has to come back.
+    """
+    program = PROGRAM_PREFIX + bot
+    row = _row(supervisor, bot)
+    if row is None or not row.enabled:
+        return "left alone: it is not wanted any more"
+    if resumed and row.statename not in _AT_REST and row.start_at > decided_at:
+        return "done"
+    try:
+        if row.statename not in _AT_REST:
+            supervisor.stop(program, limit_s)
+        row = _row(supervisor, bot)
+        if row is None or not row.enabled:
+            return "stopped, and left so: its operator stopped it meanwhile"
+        supervisor.start(program)
+    except Exception as error:
+        row = _row(supervisor, bot)
+        if row is not None and row.enabled and row.statename in ("STOPPED", "STOPPING"):
+            raise NotYet(describe(error)) from error
+        raise
+    return "done"
+
+
+def _row(supervisor: Supervisor, bot: str) -> Row | None:
+    try:
+        fleet = read_fleet(supervisor.bots())
+    except Exception as error:
+        raise NotYet(describe(error)) from error
+    if not fleet.running:
+        raise NotYet("supervisord is shutting down")
+    return next((row for row in fleet.rows if row.id == bot), None)

@@ -1,0 +1,223 @@
+"""``[eventlistener:multibot]``: supervisord's event protocol, and nothing else on its stdout.
+
+One asyncio program: this protocol and the monitor (health/monitor.py) side by side. A failing monitor never keeps an
+event from being acknowledged; a broken protocol ends the process, because supervisord would never speak to it again
+(listener state UNKNOWN) while it shows as RUNNING, and starts a new one instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import logging
+import os
+import socket
+import sys
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from multibot_plugin.alerts.format import redact
+from multibot_plugin.errors import MultibotError
+from multibot_plugin.health import monitor
+from multibot_plugin.home import Home, find_home
+from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
+from multibot_runner.protocol import PROGRAM_PREFIX
+
+_READY, _DONE = b"READY\n", b"RESULT 2\nOKREADY\n"
+_LONGEST_HEADER, _LONGEST_PAYLOAD = 4096, 16 * 1024 * 1024
+_NAMESPACE = uuid.UUID("5b0f9a43-7b8b-4a4e-8a44-1b8e3f0f7c55")
+_MONITOR_PAUSE_S = 5.0
+# What supervisord alone knows, and forgets: ends that no runner could write down.
+_KEPT = {"PROCESS_STATE_EXITED": "bot.exited", "PROCESS_STATE_FATAL": "bot.gave up"}
+_log = logging.getLogger("multibot.listener")
+
+
+class BrokenProtocol(Exception):
+    """What came from supervisord is no event."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event: the header's words, and the payload's first line as words (empty when it has none)."""
+
+    name: str
+    serial: int
+    pool_serial: int
+    payload: Mapping[str, str]
+
+    @property
+    def bot(self) -> str | None:
+        process = self.payload.get("processname", "")
+        return process.removeprefix(PROGRAM_PREFIX) if process.startswith(PROGRAM_PREFIX) else None
+
+
+def claim_streams() -> tuple[int, int]:
+    """Take stdin and stdout for the protocol and return private descriptors of them.
+
+    From then on whatever prints (a plugin, a library, a child) goes to stderr, and whoever reads stdin finds its end.
+    """
+    stdin, stdout = os.dup(0), os.dup(1)  # not inherited by children
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(2, 1)
+    os.close(null)
+    return stdin, stdout
+
+
+async def read_event(reader: asyncio.StreamReader) -> Event | None:
+    """Return the next event; None when supervisord is gone. Raises BrokenProtocol."""
+    try:
+        line = await reader.readline()
+    except ValueError as error:
+        raise BrokenProtocol("a header without an end") from error
+    if not line.endswith(b"\n"):
+        return None
+    header = _words(line.decode("utf-8", errors="replace"))
+    try:
+        length = int(header["len"])
+        serial, pool_serial, name = int(header["serial"]), int(header["poolserial"]), header["eventname"]
+    except (KeyError, ValueError) as error:
+        raise BrokenProtocol(f"not a header of an event: {line[:200]!r}") from error
+    if not 0 <= length <= _LONGEST_PAYLOAD:
+        raise BrokenProtocol(f"an event of {length} characters")
+    try:
+        payload = await _read_characters(reader, length)
+    except asyncio.IncompleteReadError:
+        return None
+    return Event(name, serial, pool_serial, _words(payload.partition("\n")[0]))
+
+
+async def _read_characters(reader: asyncio.StreamReader, count: int) -> str:
+    """Read ``count`` characters: ``len`` counts them, the pipe holds UTF-8 (supervisor 4.3.0, process.py:985)."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    text = ""
+    while len(text) < count:
+        text += decoder.decode(await reader.readexactly(count - len(text)))
+    return text
+
+
+def _words(line: str) -> dict[str, str]:
+    return {key: value for key, _, value in (word.partition(":") for word in line.split())}
+
+
+class Listener:
+    """The protocol on two descriptors. ``wake`` is set when the monitor should look soon."""
+
+    def __init__(self, stdout: int, journal: Journal, wake: asyncio.Event, sender: str) -> None:
+        self._stdout = stdout
+        self._journal = journal
+        self._wake = wake
+        self._sender = sender
+        self._last: int | None = None
+
+    async def run(self, reader: asyncio.StreamReader) -> None:
+        """Acknowledge events until supervisord is gone. Raises BrokenProtocol."""
+        self._write(_READY)
+        while (event := await read_event(reader)) is not None:
+            try:
+                self._take(event)
+            except Exception as error:
+                _log.error("event %s: %s", event.name, error)
+            self._write(_DONE)
+
+    def _take(self, event: Event) -> None:
+        lost = 0 if self._last is None else event.pool_serial - self._last - 1
+        self._last = event.pool_serial if self._last is None else max(self._last, event.pool_serial)
+        if lost > 0:
+            # The monitor looks at the whole fleet at every tick; what was lost with the events is the record.
+            _log.error("%d events were lost: the monitor looks at every bot again", lost)
+            self._keep(
+                AuditEntry(new_id(), monitor.clock()[1], "multibot", "listener", None, "events.lost", {"count": lost})
+            )
+            self._wake.set()
+        if event.bot is not None or event.name.startswith("SUPERVISOR_STATE"):
+            self._wake.set()
+        action = _KEPT.get(event.name)
+        if event.bot is not None and action is not None and event.payload.get("expected") != "1":
+            # A listener that dies before its answer gets the event again: the same id, one row.
+            number = uuid.uuid5(_NAMESPACE, f"{self._sender}/{event.serial}")
+            detail = {key: value for key, value in event.payload.items() if key in ("pid", "from_state")}
+            self._keep(AuditEntry(str(number), monitor.clock()[1], "supervisord", "event", event.bot, action, detail))
+
+    def _keep(self, entry: AuditEntry) -> None:
+        try:
+            self._journal.append(entry)
+        except JournalError as error:
+            _log.error("%s is not recorded: %s", entry.action, error)
+
+    def _write(self, data: bytes) -> None:
+        os.write(self._stdout, data)
+
+
+async def serve(home: Home, stdin: int, stdout: int) -> None:
+    """Run protocol and monitor until supervisord is gone. Raises BrokenProtocol."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader(limit=_LONGEST_HEADER)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdin, "rb", buffering=0))
+    wake = asyncio.Event()
+    watching = asyncio.create_task(_watch(home, wake), name="monitor")
+    try:
+        await Listener(stdout, Journal(home.journal), wake, _sender()).run(reader)
+    finally:
+        watching.cancel()
+
+
+async def _watch(home: Home, wake: asyncio.Event) -> None:
+    """Run the monitor, and again after a failure: never a reason to leave the protocol."""
+    while True:
+        try:
+            await monitor.run(home, wake)
+        except Exception:
+            _log.exception("the monitor failed and begins anew")
+        await asyncio.sleep(_MONITOR_PAUSE_S)
+
+
+def _sender() -> str:
+    """Return what tells this run of supervisord from every other: serial numbers begin anew with it."""
+    try:
+        began = psutil.Process(os.getppid()).create_time()
+    except psutil.Error:
+        began = 0.0
+    return f"{socket.gethostname()}/{os.getppid()}/{began}"
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
+
+
+def main() -> int:
+    """Be the event listener until supervisord is gone."""
+    stdin, stdout = claim_streams()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("multibot").setLevel(logging.INFO)
+    try:
+        home = find_home()
+    except MultibotError as error:
+        _log.error("%s", error)
+        return error.exit_code
+    asyncio.run(_serve_and_leave(home, stdin, stdout))
+    return 1  # not reached
+
+
+async def _serve_and_leave(home: Home, stdin: int, stdout: int) -> None:
+    code = 0
+    try:
+        await serve(home, stdin, stdout)
+    except BrokenPipeError:
+        pass
+    except BrokenProtocol as error:
+        _log.error("supervisord's protocol is broken (%s): beginning anew", error)
+        code = 1
+    # At once, whatever a plugin's thread or a task is doing: all that counts is on the disk at any moment.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

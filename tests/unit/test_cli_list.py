@@ -1,0 +1,123 @@
+"""``multibot list``: the table, the stable keys, and what is shown without supervisord."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from cli_rows import FakeContext, invoke, row, stopped
+
+ROWS = [
+    row("greeter", uptime_s=9.0, memory_bytes=34_603_008, cpu_percent=0.4, last_poll_age_s=1.0, last_update_age_s=9.0),
+    row("dice", launch="command", uptime_s=62.0, restarts_24h=0, memory_bytes=12_582_912, cpu_percent=0.0,
+        last_poll_age_s=None, last_update_age_s=58.0),
+    row("echo"),
+]  # fmt: skip
+
+
+def lines(text: str) -> list[str]:
+    return text.rstrip("\n").split("\n")
+
+
+def test_the_table_is_aligned_and_full_when_piped(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "list", context=FakeContext(ROWS))
+    assert result.exit_code == 0, result.output
+    assert lines(result.stdout) == [
+        "BOT      STATE    HEALTH               UPTIME  RESTARTS 24h  MEMORY   CPU  LAST POLL  LAST UPDATE",
+        "dice     running  ● healthy (no view)  1m 02s             0   12 MB  0.0%          –          58s",
+        "echo     running  ● healthy               48s             1   31 MB  0.3%         2s          47s",
+        "greeter  running  ● healthy                9s             1   33 MB  0.4%         1s           9s",
+    ]
+
+
+def test_a_cause_makes_a_column(tmp_path: Path) -> None:
+    rows = [row("a"), row("b", health="deaf", cause="no successful getUpdates for 47 s"), stopped("c")]
+    shown = lines(invoke(tmp_path, "list", context=FakeContext(rows)).stdout)
+    assert shown[0].endswith("LAST UPDATE  CAUSE")
+    assert "✖ deaf" in shown[2]
+    assert shown[2].endswith("no successful getUpdates for 47 s")
+    assert re.match(r"c    stopped  –", shown[3])
+
+
+def test_wide_shows_more_columns(tmp_path: Path) -> None:
+    shown = lines(invoke(tmp_path, "list", "-o", "wide", context=FakeContext(ROWS)).stdout)
+    assert shown[0].split()[-5:] == ["PID", "LAUNCH", "ENABLED", "CONNECTIONS", "DIGEST"]
+    assert shown[1].split()[-5:] == ["4242", "command", "yes", "1", "0123456789abcdef"]
+
+
+def test_json_has_the_documented_keys(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "list", "--json", context=FakeContext(ROWS))
+    answer = json.loads(result.stdout)
+    assert list(answer) == ["schema", "bots"]
+    assert answer["schema"] == 1
+    assert [bot["id"] for bot in answer["bots"]] == ["dice", "echo", "greeter"]
+    assert {"id", "state", "health", "cause", "pid", "uptime_s", "restarts_24h", "memory_bytes", "cpu_percent",
+            "last_poll_age_s", "last_update_age_s"} <= set(answer["bots"][0])  # fmt: skip
+    assert answer["bots"][1]["memory_bytes"] == 32505856
+
+
+def test_jsonl_is_one_bot_a_line(tmp_path: Path) -> None:
+    shown = lines(invoke(tmp_path, "list", "-o", "jsonl", context=FakeContext(ROWS)).stdout)
+    assert [json.loads(line)["id"] for line in shown] == ["dice", "echo", "greeter"]
+
+
+def test_bots_are_chosen_by_id_or_pattern(tmp_path: Path) -> None:
+    assert invoke(tmp_path, "list", "-o", "name", "[de]*", context=FakeContext(ROWS)).stdout == "dice\necho\n"
+    assert invoke(tmp_path, "list", "-o", "name", "echo", context=FakeContext(ROWS)).stdout == "echo\n"
+
+
+def test_an_unknown_bot_is_guessed(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "list", "ecko", context=FakeContext(ROWS))
+    assert (result.exit_code, result.stderr) == (4, "multibot: no bot 'ecko' (did you mean 'echo'?)\n")
+    assert result.stdout == ""
+
+
+def test_no_bots_yet_says_what_to_type(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "list", context=FakeContext([]))
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert f"multibot --home {tmp_path} bot create" in result.stderr
+
+
+def test_a_silent_monitor_is_said_in_one_line(tmp_path: Path) -> None:
+    rows = [row("a", health="unknown", cause="the monitor does not run")]
+    result = invoke(tmp_path, "list", context=FakeContext(rows, monitor_ok=False))
+    assert result.exit_code == 0
+    assert "monitor does not report" in result.stderr
+    assert "… unknown" in result.stdout
+
+
+def test_without_supervisord_the_rendered_bots_are_shown(tmp_path: Path) -> None:
+    rendered = tmp_path / "state" / "rendered" / "bots.conf"
+    rendered.parent.mkdir(parents=True)
+    rendered.write_text('[program:bot-echo]\ncommand="/py" -P -m multibot_runner echo 0123456789abcdef\n'
+                        "autostart=true\nstopwaitsecs=12\n")  # fmt: skip
+    result = invoke(tmp_path, "list", "--json", context=FakeContext(None))
+    assert result.exit_code == 5
+    (bot,) = json.loads(result.stdout)["bots"]
+    assert (bot["id"], bot["state"], bot["enabled"]) == ("echo", "stopped", True)
+    assert set(bot) >= set(row("x"))
+    assert re.fullmatch(
+        r"multibot: supervisord does not answer at \S+: run 'multibot --home \S+ start'\n", result.stderr
+    )
+
+
+def test_a_hostile_cause_cannot_reach_the_terminal(tmp_path: Path) -> None:
+    rows = [row("a", health="degraded", cause="\x1b[2J\x1b]0;owned\x07[bold]x")]
+    result = invoke(tmp_path, "list", context=FakeContext(rows))
+    assert "\x1b" not in result.stdout
+    assert "\\x1b[2J\\x1b]0;owned\\x07[bold]x" in result.stdout
+
+
+@pytest.mark.parametrize(("columns", "full"), [(80, False), (200, True)])
+def test_a_narrow_terminal_gets_fewer_columns(monkeypatch: pytest.MonkeyPatch, columns: int, full: bool) -> None:
+    from multibot_plugin.cli import output
+    from multibot_plugin.cli.listing import COLUMNS
+
+    monkeypatch.setattr(output, "width", lambda: columns)
+    text = output.table([row("a")], COLUMNS)
+    assert ("RESTARTS 24h" in text) is full
+    assert "LAST POLL" in text
+    assert max(map(len, text.splitlines())) <= columns

@@ -1,0 +1,192 @@
+"""The command line as a whole: what it imports, how it fails, what it says."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from cli_rows import FakeContext, invoke, row
+from click.testing import CliRunner
+
+from multibot_plugin.cli import _TARGETS, main
+from multibot_plugin.cli.output import (
+    Column,
+    Context,
+    clean,
+    confirm,
+    count,
+    duration,
+    one_line,
+    size,
+    spoken,
+    table,
+)
+from multibot_plugin.errors import DatabaseAway, NoSuchBot, Refused
+
+HEAVY = ("asyncpg", "aiohttp", "rich", "telegram", "jinja2", "psutil", "supervisor", "asyncio", "xmlrpc")
+
+
+def modules_after(tmp_path: Path, *words: str) -> set[str]:
+    """Return the modules that a child process has imported after it ran ``multibot words``."""
+    code = (
+        "import sys, json\nfrom multibot_plugin.cli import main\n"
+        f"try: main({['--home', str(tmp_path), *words]!r})\nexcept SystemExit: pass\n"
+        "print('\\n' + json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_help_imports_no_command_and_nothing_heavy(tmp_path: Path) -> None:
+    imported = modules_after(tmp_path, "--help")
+    assert imported.isdisjoint(HEAVY)
+    assert not [
+        name for name in imported if name.startswith("multibot_plugin.cli.") and name != "multibot_plugin.cli.output"
+    ]
+
+
+def test_list_as_json_imports_nothing_that_it_does_not_need(tmp_path: Path) -> None:
+    needed = {"xmlrpc", "jinja2"}  # the conversation with supervisord; reading the rendered file when it is away
+    assert modules_after(tmp_path, "list", "--json").isdisjoint(set(HEAVY) - needed)
+
+
+@pytest.mark.parametrize("name", sorted(_TARGETS))
+def test_every_command_of_the_table_exists_and_has_help(name: str) -> None:
+    module, _, attribute = _TARGETS[name].partition(":")
+    command = getattr(importlib.import_module(f"multibot_plugin.cli.{module}"), attribute)
+    assert isinstance(command, click.Command)
+    assert command.name == name
+    result = CliRunner().invoke(main, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    assert "Traceback" not in result.output
+    assert command.help
+
+
+def test_a_misspelt_command_is_guessed() -> None:
+    result = CliRunner().invoke(main, ["statsu"])
+    assert result.exit_code == 2
+    assert "'status'" in result.stderr
+    assert result.stderr.startswith("multibot: no such command 'statsu'")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_wrong_option_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "list", "--jsno")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("multibot: no such option '--jsno'")
+    assert "multibot list --help" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+class Failing(Context):
+    """A context in which everything fails with one error."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def supervisor(self, timeout_s: float = 10.0) -> object:  # type: ignore[override]
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (NoSuchBot("ecko", ["echo"]), 4, "multibot: no bot 'ecko' (did you mean 'echo'?)\n"),
+        (DatabaseAway("two\nlines\x1b[31m"), 5, "multibot: two lines\\x1b[31m\n"),
+        (Refused("no"), 6, "multibot: no\n"),
+        (ZeroDivisionError("oops"), 1, "multibot: ZeroDivisionError: oops (run it again as 'multibot --debug ...' to see all of it)\n"),
+        (ValueError("123456789:" + "A" * 35), 1, "multibot: ValueError: 123456789:<redacted> (run it again as 'multibot --debug ...' to see all of it)\n"),
+        (KeyboardInterrupt(), 130, "\n"),
+        (BrokenPipeError(32, "Broken pipe"), 1, ""),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line_and_an_exit_code(tmp_path: Path, error: BaseException, code: int, text: str) -> None:
+    result = invoke(tmp_path, "list", context=Failing(error))
+    assert (result.exit_code, result.stderr) == (code, text)
+    assert result.stdout == ""
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        main, ["--debug", "--home", str(tmp_path), "list"], obj=Failing(ZeroDivisionError("oops"))
+    )
+    assert "Traceback" in result.stderr
+    assert result.stderr.endswith("to see all of it)\n")
+
+
+def test_a_reader_that_went_away_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "h").mkdir()
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-P", "-m", "multibot_plugin.cli", "--home", str(tmp_path / "h"), "config", "show"],
+                          stdout=write, stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    os.close(write)
+    assert done.stderr == ""
+
+
+def test_the_version_is_one_line() -> None:
+    from multibot_plugin import __version__
+
+    assert CliRunner().invoke(main, ["--version"]).stdout == f"multibot {__version__}\n"
+
+
+def test_a_home_that_supervisord_cannot_name_is_refused() -> None:
+    result = CliRunner().invoke(main, ["--home", "/tmp/with;semicolon", "list"])
+    assert result.exit_code == 2
+    assert "cannot hold this path" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text", "sentence"),
+    [(None, "–", ""), (0.4, "0s", "0 s"), (2, "2s", "2 s"), (62, "1m 02s", "1 min"), (11_100, "3h 05m", "3 h"),
+     (90_000, "1d 1h", "25 h"), (792_000, "9d 4h", "9 days"), (-3, "0s", "0 s")],
+)  # fmt: skip
+def test_durations_are_short(seconds: float | None, text: str, sentence: str) -> None:
+    assert duration(seconds) == text
+    if seconds is not None:
+        assert spoken(seconds) == sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (12, "12 B"), (2048, "2 KB"), (12_582_912, "12 MB"), (1_610_612_736, "1.5 GB")]
+)
+def test_sizes_are_short(value: int | None, text: str) -> None:
+    assert size(value) == text
+
+
+def test_one_and_many() -> None:
+    assert (count(1, "bot"), count(0, "bot"), count(1200, "bot")) == ("1 bot", "0 bots", "1,200 bots")
+
+
+def test_terminal_escapes_and_reordering_marks_are_made_visible() -> None:
+    assert clean("a\x1b]0;x\x07b\u202ec\td\x9b1mé●") == "a\\x1b]0;x\\x07b\\u202ec\td\\x9b1mé●"
+    assert one_line("a\nb\r\n c") == "a b c"
+
+
+def test_a_table_has_no_trailing_blanks_and_aligns_wide_characters() -> None:
+    columns = [
+        Column("NAME", lambda r: r["name"]),
+        Column("N", lambda r: str(r["n"]), right=True),
+        Column("T", lambda r: "x"),
+    ]
+    text = table([{"name": "日本", "n": 7}, {"name": "a[red]b", "n": 10}], columns)
+    assert text.splitlines() == ["NAME      N  T", "日本      7  x", "a[red]b  10  x"]
+
+
+def test_nobody_is_asked_without_a_terminal() -> None:
+    confirm("Sure?", yes=True)
+    with pytest.raises(Refused, match="--yes"):
+        confirm("Sure?", yes=False)
+
+
+def test_rows_go_to_stdout_and_words_to_stderr(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "list", "-o", "name", context=FakeContext([row("echo"), row("dice")]))
+    assert result.stdout == "dice\necho\n"
+    assert result.stderr == ""

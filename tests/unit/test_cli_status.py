@@ -1,0 +1,151 @@
+"""``multibot status``: what is wrong, why, what to type; pure parts and the whole without a database."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from cli_rows import NOW, FakeContext, FakeSupervisor, invoke, row, stopped
+
+from multibot_plugin.cli import fleet
+from multibot_plugin.cli.fleet import Fleet
+from multibot_plugin.cli.status import Database, header, lines, moment, where_alerts_go
+from multibot_plugin.home import Home, find_home
+from multibot_plugin.settings import load
+
+FINE = Database("embedded", "18.6")
+TODAY = datetime.fromtimestamp(NOW)
+QUARANTINED = stopped("shop", state="quarantined", statename="EXITED", exit_code=78, enabled=True,
+                      stop_at=NOW - 21 * 60, cause="token rejected by Telegram (401)")  # fmt: skip
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return find_home(str(tmp_path))
+
+
+def seen(*rows: dict[str, object], monitor_ok: bool = True) -> Fleet:
+    answer = FakeSupervisor(rows, monitor_ok).bots()
+    return Fleet(tuple(rows), answer["supervisord"], answer["monitor"], NOW)
+
+
+def test_the_cause_stands_beside_the_state_and_the_remedy_below(home: Home) -> None:
+    survey = stopped("survey", stop_at=NOW - 86400)
+    database = Database("embedded", "18.6", stoppers={"survey": " by ada (supervisorctl)"})
+    assert lines(home, [QUARANTINED, survey], (), database, NOW) == [
+        "",
+        f"✖ shop     quarantined since {moment(NOW - 1260, NOW)} (21 min): token rejected by Telegram (401)",
+        f"           → {home.command('bot set shop --token-stdin')}",
+        "○ survey   stopped since yesterday by ada (supervisorctl)",
+    ]
+
+
+def test_bots_that_differ_from_the_database_say_how_to_see_and_apply(home: Home) -> None:
+    shown = lines(home, [], ("poll",), FINE, NOW)
+    assert shown[1] == "▲ poll   differs from the database"
+    assert home.command("render-config --diff") in shown[2]
+    assert home.command("apply") in shown[2]
+
+
+def test_the_header_counts_healthy_ones_first(home: Home) -> None:
+    first, second = header(
+        home, load(home.toml, environ={}), seen(QUARANTINED, row("a"), row("b"), stopped("c")), FINE, {}
+    )
+    kind = "root" if os.geteuid() == 0 else "user"
+    assert first.startswith(f"multibot on {socket.gethostname()} ({kind} install) · supervisord 4.3.0 pid 812")
+    assert first.endswith("database ok (embedded, PostgreSQL 18.6)")
+    assert second == ("4 bots: 2 healthy, 1 quarantined, 1 stopped · 0 alerts · monitor ok, last tick 2 s ago"
+                      " · alerts go to the log only")  # fmt: skip
+
+
+def test_what_is_away_is_said_in_one_line_each(home: Home) -> None:
+    away = Database("embedded", problem="the database does not answer at /x: run 'multibot start'")
+    shown = header(home, load(home.toml, environ={}), seen(row("a"), monitor_ok=False), away, {})
+    assert len(shown) == 4
+    assert "the monitor does not report" in shown[2]
+    assert "bots go on without it" in shown[3]
+
+
+def test_a_disabled_plugin_is_trouble_of_the_installation(home: Home) -> None:
+    picture = {"incidents": [{"bot": "", "text": "plugin 'x' is disabled"}, {"bot": "a", "text": "deaf"}]}
+    shown = header(home, load(home.toml, environ={}), seen(row("a")), FINE, picture)
+    assert shown[2:] == ["▲ plugin 'x' is disabled"]
+    assert "2 alerts" in shown[1]
+
+
+def test_where_alerts_go(home: Home) -> None:
+    none = load(home.toml, environ={})
+    both = load(home.toml, {"alerts.telegram.token_file": "/x", "alerts.telegram.chat_id": "1"}, environ={})
+    assert where_alerts_go(none, {}) == "alerts go to the log only"
+    assert where_alerts_go(both, {}) == "alerts go to Telegram"
+    assert where_alerts_go(none, {"channels": ["log", "pager"]}) == "alerts go to Pager"
+
+
+@pytest.mark.parametrize(
+    ("changes", "symbol", "well"),
+    [
+        ({}, "●", True),
+        ({"health": "unknown"}, "…", True),
+        ({"health": "deaf"}, "✖", False),
+        ({"health": "unauthorised"}, "✖", False),
+        ({"health": "over-limit"}, "▲", False),
+        ({"health": "degraded"}, "▲", False),
+        ({"state": "starting", "health": "unknown"}, "…", True),
+        ({"state": "stopping", "health": "unknown"}, "…", True),
+        ({"state": "backing-off", "health": "unknown"}, "✖", False),
+        ({"state": "quarantined", "health": "unknown"}, "✖", False),
+        ({"state": "stopped", "health": "unknown"}, "○", False),
+    ],
+)
+def test_every_condition_has_a_symbol(changes: dict[str, str], symbol: str, well: bool) -> None:
+    bot = row("a", **changes)
+    assert fleet.symbol(bot) == symbol
+    assert fleet.is_well(bot) is well
+
+
+def test_moments_are_as_short_as_they_can_be() -> None:
+    noon = datetime(2026, 11, 24, 12, 0).timestamp()
+    assert moment(noon - 3600, noon) == "11:00"
+    assert moment(noon - 86400, noon) == "yesterday"
+    assert moment(noon - 3 * 86400, noon) == "Nov 21"
+
+
+def test_without_a_database_bots_are_still_shown_and_the_exit_code_is_3(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "status", context=FakeContext([row("a"), QUARANTINED]))
+    assert result.exit_code == 3
+    assert "✖ shop   quarantined" in result.stdout
+    assert "there is no database here yet" in result.stdout
+    assert "✖ a" not in result.stdout
+
+
+def test_one_bot_that_is_well_gives_exit_code_0(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "status", "a", context=FakeContext([row("a"), QUARANTINED]))
+    assert result.exit_code == 0
+    assert "● a   healthy, up 48 s" in result.stdout
+
+
+def test_names_only(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "status", "-o", "name", context=FakeContext([row("a"), QUARANTINED]))
+    assert (result.exit_code, result.stdout) == (3, "shop\n")
+
+
+def test_json_says_what_is_away(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "status", "--json", context=FakeContext(None))
+    answer = json.loads(result.stdout)
+    assert result.exit_code == 3
+    assert (answer["schema"], answer["ok"], answer["supervisord"]["ok"], answer["database"]["ok"]) == (
+        1,
+        False,
+        False,
+        False,
+    )
+    assert "start'" in answer["supervisord"]["problem"]
+
+
+def test_an_unknown_bot_is_exit_code_4(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "status", "ecko", context=FakeContext([row("echo")]))
+    assert (result.exit_code, result.stderr) == (4, "multibot: no bot 'ecko' (did you mean 'echo'?)\n")
