@@ -70,8 +70,6 @@ class Plugins:
 
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
-        self._manager = pluggy.PluginManager(PROJECT)
-        self._manager.add_hookspecs(hookspecs)
         self._plugins: dict[str, _Plugin] = {}
 
     @classmethod
@@ -85,12 +83,6 @@ class Plugins:
         self = cls(timeout_s)
         for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda p: p.name):
             await self._add(point)
-        for plugin in self._active():
-            others = [p for name, p in self._manager.list_name_plugin() if name != plugin.name]
-            for name in HOOKS:
-                caller = self._manager.subset_hook_caller(name, others)
-                if caller.get_hookimpls():
-                    plugin.hooks[name] = caller
         await asyncio.gather(*(self._configure(p, info(p.name)) for p in self._active()))
         return self
 
@@ -158,11 +150,8 @@ class Plugins:
             return
         self._plugins[name] = plugin = _Plugin(name, Worker(f"plugin {name}"))
         try:
-            self._manager.register(await plugin.worker.call(point.load, LOAD_TIMEOUT_S), name)
-            self._manager.check_pending()  # a misspelt hook would never be called
+            plugin.hooks = _hooks(name, await plugin.worker.call(point.load, LOAD_TIMEOUT_S))
         except Exception as error:
-            if self._manager.has_plugin(name):
-                self._manager.unregister(name=name)
             self._disable(plugin, f"cannot be loaded: {describe(error)}", error)
 
     async def _configure(self, plugin: _Plugin, info: MonitorInfo) -> None:
@@ -219,6 +208,19 @@ class Plugins:
 def describe(error: BaseException) -> str:
     """Return an exception as one line in which no token can be read."""
     return one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 300)
+
+
+def _hooks(name: str, loaded: Any) -> dict[str, pluggy.HookCaller]:
+    """Return what a plugin implements; raises what pluggy says of a hook that does not exist or wants more.
+
+    A manager of its own for each plugin: a call reaches that plugin alone, and no other can be broken by it.
+    """
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    manager.register(loaded, name)
+    manager.check_pending()  # a misspelt hook would never be called
+    callers = {hook: getattr(manager.hook, hook) for hook in HOOKS}
+    return {hook: caller for hook, caller in callers.items() if caller.get_hookimpls()}
 
 
 def _ask(hook: pluggy.HookCaller, observation: Observation) -> tuple[Finding, ...] | BaseException:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -51,6 +52,7 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
         result = outcome.ended(script.exit_code(error))
     except BaseException as error:
         result = script.report(error)
+    script.end_threads()
     if recorder.stopping:
         return outcome.stopped(result.code, result.signal)
     return outcome.rejected(watch.rejected) if watch.rejected else result
@@ -142,13 +144,22 @@ def _poll(application: Any, launch: Launch, recorder: Recorder, watch: polls.Pol
         recorder.beat()
         loop.call_later(BEAT_S, beat)
 
-    def leave() -> None:
-        # The library gives up polling without a word; between start_polling and start it cannot be stopped yet.
-        if application.running:
+    async def leave() -> None:
+        # The library gives up polling without a word. Its updater raises that when it is stopped, and what the bot
+        # wants saved at a stop would not be: so it is stopped here, before the rest.
+        await asyncio.sleep(0.1)
+        while not application.running and not recorder.stopping:  # noqa: ASYNC110 - it has not got as far yet
+            await asyncio.sleep(0.1)
+        if not recorder.stopping:
+            with contextlib.suppress(Exception):
+                await application.updater.stop()
             application.stop_running()
-        else:
-            loop.call_later(0.1, leave)
 
+    def refused() -> None:
+        if not tasks and not recorder.stopping:
+            tasks.append(loop.create_task(leave()))
+
+    tasks: List[asyncio.Task[None]] = []
     loop.call_soon(beat)
-    watch.on_rejected = leave
+    watch.on_rejected = refused
     application.run_polling(timeout=round(launch.settings.poll_timeout_s), bootstrap_retries=-1)

@@ -25,6 +25,7 @@ class Launch:
     digest: str
     start_mono: float
     token: str = field(repr=False)
+    dropped: bool = False  # root gave its rights up for this bot
     own_interpreter: bool = True  # multibot's own, not one that the bot brought
 
 
@@ -69,6 +70,7 @@ def hand_over(launch: Launch, lock: int) -> int:
         "paths": [str(paths.state), str(paths.run), paths.bot],
         "digest": launch.digest,
         "start_mono": launch.start_mono,
+        "dropped": launch.dropped,
         "lock": lock,
     }
     descriptor = os.memfd_create("launch", 0)
@@ -87,4 +89,4 @@ def take_over(descriptor: int) -> Launch:
     state, run, bot = data["paths"]
     settings = decode(RunnerSettings, data["settings"].encode())
     paths = BotPaths(Path(state), Path(run), bot)
-    return Launch(settings, paths, data["digest"], data["start_mono"], data["token"], own_interpreter=False)
+    return Launch(settings, paths, data["digest"], data["start_mono"], data["token"], data["dropped"], False)

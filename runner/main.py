@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -82,8 +83,11 @@ def _start(paths: BotPaths, digest: str, start_mono: float) -> int:
         return _refuse(paths, digest, start_mono, f"{error.filename or paths.bot}: {error.strerror}")
     except Misconfigured as error:
         return _refuse(paths, digest, start_mono, str(error))
+    except (TypeError, ValueError, AttributeError):  # a value of the wrong type; it may be a secret
+        return _refuse(paths, digest, start_mono, f"{paths.settings(digest)} is damaged: run 'multibot apply'")
     _honour_pythonpath()
-    return _hold(Launch(settings, paths, digest, start_mono, token))
+    dropped = account is not None and account.uid != 0
+    return _hold(Launch(settings, paths, digest, start_mono, token, dropped))
 
 
 def _orphaned(paths: BotPaths) -> bool:
@@ -126,7 +130,7 @@ def _hold(start: Launch) -> int:
         return 0
     earlier = recorder.read_runs()
     recorder.begin(start.digest)
-    if earlier and earlier[0].exit is None:
+    if earlier:
         count = family.end_leftovers(str(start.paths.run_dir))
         if count:
             logs.say(f"killed {count} process(es) that the last run left behind")
@@ -148,8 +152,11 @@ def _take_lock(start: Launch, recorder: Recorder) -> Optional[int]:
     """Return the descriptor of the lock, held; None when asked to stop while waiting."""
     descriptor = lock.open_lock(start.paths.lock)
     waiting = lock.Waiting(descriptor, start.settings.stop_wait_s + lock.PATIENCE_S, logs.say)
-    while not waiting.look(time.monotonic()):
-        recorder.update(phase=LOCKED_OUT)
+    for look in itertools.count():
+        if waiting.look(time.monotonic()):
+            break
+        if look % 8 == 0:
+            recorder.update(phase=LOCKED_OUT)
         if stop.wait(_LOOK_S):
             return None
     return descriptor
@@ -175,7 +182,7 @@ def _resume(start: Launch) -> int:
         text = f"interpreter {start.settings.python} is Python {version}: a bot needs 3.10 or later"
         return _end(start, recorder, outcome.misconfigured(text))
     with contextlib.suppress(ImportError, OSError):  # an exec makes the memory readable again
-        if start.settings.uid is not None:
+        if start.dropped:
             family.hide_memory()
     return _run(start, recorder)
 

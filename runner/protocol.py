@@ -108,7 +108,7 @@ class RunnerSettings:
     launch: str  # build | script | command
     target: str
     token_var: str
-    env: Mapping[str, str]
+    env: Mapping[str, str] = dataclasses.field(repr=False)
     env_file: str
     workdir: str
     python: str
@@ -257,10 +257,15 @@ def read_file(path: Path, cap: int = _CAP) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # before fdopen, which fails on a directory
             raise BadFile(f"{path}: not a plain file")
-        data = file.read(cap + 1)
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            data = file.read(cap + 1)
+    except OSError as error:
+        raise BadFile(f"{path}: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
     if len(data) > cap:
         raise BadFile(f"{path}: larger than {cap} bytes")
     return data

@@ -34,7 +34,7 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
         result = outcome.ended(exit_code(error))
     except BaseException as error:
         result = report(error)
-    _join_threads()
+    end_threads()
     if recorder.stopping:
         return outcome.stopped(result.code, result.signal)
     return outcome.rejected(watch.rejected) if watch.rejected else result
@@ -47,7 +47,10 @@ def report(error: BaseException) -> Exit:
     while traceback is not None and _is_own(traceback.tb_frame.f_code.co_filename, own):
         traceback = traceback.tb_next
     # What is left is nothing when the bot's code was never reached (a syntax error): then the error speaks.
-    sys.excepthook(type(error), error.with_traceback(traceback), traceback)
+    try:
+        sys.excepthook(type(error), error.with_traceback(traceback), traceback)
+    except Exception:  # the bot's own hook
+        sys.__excepthook__(type(error), error, traceback)
     if isinstance(error, KeyboardInterrupt):
         return outcome.killed(2)
     return outcome.crashed(error)
@@ -83,10 +86,10 @@ def _execute(target: str) -> None:
             source = file.read()
     except OSError as error:
         raise Misconfigured(f"script {target}: {error.strerror}") from None
-    sys.path.insert(0, os.path.dirname(os.path.realpath(target)))
     if source.startswith(b"PK\x03\x04"):
         runpy.run_path(target, run_name="__main__")
         return
+    sys.path.insert(0, os.path.dirname(os.path.realpath(target)))
     # Not runpy.run_path: it takes the module away again while threads of the script may still need it.
     module = types.ModuleType("__main__")
     namespace: dict[str, Any] = module.__dict__
@@ -96,14 +99,13 @@ def _execute(target: str) -> None:
     exec(compile(source, target, "exec", dont_inherit=True), namespace)  # noqa: S102 - it is what this is for
 
 
-def _join_threads() -> None:
-    """Wait as Python does: the process lives as long as a thread that is no daemon."""
-    while True:
-        threads = [t for t in threading.enumerate() if not t.daemon and t is not threading.main_thread()]
-        if not threads:
-            return
-        try:
-            threads[0].join()
-        except KeyboardInterrupt:
-            logs.say("interrupted while threads of the script still run")
-            return
+def end_threads() -> None:
+    """Wait as Python does: the process lives as long as a thread that is no daemon.
+
+    Python's own function does it, because it first tells the executors (which resolve host names, too) to end. It is
+    called again when the interpreter ends, and then does nothing.
+    """
+    try:
+        threading._shutdown()  # type: ignore[attr-defined]
+    except KeyboardInterrupt:
+        logs.say("interrupted while threads of the bot still run")

@@ -32,11 +32,13 @@ PATIENCE_S = 30.0
 TOKEN_TAIL = "AAabcdefghijklmnopqrstuvwxyz0123456"
 BIN = Path(sys.executable).parent
 
-# Arguments: -P -m multibot_runner ID DIGEST. slow-*: two seconds to stop, both ends told in the file "stops";
+# Arguments: -P -m multibot_runner ID DIGEST. slow-*: two seconds to stop, both ends told in the file "stand-in.stops";
 # deaf-*: ignores SIGTERM; final-*: exit 78; dies-*: exit 1.
 STAND_IN = """#!/bin/sh
 case "$4" in
-  slow-*) trap 'echo told "$4" >>"$0.stops"; sleep 2; echo ended "$4" >>"$0.stops"; exit 0' TERM; while :; do sleep 0.1; done ;;
+  slow-*)
+    trap 'echo told "$4" >>"$0.stops"; sleep 2; echo ended "$4" >>"$0.stops"; exit 0' TERM
+    while :; do sleep 0.1; done ;;
   deaf-*) trap '' TERM; while :; do sleep 0.1; done ;;
   final-*) sleep 1.6; exit 78 ;;
   dies-*) sleep 1.6; exit 1 ;;

@@ -229,7 +229,7 @@ def _our_python() -> str:
 def check_imports(who: Identity, python: Path, question: Mapping[str, Any], env: Mapping[str, str]) -> None:
     """Have ``python`` look, as ``who``, for what the bot imports (probe.py); raise when it lacks something."""
     replies = _run_probe(who, python, question, env)
-    version = tuple(replies.get("version", ()))
+    version = replies["version"]
     if version < OLDEST_PYTHON:
         shown = ".".join(map(str, version))
         raise BadValue(f"interpreter {python} is Python {shown}: bots need 3.10 or later")
@@ -261,14 +261,22 @@ def _run_probe(who: Identity, python: Path, question: Mapping[str, Any], env: Ma
         raise Refused(f"interpreter {python} gave no answer within {_INTERPRETER_TIMEOUT_S:.0f} s") from None
     except OSError as error:
         raise Refused(f"{who} cannot execute {python}: {error.strerror}") from error
-    replies: dict[str, Any] = {}
-    for line in done.stdout.decode(errors="replace").splitlines():
-        try:
-            found = json.loads(line)
-        except ValueError:
-            continue
-        replies.update(found if isinstance(found, dict) else {})
-    if "version" not in replies or (done.returncode and tuple(replies["version"]) >= OLDEST_PYTHON):
+    replies = _replies(done.stdout.decode(errors="replace"))
+    if not replies["version"] or (done.returncode and replies["version"] >= OLDEST_PYTHON):
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or [f"exit {done.returncode}"]
         raise Refused(f"interpreter {python} does not work for {who}: {last[0][:200]}")
     return replies
+
+
+def _replies(output: str) -> dict[str, Any]:
+    """Return the objects among the lines of ``output`` as one; ``version`` is a tuple, empty when there is none."""
+    replies: dict[str, Any] = {}
+    for line in output.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:  # an interpreter may say other things, too
+            continue
+        replies.update(found if isinstance(found, dict) else {})
+    version = replies.get("version")
+    whole = isinstance(version, list) and all(isinstance(part, int) for part in version)
+    return replies | {"version": tuple(version) if whole else ()}

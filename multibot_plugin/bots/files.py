@@ -56,7 +56,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MultibotError(f"cannot write {error.filename}: {error.strerror}") from error
+        name = error.filename or "the bots' files"  # a full disk names none
+        raise MultibotError(f"cannot write {name}: {error.strerror}") from error
 
 
 def read_key(home: Home) -> bytes:

@@ -110,7 +110,7 @@ def make_plan(
         changed=tuple(changed),
         removed=tuple(sorted(set(rendered) - set(deployments) - set(problems))),
         unchanged=tuple(unchanged),
-        problems=dict(problems),
+        problems={bot: _plain(text) for bot, text in problems.items()},
         deployments=dict(deployments),
         kept=kept,
         file=file,
@@ -229,7 +229,7 @@ def _entries(plan: Plan) -> Iterator[tuple[str, str, str, list[str]]]:
     for bot in plan.removed:
         yield bot, "-", "removed", ["(will be stopped; data kept)"]
     for bot, text in sorted(plan.problems.items()):
-        yield bot, "!", "problem", [_plain(text), *(["(stays as it is)"] if bot in plan.kept else [])]
+        yield bot, "!", "problem", [text, *(["(stays as it is)"] if bot in plan.kept else [])]
 
 
 def _section_diff(old: str, new: str) -> list[str]:

@@ -158,7 +158,8 @@ async def delete_bot(connection: asyncpg.Connection, actor: Actor, bot: str) -> 
 async def allot_uid(connection: asyncpg.Connection, uid_range: str) -> int:
     """Return a user id that no bot ever had, from the setting ``bot_uid_range`` ("70000-99999").
 
-    It is taken even when no bot is created with it afterwards. Raises Refused when the range is used up.
+    It stays taken whether or not a bot is created with it, unless a transaction around this is rolled back. Raises
+    Refused when the range is used up.
     """
     first, last = (min(int(end), _LARGEST_UID) for end in uid_range.split("-"))
     with translated():

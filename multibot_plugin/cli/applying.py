@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from multibot_plugin.cli.output import Context, count, say
+from multibot_plugin.cli.output import Context, count, one_line, say
 from multibot_plugin.errors import Refused, SupervisordAway
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def say_result(context: Context, result: Result, besides: str = "") -> None:
     """Say what was done, a line per bot and what is wrong; ``besides``: a bot of which the caller tells itself."""
     for bot, text in _lines(result):
         if bot != besides:
-            say(f"{bot}: {text}")
+            say(f"{bot}: {one_line(text)}")
     if result.applied and result.applied.foreign:
-        names = ", ".join(result.applied.foreign)
+        names = one_line(", ".join(result.applied.foreign))
         say(f"not ours, left alone: {names} (supervisorctl update)")
 
 

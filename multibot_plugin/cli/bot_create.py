@@ -14,7 +14,7 @@ from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
 from multibot_plugin.cli.applying import Result, apply_now, say_result
 from multibot_plugin.cli.bot_watch import watch
-from multibot_plugin.cli.output import Context, pass_context, say, show_json
+from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 
 if TYPE_CHECKING:
@@ -99,13 +99,13 @@ def check_place(context: Context, config: BotConfig, values: Mapping[str, Any], 
 
 
 def _mention_leftovers(work: Path, who: Identity) -> None:
-    """Say a word when the working directory of an earlier bot of this id is still there, with another owner's files."""
+    """Say a word when the bot's working directory is there already and its files are somebody else's."""
     try:
         owner = work.stat().st_uid
     except OSError:
         return
     if owner != who.uid:
-        say(f"note: {work} is left from an earlier bot and its files belong to uid {owner}: remove it,"
+        say(f"note: what is in {work} from before belongs to uid {owner}, and the bot will be {who}: remove it,"
             f" or chown -R {who.uid}:{who.gid} {work}")  # fmt: skip
 
 
@@ -121,12 +121,12 @@ def check_renders(context: Context, rows: list[Any], bot: str) -> None:
 def _tell(context: Context, config: BotConfig, telegram: TelegramBot | None, result: Result,
           json_wanted: bool) -> int:  # fmt: skip
     """Wait until the bot has started and say how it is and what to type next; return the exit code."""
-    ok, state = outcome(context, config.id, result)
+    ok, state = outcome(context, config.id, result, config.enabled)
     if json_wanted:
         show_json({"bot": {"id": config.id, "launch": config.launch, "target": config.target, "uid": config.uid,
                            "enabled": config.enabled, "username": telegram.username if telegram else None,
                            "result": state, "ok": ok}})  # fmt: skip
-    name = f" (@{telegram.username})" if telegram and telegram.username else ""
+    name = f" (@{one_line(telegram.username)})" if telegram and telegram.username else ""
     runs_as = f", uid {config.uid}" if config.uid is not None else ""
     if not ok:
         raise MultibotError(f"{config.id} is stored, but {state}: see '{context.home.command(f'logs {config.id}')}'")
@@ -138,14 +138,17 @@ def _show(context: Context, bot: str) -> str:
     return context.home.command(f"bot show {bot}")
 
 
-def outcome(context: Context, bot: str, result: Result) -> tuple[bool, str]:
-    """Return whether the bot is as it was wished, and a few words for it; waits for one that is just starting."""
+def outcome(context: Context, bot: str, result: Result, starting: bool) -> tuple[bool, str]:
+    """Return whether the bot is as it was wished, and a few words for it.
+
+    ``starting``: it should be, by this apply or somebody else's at the same moment; then it is waited for.
+    """
     failure = result.failure(bot)
     if failure:
         return False, failure
     if result.away is not None:
         return True, f"starts with supervisord ('{context.home.command('start')}')"
-    if not result.begun(bot):
+    if not starting:
         return True, f"not started ('{context.home.command(f'bot start {bot}')}')"
     with context.supervisor() as supervisor:
         verdict = watch(context.home, supervisor, bot)

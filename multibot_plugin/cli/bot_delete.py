@@ -27,7 +27,7 @@ def delete(context: Context, bot: str, yes: bool, purge: bool, json_wanted: bool
     kept = "Its working directory and logs are removed, too." if purge else "Its working directory and logs are kept."
     confirm(f"Stop {bot!r} and forget its configuration and token? {kept}", yes)
     context.run(_remove(context, bot))
-    result = apply_now(context, force=True, later=True)
+    result = apply_now(context, later=True)
     say_result(context, result, besides=bot)
     failure = result.failure(bot)
     if failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -154,6 +155,8 @@ def tail(path: Path, lines: int, tokens: Sequence[str] = ()) -> list[str]:
     except OSError:
         return []
     with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return []
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _LOG_TAIL))
         found = file.read().decode("utf-8", "replace").splitlines()
@@ -165,9 +168,9 @@ def tail(path: Path, lines: int, tokens: Sequence[str] = ()) -> list[str]:
 def show_value(name: str, value: Any) -> str:
     """Return a setting's value for people, without the user part of a URL."""
     try:
-        return masked(BY_NAME[name].kind.show(value)) or "none"
+        return str(masked(BY_NAME[name].kind.show(value))) or "none"
     except (KeyError, TypeError, ValueError):
-        return masked(str(value))
+        return str(masked(str(value)))
 
 
 def masked(value: Any) -> Any:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
+from multibot_plugin.cli.applying import fetch
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.fleet import look, select
-from multibot_plugin.cli.output import Context, pass_context, say, show_json
-from multibot_plugin.errors import MultibotError, NoSuchBot, SupervisordAway
+from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
+from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, SupervisordAway
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish, new_id
 from multibot_runner.protocol import EXIT_FINAL
 
@@ -79,7 +82,10 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
     if bool(words) == everything:
         raise click.UsageError("name the bots (an id, or a pattern like 'shop-*'), or --all")
     fleet = look(context)
-    rows = select(fleet.rows, words)
+    try:
+        rows = select(fleet.rows, words)
+    except NoSuchBot as error:
+        raise _not_applied(context, words, {str(row["id"]) for row in fleet.rows}) or error from None
     bots = [str(row["id"]) for row in rows]
     if not bots:
         say("there is no bot")
@@ -97,8 +103,20 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
             {"bots": [{"id": o.bot, "ok": o.ok, "text": o.text, "seconds": round(o.seconds, 2)} for o in outcomes]}
         )
     for outcome in () if json_wanted else outcomes:
-        say(f"{outcome.bot}: {outcome.text}")
+        say(f"{outcome.bot}: {one_line(outcome.text)}")
     return 0 if all(outcome.ok for outcome in outcomes) else 1
+
+
+def _not_applied(context: Context, words: Sequence[str], known: set[str]) -> Refused | None:
+    """Return what to say of a bot that is stored, but that supervisord has not been told of."""
+    try:
+        stored = {str(row["id"]) for row in context.run(fetch(context))}
+    except MultibotError:
+        return None
+    for word in words:
+        if word in stored - known:
+            return Refused(f"bot {word!r} is not applied yet: run '{context.home.command('apply')}'")
+    return None
 
 
 def _nothing_runs(act: Act, bots: Sequence[str], away: SupervisordAway) -> int:
@@ -120,11 +138,27 @@ def wish(context: Context, bots: Sequence[str], enabled: bool) -> None:
         missing = context.run(_store(context, bots, enabled))
     except MultibotError as error:
         say(f"{error}; the wish is kept in the journal until it answers")
-        actor, now = context.actor, time.time()
-        _append(context, *(Wish(new_id(), now, actor.name, actor.door, bot, enabled) for bot in bots))
+        _append(context, *_wishes(context, bots, enabled))
         return
+    # An earlier wish that waits in the journal would undo this one: then this one goes there, too, behind it.
+    if _wish_waits(context.home.journal):
+        _append(context, *_wishes(context, bots, enabled))
     if missing:
         say(f"{', '.join(missing)}: not in the database any more; 'multibot apply' removes it")
+
+
+def _wishes(context: Context, bots: Sequence[str], enabled: bool) -> list[Wish]:
+    actor, now = context.actor, time.time()
+    return [Wish(new_id(), now, actor.name, actor.door, bot, enabled) for bot in bots]
+
+
+def _wish_waits(journal: Path) -> bool:
+    """Return whether a wish in the journal is not in the database yet."""
+    for path in journal.glob("*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):  # brought in just now
+            if path.name != "rejected.jsonl" and b'"kind": "wish"' in path.read_bytes():
+                return True
+    return False
 
 
 async def _store(context: Context, bots: Sequence[str], enabled: bool) -> list[str]:

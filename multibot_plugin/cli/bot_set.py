@@ -136,7 +136,7 @@ def _tell(context: Context, bot: str, result: Result, json_wanted: bool) -> int:
     change = next((c for c in result.plan.changed if c.bot == bot), None)
     for difference in change.differences if change else ():
         say(f"{bot}: {difference.name} {difference.text}{' (live)' if difference.live else ''}")
-    ok, state = outcome(context, bot, result)
+    ok, state = outcome(context, bot, result, result.begun(bot))
     effect = str(change.effect) if change else "new" if bot in result.plan.added else "none"
     if json_wanted:
         differences = {d.name: d.text for d in change.differences} if change else {}

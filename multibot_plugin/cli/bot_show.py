@@ -67,12 +67,20 @@ def describe(picture: Picture, command: Any) -> Iterator[str]:
 
 def headline(picture: Picture) -> str:
     """Return ``shop — quarantined since 14:03:11 (21 min): token rejected``."""
-    row = picture.row
-    since_at = row["start_at"] if row["pid"] else row["stop_at"]
-    since = f" since {clock(since_at, picture.at)} ({spoken(picture.at - since_at)})" if since_at else ""
-    cause = one_line(str(row["cause"] or "")) or _ended_because(picture)
+    row, word = picture.row, condition(picture.row)
+    cause = one_line(str(row["cause"] or "")).removeprefix(f"{word}: ") or _ended_because(picture)
     who = _stopped_by(picture) if row["state"] == "stopped" else ""
-    return f"{picture.bot} — {condition(row)}{since}{who}{f': {cause}' if cause else ''}"
+    return f"{picture.bot} — {word}{_since(picture)}{who}{f': {cause}' if cause else ''}"
+
+
+def _since(picture: Picture) -> str:
+    """Return since when it is so: its oldest incident, its end, or how long it is up."""
+    row = picture.row
+    begun = [i["since_at"] for i in picture.incidents if isinstance(i.get("since_at"), int | float)]
+    if row["pid"] and (row["health"] == "healthy" or not begun):
+        return f", up {duration(row['uptime_s'])}"
+    since_at = min(begun) if row["pid"] else row["stop_at"]
+    return f" since {clock(since_at, picture.at)} ({spoken(picture.at - since_at)})" if since_at else ""
 
 
 def _ended_because(picture: Picture) -> str:
@@ -158,7 +166,7 @@ def _details(detail: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{setting} {_side(setting, pair.get('old'))} → {_side(setting, pair.get('new'))}"
         elif name == "env" and isinstance(value, Mapping):
             yield from (f"env.{key} ({what})" for key, what in value.items())
-        elif isinstance(value, Mapping) and {"old", "new"} & value.keys():
+        elif name != "token_number" and isinstance(value, Mapping) and {"old", "new"} & value.keys():
             yield f"{name} {value.get('old')} → {value.get('new')}"
         elif name == "token":
             yield "token (changed)"

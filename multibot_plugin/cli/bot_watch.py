@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from multibot_plugin.cli.output import one_line
 from multibot_plugin.home import Home
 from multibot_runner.protocol import (
     BACKING_OFF,
@@ -51,7 +52,8 @@ def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0
         if verdict is None and time.monotonic() > deadline:
             verdict = at_the_end(row, heartbeat)
         if verdict is not None:
-            reason = "" if verdict.ok else last_words(runs_of(home, bot))
+            # The bot itself can write this file.
+            reason = "" if verdict.ok else one_line(last_words(runs_of(home, bot)))[:200]
             return Verdict(verdict.ok, f"{verdict.text}: {reason}" if reason else verdict.text)
         time.sleep(_LOOK_EVERY_S)
 

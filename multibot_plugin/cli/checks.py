@@ -65,7 +65,8 @@ def supervisord(patient: Patient) -> Found:
         if pid := is_running(home):
             return Check("supervisord", BAD, f"supervisord (pid {pid}) lives but does not answer", (f"kill {pid}",))
         return Check("supervisord", BAD, "supervisord is not running", (home.command("start"),))
-    loaded = patient.context.supervisor().version()
+    with patient.context.supervisor() as supervisor:
+        loaded = supervisor.version()
     again = tuple(home.command(act) for act in ("stop", "start"))
     if loaded["multibot"] != multibot_plugin.__version__:
         text = f"supervisord runs multibot {loaded['multibot']}, installed is {multibot_plugin.__version__}"

@@ -38,7 +38,8 @@ class Fleet:
 def look(context: Context) -> Fleet:
     """Return the fleet as it is now; never raises because supervisord is away."""
     try:
-        answer = context.supervisor().bots()
+        with context.supervisor() as supervisor:
+            answer = supervisor.bots()
     except SupervisordAway as error:
         return Fleet(_rendered(context), {}, {}, time.time(), error)
     rows = tuple(sorted(answer["bots"], key=lambda row: str(row["id"])))

@@ -83,12 +83,10 @@ def prepare(home: Home, settings: Settings) -> None:
     from multibot_plugin.database.account import make_account
     from multibot_plugin.database.embedded import is_embedded, program
     from multibot_plugin.database.embedded import prepare as prepare_database
-    from multibot_plugin.supervisor.conf import install_main, make_directories, render_main
+    from multibot_plugin.supervisor.conf import install_main, render_main
 
+    make_places(home)
     try:
-        home.config.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
-        make_directories(home)
-        home.journal.mkdir(mode=0o700, exist_ok=True)
         _keep(home.digest_key, lambda: secrets.token_bytes(32), 0o600)
         _keep(home.host_id, lambda: f"{uuid.uuid4()}\n".encode(), 0o644)
         _keep(home.toml, lambda: toml_text().encode(), 0o600)
@@ -105,6 +103,25 @@ def prepare(home: Home, settings: Settings) -> None:
     for note in notes:
         say(f"    {note}")
     _main_file(home, render_main(home, embedded), lambda: install_main(home, embedded))
+
+
+def make_places(home: Home) -> None:
+    """Make the directories of an installation where they are missing (what is in /run is gone after a reboot).
+
+    Raises MultibotError where one cannot be made.
+    """
+    from multibot_plugin.supervisor.conf import make_directories
+
+    # A closed umask would keep the bots' user ids out of what they have to cross; modes are given one by one.
+    before = os.umask(0o022)
+    try:
+        home.config.mkdir(mode=0o755 if os.geteuid() == 0 else 0o700, parents=True, exist_ok=True)
+        make_directories(home)
+        home.journal.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise MultibotError(f"{error.filename} cannot be made: {error.strerror}") from error
+    finally:
+        os.umask(before)
 
 
 def _keep(path: Path, content: Callable[[], bytes], mode: int) -> None:

@@ -20,6 +20,7 @@ from multibot_plugin.cli.output import (
     show_rows,
     size,
 )
+from multibot_plugin.health.states import Health
 
 
 def _or_nothing(value: object) -> str:
@@ -57,7 +58,9 @@ def list_bots(context: Context, bots: tuple[str, ...], form: str) -> int:
     """
     seen = fleet.look(context)
     rows = fleet.select(seen.rows, bots)
-    columns = [*COLUMNS, CAUSE] if any(row["cause"] for row in rows) else COLUMNS
+    # What is well needs no cause: "(no view)" says of a command bot that its polls cannot be seen.
+    told = form == "wide" or any(row["cause"] and row["health"] != Health.HEALTHY for row in rows)
+    columns = [*COLUMNS, CAUSE] if told else COLUMNS
     if rows or form not in ("table", "wide"):
         show_rows(form, "bots", rows, columns)
     if seen.away:

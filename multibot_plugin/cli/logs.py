@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -55,13 +55,16 @@ def logs(context: Context, bots: tuple[str, ...], follow: bool, lines: int, as_j
     """
     sources = _sources(context.home, bots)
     width = max((len(source.bot) for source in sources), default=0) if len(sources) > 1 else 0
-    tails = {source.bot: _tail(source, lines) for source in sources}
-    for bot, line in _merged(tails):
-        _print(bot, line, width, as_json)
-    if follow:
-        for bot, line in _followed(sources):
+    with ExitStack() as stack:
+        # Opened before the tails are read, which end where they begin: no line is lost or shown twice.
+        followers = [(source, stack.enter_context(Follower(source.path))) for source in sources]
+        tails = {source.bot: _tail(source, lines, follower.position) for source, follower in followers}
+        for bot, line in _merged(tails):
             _print(bot, line, width, as_json)
-    elif not any(tails.values()):
+        if follow:
+            for bot, line in _followed(followers):
+                _print(bot, line, width, as_json)
+    if not any(tails.values()):
         say("nothing was logged yet")
 
 
@@ -87,20 +90,24 @@ def _tokens(home: Home, bot: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _tail(source: Source, count: int) -> list[str]:
-    """Return the last ``count`` lines, from the rotated files too where the newest does not hold so many."""
+def _tail(source: Source, count: int, end: int | None = None) -> list[str]:
+    """Return the last ``count`` lines, from the rotated files too where the newest does not hold so many.
+
+    ``end``: where the newest file ends (None: where it does now).
+    """
     lines: list[bytes] = []
     for path in (source.path, *(source.path.with_name(f"{source.path.name}.{n}") for n in range(1, _BACKUPS + 1))):
         if len(lines) >= count:
             break
         with suppress(FileNotFoundError), path.open("rb") as file:
-            lines = _last(file, count - len(lines)) + lines
+            lines = _last(file, count - len(lines), end if path == source.path else None) + lines
     return [source.clean(line) for line in lines]
 
 
-def _last(file: BinaryIO, count: int) -> list[bytes]:
-    """Return the last lines of a file, reading it from its end."""
+def _last(file: BinaryIO, count: int, end: int | None) -> list[bytes]:
+    """Return the last lines of a file before ``end``, reading it backwards."""
     position, data = file.seek(0, os.SEEK_END), b""
+    position = position if end is None else min(position, end)
     while position and data.count(b"\n") <= count and len(data) < max(_LONGEST, count * 1024):
         step = min(_BLOCK, position)
         position -= step
@@ -125,15 +132,26 @@ def _merged(tails: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
 
 
 class Follower:
-    """What is appended to one file from now on; it survives the file being rotated, truncated or not there yet."""
+    """What is appended to one file from now on; it survives the file being rotated, truncated or not there yet.
+
+    ``position``: where it began.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.position = 0
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
         with suppress(FileNotFoundError):
             self._file = path.open("rb")
-            self._file.seek(0, os.SEEK_END)
+            self.position = self._file.seek(0, os.SEEK_END)
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._file:
+            self._file.close()
 
     def lines(self) -> list[bytes]:
         """Return the lines that were finished since the last call."""
@@ -170,8 +188,7 @@ class Follower:
         return False
 
 
-def _followed(sources: Iterable[Source]) -> Iterator[tuple[str, str]]:
-    followers = [(source, Follower(source.path)) for source in sources]
+def _followed(followers: Iterable[tuple[Source, Follower]]) -> Iterator[tuple[str, str]]:
     while True:
         for source, follower in followers:
             for line in follower.lines():

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from multibot_plugin.cli.init import check_owner
+from multibot_plugin.cli.init import check_owner, make_places
 from multibot_plugin.cli.output import Context, count, one_line, pass_context, say, step
 from multibot_plugin.errors import DatabaseAway, MultibotError, Refused, SupervisordAway
 from multibot_plugin.home import Home
@@ -43,14 +43,15 @@ def start(context: Context, foreground: bool) -> int:
     home = context.home
     check_initialised(home)
     _check_secrets()
+    make_places(home)
     if foreground:
         run_foreground(context)
-    supervisor = context.supervisor()
-    if supervisor.alive():
-        say(f"supervisord runs already (pid {supervisor.pid()})")
-    else:
-        with step("supervisord"):
-            launch(home, supervisor.alive)
+    with context.supervisor() as supervisor:
+        if supervisor.alive():
+            say(f"supervisord runs already (pid {supervisor.pid()})")
+        else:
+            with step("supervisord"):
+                launch(home, supervisor.alive)
     return bring_up(context)
 
 
@@ -180,12 +181,12 @@ def _postgres_words(context: Context) -> str:
 def _wait_for_monitor(context: Context) -> None:
     """Give the monitor time for its first look, so that ``list`` has something to show; its absence is no failure."""
     deadline = time.monotonic() + MONITOR_WAIT_S
-    supervisor = context.supervisor()
-    while not supervisor.bots()["monitor"]["ok"]:
-        if time.monotonic() > deadline:
-            say(f"the monitor has not reported yet: {context.home.command('doctor')}")
-            return
-        time.sleep(_POLL_S)
+    with context.supervisor() as supervisor:
+        while not supervisor.bots()["monitor"]["ok"]:
+            if time.monotonic() > deadline:
+                say(f"the monitor has not reported yet: {context.home.command('doctor')}")
+                return
+            time.sleep(_POLL_S)
 
 
 def run_foreground(context: Context) -> NoReturn:
@@ -194,8 +195,9 @@ def run_foreground(context: Context) -> NoReturn:
     Raises Refused when supervisord runs already.
     """
     home = context.home
-    if (pid := is_running(home)) and context.supervisor().alive():
-        raise Refused(f"supervisord runs already (pid {pid}): {home.command('stop')}")
+    with context.supervisor() as supervisor:
+        if supervisor.alive():
+            raise Refused(f"supervisord runs already (pid {supervisor.pid()}): {home.command('stop')}")
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
@@ -212,8 +214,8 @@ def _beside(context: Context, parent: int) -> int:
     told = ""
     while os.getppid() == parent:
         try:
-            with suppress(SupervisordAway):  # not there yet
-                context.supervisor().state()
+            with suppress(SupervisordAway), context.supervisor() as supervisor:  # not there yet
+                supervisor.state()
                 return bring_up(context)
         except MultibotError as error:
             if str(error) != told:

@@ -34,7 +34,11 @@ def stop(context: Context, now: bool, yes: bool) -> None:
     One bot: 'multibot bot stop ID'.
     """
     check_owner(context.home)
-    supervisor = context.supervisor()
+    with context.supervisor() as supervisor:
+        _stop(context, supervisor, now, yes)
+
+
+def _stop(context: Context, supervisor: Supervisor, now: bool, yes: bool) -> None:
     pid = is_running(context.home)
     try:
         rows = supervisor.bots()["bots"]

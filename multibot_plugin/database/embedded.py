@@ -13,6 +13,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ log_parameter_max_length_on_error = 0
 """
 _CONF_18 = "io_method = sync\n"  # saves three processes
 _HBA = "# Written by multibot: passwords only, on the socket only.\nlocal all all scram-sha-256\n"
+_SWEEP_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -215,9 +217,14 @@ def _run(account: Account | None, chosen: Binaries, name: str, *words: str, text
 
 
 def _sweep(top: Path) -> None:
-    """Remove what a ``prepare`` that was cut off left behind."""
-    for left in (*top.glob("init-*"), *top.glob("copy-*")):
-        shutil.rmtree(left, ignore_errors=True)
+    """Remove what a ``prepare`` that was cut off left behind. Its initdb may still write for a second: again, then."""
+    deadline = time.monotonic() + _SWEEP_S
+    while left := [*top.glob("init-*"), *top.glob("copy-*")]:
+        for path in left:
+            shutil.rmtree(path, ignore_errors=True)
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
 
 
 def _sync(path: Path) -> None:

@@ -91,9 +91,10 @@ async def replay(journal: Journal, connection: asyncpg.Connection) -> int:
             _log.error("a line of the journal cannot be read (a process died while writing it?): set aside")
             journal.reject(line, "not an entry")
         try:
-            async with connection.transaction():
-                for entry in batch.entries:
-                    await _bring(connection, entry)
+            with pool.translated():
+                async with connection.transaction():
+                    for entry in batch.entries:
+                        await _bring(connection, entry)
         except BadValue:
             await _one_by_one(journal, connection, batch.entries)
         journal.done(batch)
@@ -105,8 +106,9 @@ async def _one_by_one(journal: Journal, connection: asyncpg.Connection, entries:
     """Bring in what can be: one entry that the database will never take must not hold up the rest for ever."""
     for entry in entries:
         try:
-            async with connection.transaction():
-                await _bring(connection, entry)
+            with pool.translated():
+                async with connection.transaction():
+                    await _bring(connection, entry)
         except BadValue as error:
             _log.error("the database cannot take a journal entry of %s: set aside: %s", entry.bot, error)
             journal.reject(entry, str(error))

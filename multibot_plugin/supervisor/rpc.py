@@ -239,4 +239,4 @@ def _age(value: Any, now_mono: float) -> float | None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=True, allow_nan=False)
+    return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))

@@ -96,7 +96,7 @@ def test_a_bot_over_its_memory_limit_is_restarted(system: System) -> None:
 def test_a_bot_that_keeps_dying_backs_off_and_is_told_about(system: System) -> None:
     script = system.bots / "dies.py"
     script.write_text("raise RuntimeError('no luck today')\n")
-    system.create_bot("dies", "--script", str(script))
+    system.create_bot("dies", "--script", str(script), code=1)
     text = system.wait_alert("dies", "RuntimeError: no luck today")
     assert "dies" in text
     wait_for(lambda: system.row("dies")["state"] == "backing-off", "backing off")
@@ -105,8 +105,8 @@ def test_a_bot_that_keeps_dying_backs_off_and_is_told_about(system: System) -> N
 def test_a_token_rejected_at_start_quarantines_until_it_is_changed(system: System) -> None:
     token = system.create_form("shop", "script", "--no-start")
     system.sandbox.revoke(token)
-    system.run("bot", "start", "shop")
-    system.wait_alert("shop", "token rejected")
+    assert "rejected the token" in system.run("bot", "start", "shop", code=1).stdout
+    system.wait_alert("shop", "rejected the token")
     assert system.row("shop")["state"] == "quarantined"
     system.change_token("shop")
     system.wait_polling("shop")

@@ -119,11 +119,11 @@ def test_polls_and_updates_are_stamped(place: Place, sandbox: Sandbox, form: str
     assert heartbeat.poll_timeout_s == (5.0 if form == "build" else 4.0)
     assert (heartbeat.loop_mono is not None) == (form == "build")
     assert heartbeat.poll_code is None
-    sandbox.fault(bot.token, 409)
+    sandbox.fault(bot.token, status=409)
     wait_for(lambda: bot.heartbeat and bot.heartbeat.poll_code == 409, "the conflict in the heartbeat")
     sandbox.clear(bot.token)
     wait_for(lambda: bot.heartbeat and bot.heartbeat.poll_code is None, "the conflict over")
-    sandbox.fault(bot.token, "drop")
+    sandbox.fault(bot.token, drop=True)
     before = heartbeat.poll_failure_mono
     wait_for(lambda: bot.heartbeat and bot.heartbeat.poll_failure_mono != before, "the failure in the heartbeat")
 
@@ -139,13 +139,28 @@ def test_a_token_refused_at_the_start_is_final(place: Place, sandbox: Sandbox, f
     assert ":<redacted>` was rejected by the server" in bot.log
 
 
-def test_a_token_revoked_while_a_build_bot_polls_is_final(place: Place, sandbox: Sandbox) -> None:
-    bot = make(place, sandbox, "build")
+def test_a_token_revoked_while_a_build_bot_polls_is_final_and_the_bot_is_stopped_gracefully(
+    place: Place, sandbox: Sandbox
+) -> None:
+    source = (
+        BUILD.replace("builder.build()", "builder.post_stop(last).persistence(keep).build()")
+        + """
+    from telegram.ext import PicklePersistence
+
+    keep = PicklePersistence("kept.pickle")
+
+    async def last(application):
+        application.bot_data["last"] = "word"
+    """
+    )
+    bot = place.bot("build", f"{place.file('a_bot.py', source)}:build", bot_api_url=sandbox.url)
+    sandbox.register(bot.token, bot.id)
     process = bot.start()
-    wait_for(lambda: bot.heartbeat and bot.heartbeat.poll_start_mono, "a poll")
+    wait_for(lambda: sandbox.counters(bot.token).polls_open == 1, "one open poll")
     sandbox.revoke(bot.token)
     assert process.wait(20) == 78
     assert bot.exit.cause == REJECTED
+    assert (bot.paths.work / "kept.pickle").exists()
 
 
 def test_a_script_that_asks_about_somebody_elses_token_is_not_rejected_itself(place: Place, sandbox: Sandbox) -> None:
@@ -277,6 +292,16 @@ def test_a_package_can_be_a_script(place: Place) -> None:
     assert folder.log.splitlines()[0] == "__main__  []"
 
 
+def test_a_script_with_an_executor_left_open_ends_as_it_would_by_itself(place: Place) -> None:
+    bot = place.script("""
+        import concurrent.futures, sys
+        print(concurrent.futures.ThreadPoolExecutor().submit(str, 1).result())
+        sys.exit(6)
+    """)
+    assert bot.run_to_end() == 6
+    assert bot.log.splitlines()[0] == "1"
+
+
 @pytest.mark.parametrize("words", ["sh -c 'exit 9'", "sh -c 'kill -SEGV $$'", "true"])
 def test_how_a_command_ended_is_passed_on(place: Place, words: str) -> None:
     bot = place.bot("command", words)
@@ -381,7 +406,7 @@ def test_a_build_function_may_ask_for_its_context(place: Place, sandbox: Sandbox
 
 def test_a_build_bot_outlives_a_server_that_is_away_at_the_start(place: Place, sandbox: Sandbox) -> None:
     bot = make(place, sandbox, "build")
-    sandbox.fault(bot.token, 502, times=2, method="getMe")
+    sandbox.fault(bot.token, status=502, times=2, method="getMe")
     bot.start()
     assert sandbox.ask(bot.token, "late", 30).text == "late"
 
@@ -463,6 +488,16 @@ def test_a_bots_own_interpreter_keeps_the_lock_the_pid_and_the_way_it_is_stopped
     process.terminate()
     assert process.wait(10) == -signal.SIGTERM
     assert (bot.exit.cause, bot.runs[0].stopping) == (STOPPED, True)
+
+
+def test_a_bot_in_its_own_interpreter_ends_when_its_parent_is_killed(place: Place, bare_python: str) -> None:
+    bot = place.script("import time; print('up', flush=True); time.sleep(600)", python=bare_python)
+    shell = bot.start(through=("/bin/sh", "-c", '"$@" & wait', "sh"))
+    bot.said("up")
+    shell.kill()
+    shell.wait()
+    wait_for(lambda: not place.processes(), "nothing left of the bot")
+    assert bot.exit.cause == STOPPED
 
 
 def test_a_build_bot_whose_interpreter_lacks_the_library_is_told_so(place: Place, bare_python: str) -> None:

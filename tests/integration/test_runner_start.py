@@ -216,6 +216,9 @@ def test_settings_that_are_missing_or_broken_are_final(place: Place) -> None:
     assert "its settings cannot be read, run 'multibot apply'" in bot.log
     replace_file(bot.paths.settings(bot.digest), b"{}")
     assert bot.run_to_end() == 78
+    bot = place.script(SLEEP, env=["not", "an", "object"], user=[])
+    assert bot.run_to_end() == 78
+    assert "is damaged: run 'multibot apply'" in bot.log
     bot.digest = "../../etc"
     assert bot.run_to_end() == 78
     assert "are not a bot's id and digest" in bot.log
@@ -311,10 +314,13 @@ def test_a_bot_can_open_its_output_again_and_its_memory_is_closed_to_others(plac
     assert Path(f"/proc/{running.pid}/environ").stat().st_uid == 0
 
 
-@pytest.mark.skipif(ROOT, reason="an ordinary user has nobody else to become")
 def test_an_ordinary_user_cannot_run_a_bot_as_somebody_else(place: Place) -> None:
-    bot = place.script(SLEEP, user="root")
-    assert bot.run_to_end() == 78
-    assert "only root can run a bot as 'root'" in bot.log
-    bot = place.script(SLEEP, uid=os.geteuid() + 1)
-    assert bot.run_to_end() == 78
+    user = 60_001 if ROOT else os.geteuid()
+    become = f"import os, sys; os.setgid({user}); os.setuid({user}); os.execv(sys.argv[1], sys.argv[1:])"
+    through = (sys.executable, "-c", become) if ROOT else ()
+    for wish, text in ({"user": "root"}, "run a bot as 'root'"), ({"uid": user + 1}, f"a bot as user id {user + 1}"):
+        bot = place.script(SLEEP, **wish)
+        for path in (bot.paths.settings(bot.digest), bot.paths.token(bot.digest)):
+            os.chown(path, user, -1)
+        assert bot.start(through=through).wait(30) == 78
+        assert f"only root can {text}" in bot.log.replace("run a bot as user", "a bot as user")

@@ -171,7 +171,7 @@ def test_a_second_http_server_gets_the_same_interface(own: Supervisord) -> None:
     own.apply(rows("one"))
     own.wait_state("RUNNING", "one")
     with xmlrpc.client.ServerProxy(f"http://u:p@127.0.0.1:{port}/RPC2") as server:
-        assert '"id": "one"' in str(server.multibot.getBots())
+        assert '"id":"one"' in str(server.multibot.getBots())
 
 
 def test_reload_keeps_everything_working(own: Supervisord) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from click.testing import CliRunner, Result
 
+from multibot_plugin import __version__
 from multibot_plugin.cli import main
 from multibot_plugin.cli.output import Context
 from multibot_plugin.errors import SupervisordAway
@@ -34,7 +35,15 @@ def stopped(bot: str, **changes: Any) -> dict[str, Any]:
     return row(bot, **nothing, **(state | changes))
 
 
-class FakeSupervisor:
+class _Fake:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        pass
+
+
+class FakeSupervisor(_Fake):
     """Answers ``bots()`` and the questions about supervisord itself."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], monitor_ok: bool = True) -> None:
@@ -46,8 +55,11 @@ class FakeSupervisor:
     def bots(self) -> dict[str, Any]:
         return self._answer
 
+    def version(self) -> dict[str, Any]:
+        return {"multibot": __version__, "supervisor": "4.3.0", "schema": 1}
 
-class AwaySupervisor:
+
+class AwaySupervisor(_Fake):
     """Does not answer."""
 
     def __init__(self, context: Context) -> None:

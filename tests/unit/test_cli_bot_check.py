@@ -343,3 +343,33 @@ def test_a_package_that_is_run_needs_its_main_module(tmp_path: Path) -> None:
     (tmp_path / "shop" / "__main__.py").write_text("import json\n")
     check_launch(bot, settings, ME, tmp_path)
     check_launch(config("script", str(tmp_path / "shop")), DEFAULTS, ME, tmp_path)
+
+
+@pytest.mark.parametrize("said", ['{"version": "3.12"}', '{"version": [3, "x"]}', "[1]", "hello"])
+def test_an_interpreter_that_talks_nonsense_is_refused(tmp_path: Path, said: str) -> None:
+    odd = tmp_path / "python"
+    odd.write_text(f"#!/bin/sh\necho '{said}'\n")
+    odd.chmod(0o755)
+    with pytest.raises(Refused, match="does not work for"):
+        check_imports(ME, odd, question(), {})
+
+
+def test_the_first_program_in_path_that_the_user_may_start_counts(tmp_path: Path) -> None:
+    for name, mode in (("a", 0o644), ("b", 0o755)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dice").write_text("#!/bin/sh\n")
+        (tmp_path / name / "dice").chmod(mode)
+    check_command(config("command", "dice", {"PATH": f"{tmp_path}/a:{tmp_path}/b"}), ME, tmp_path)
+    with pytest.raises(BadValue, match="not found in PATH"):
+        check_command(config("command", "dice", {"PATH": f"{tmp_path}/a"}), ME, tmp_path)
+
+
+@pytest.mark.root
+def test_a_program_that_only_root_may_reach_does_not_hide_another_one(open_path: Path) -> None:
+    (open_path / "mine").mkdir(mode=0o700)
+    for folder in (open_path / "mine", open_path):
+        (folder / "dice").write_text("#!/bin/sh\n")
+        (folder / "dice").chmod(0o755)
+    check_command(config("command", "dice", {"PATH": f"{open_path}/mine:{open_path}"}), NOBODY, open_path)
+    with pytest.raises(Refused, match="uid 70003 cannot enter"):
+        check_command(config("command", "dice", {"PATH": f"{open_path}/mine"}), NOBODY, open_path)

@@ -11,8 +11,8 @@ from cli_rows import FakeContext, invoke, row, stopped
 
 ROWS = [
     row("greeter", uptime_s=9.0, memory_bytes=34_603_008, cpu_percent=0.4, last_poll_age_s=1.0, last_update_age_s=9.0),
-    row("dice", launch="command", uptime_s=62.0, restarts_24h=0, memory_bytes=12_582_912, cpu_percent=0.0,
-        last_poll_age_s=None, last_update_age_s=58.0),
+    row("dice", launch="command", cause="polling is not visible", uptime_s=62.0, restarts_24h=0,
+        memory_bytes=12_582_912, cpu_percent=0.0, last_poll_age_s=None, last_update_age_s=58.0),
     row("echo"),
 ]  # fmt: skip
 
@@ -43,8 +43,8 @@ def test_a_cause_makes_a_column(tmp_path: Path) -> None:
 
 def test_wide_shows_more_columns(tmp_path: Path) -> None:
     shown = lines(invoke(tmp_path, "list", "-o", "wide", context=FakeContext(ROWS)).stdout)
-    assert shown[0].split()[-5:] == ["PID", "LAUNCH", "ENABLED", "CONNECTIONS", "DIGEST"]
-    assert shown[1].split()[-5:] == ["4242", "command", "yes", "1", "0123456789abcdef"]
+    assert shown[0].split()[-5:] == ["LAUNCH", "ENABLED", "CONNECTIONS", "DIGEST", "CAUSE"]
+    assert re.search(r"4242  command  yes +1  0123456789abcdef  polling is not visible$", shown[1])
 
 
 def test_json_has_the_documented_keys(tmp_path: Path) -> None:

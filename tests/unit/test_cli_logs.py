@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -83,45 +84,46 @@ def test_nothing_logged_yet_is_said(tmp_path: Path) -> None:
 def test_a_follower_sees_whole_lines_only(log: Path) -> None:
     file = log / "bot-a.log"
     file.write_text("old\n")
-    follower = Follower(file)
-    assert follower.lines() == []
-    with file.open("a") as out:
+    with Follower(file) as follower, file.open("a") as out:
+        assert follower.lines() == []
         out.write("new\nhalf")
         out.flush()
         assert follower.lines() == [b"new"]
         out.write(" more\n")
-    assert follower.lines() == [b"half more"]
+        out.flush()
+        assert follower.lines() == [b"half more"]
 
 
 def test_a_follower_survives_rotation_truncation_and_absence(log: Path) -> None:
     file = log / "bot-a.log"
-    follower = Follower(file)
-    assert follower.lines() == []
-    file.write_text("first\n")
-    assert follower.lines() == [b"first"]
-    with file.open("a") as out:
-        out.write("before the rotation\n")
-    file.rename(log / "bot-a.log.1")
-    file.write_text("after it\n")
-    assert follower.lines() == [b"before the rotation", b"after it"]
-    file.write_text("cut\n")
-    assert follower.lines() == []
-    assert follower.lines() == [b"cut"]
+    with Follower(file) as follower:
+        assert follower.lines() == []
+        file.write_text("first\n")
+        assert follower.lines() == [b"first"]
+        with file.open("a") as out:
+            out.write("before the rotation\n")
+        file.rename(log / "bot-a.log.1")
+        file.write_text("after it\n")
+        assert follower.lines() == [b"before the rotation", b"after it"]
+        file.write_text("cut\n")
+        assert [*follower.lines(), *follower.lines()] == [b"cut"]
 
 
 def test_a_line_without_an_end_is_shown_in_pieces(log: Path) -> None:
     file = log / "bot-a.log"
-    follower = Follower(file)
-    file.write_bytes(b"x" * 300_000)
-    assert follower.lines() == [b"x" * 300_000]
+    with Follower(file) as follower:
+        file.write_bytes(b"x" * 300_000)
+        assert follower.lines() == [b"x" * 300_000]
 
 
-def test_several_are_followed_at_once(log: Path) -> None:
+def test_several_are_followed_at_once_and_no_line_is_lost_after_the_tail(log: Path) -> None:
     sources = [Source(bot, log / f"bot-{bot}.log", ()) for bot in ("a", "b")]
-    for source in sources:
-        source.path.write_text("")
-    followed = _followed(sources)
-    for source in sources:
-        source.path.write_text(f"from {source.bot}\n")
-    assert next(followed) == ("a", "from a")
-    assert next(followed) == ("b", "from b")
+    sources[0].path.write_text("old\n")
+    with ExitStack() as stack:
+        followers = [(source, stack.enter_context(Follower(source.path))) for source in sources]
+        for source in sources:
+            with source.path.open("a") as out:
+                out.write(f"from {source.bot}\n")
+        assert _tail(sources[0], 10, followers[0][1].position) == ["old"]
+        followed = _followed(followers)
+        assert (next(followed), next(followed)) == (("a", "from a"), ("b", "from b"))

@@ -29,6 +29,7 @@ from multibot_plugin.cli.output import (
 )
 from multibot_plugin.errors import DatabaseAway, NoSuchBot, Refused
 
+AGAIN = "(run it again as 'multibot --debug ...' to see all of it)"
 HEAVY = ("asyncpg", "aiohttp", "rich", "telegram", "jinja2", "psutil", "supervisor", "asyncio", "xmlrpc")
 
 
@@ -101,8 +102,8 @@ class Failing(Context):
         (NoSuchBot("ecko", ["echo"]), 4, "multibot: no bot 'ecko' (did you mean 'echo'?)\n"),
         (DatabaseAway("two\nlines\x1b[31m"), 5, "multibot: two lines\\x1b[31m\n"),
         (Refused("no"), 6, "multibot: no\n"),
-        (ZeroDivisionError("oops"), 1, "multibot: ZeroDivisionError: oops (run it again as 'multibot --debug ...' to see all of it)\n"),
-        (ValueError("123456789:" + "A" * 35), 1, "multibot: ValueError: 123456789:<redacted> (run it again as 'multibot --debug ...' to see all of it)\n"),
+        (ZeroDivisionError("oops"), 1, f"multibot: ZeroDivisionError: oops {AGAIN}\n"),
+        (ValueError("123456789:" + "A" * 35), 1, f"multibot: ValueError: 123456789:<redacted> {AGAIN}\n"),
         (KeyboardInterrupt(), 130, "\n"),
         (BrokenPipeError(32, "Broken pipe"), 1, ""),
     ],
@@ -125,8 +126,8 @@ def test_a_reader_that_went_away_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "h").mkdir()
     read, write = os.pipe()
     os.close(read)
-    done = subprocess.run([sys.executable, "-P", "-m", "multibot_plugin.cli", "--home", str(tmp_path / "h"), "config", "show"],
-                          stdout=write, stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    words = [sys.executable, "-P", "-m", "multibot_plugin.cli", "--home", str(tmp_path / "h"), "config", "show"]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert done.stderr == ""
 

@@ -1,7 +1,7 @@
 import io
 import re
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multibot_runner.logs import Redactor, redact
@@ -73,6 +73,7 @@ def test_an_endless_run_after_a_number_is_not_collected() -> None:
     assert redactor.feed(b"a" * 10) == b"a" * 10
 
 
+@settings(database=None, deadline=None)
 @given(
     st.lists(st.sampled_from([*TOKEN, TOKEN, TOKEN[:20], TOKEN[20:], "%3A", "\n", "ü", " "]), max_size=30), st.data()
 )

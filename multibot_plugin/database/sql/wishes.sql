@@ -7,5 +7,5 @@ SELECT EXISTS (SELECT FROM audit_log WHERE id = $1) AS known,
        EXISTS (
            SELECT FROM audit_log
            WHERE bot_id = $2 AND at > $3 AND door NOT LIKE '%' || $4
-             AND (action IN ('bot created', 'bot enabled', 'bot disabled') OR action = 'bot changed' AND detail ? 'enabled')
+             AND (action IN ('bot.created', 'bot.enabled', 'bot.disabled') OR action = 'bot.changed' AND detail ? 'enabled')
        ) AS overtaken;

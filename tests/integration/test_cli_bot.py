@@ -1,0 +1,480 @@
+"""`multibot bot ...`, `render-config` and `apply` through the real command line on a whole real installation."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from system import System, alive, new_token, wait_for
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(scope="module")
+def installation() -> Iterator[System]:
+    with System.create() as made:
+        yield made
+
+
+@pytest.fixture
+def system(installation: System) -> Iterator[System]:
+    """The started installation, without bots before and after."""
+    yield installation
+    for row in installation.sql("SELECT id FROM bot_configs"):
+        installation.run("bot", "delete", row["id"], "--yes", "--purge")
+
+
+def snapshot(system: System) -> tuple[object, ...]:
+    """Return everything that a refused command must leave as it was."""
+    rows = [dict(row) for row in system.sql("SELECT * FROM bot_configs ORDER BY id")]
+    uids = system.sql("SELECT uid FROM bot_uids ORDER BY uid")
+    files = {str(p): p.stat().st_mtime_ns for p in (system.home.state / "bots").rglob("*") if "work" not in p.parts}
+    rendered = system.home.rendered.read_bytes() if system.home.rendered.exists() else b""
+    audit = system.sql("SELECT count(*) FROM audit_log WHERE bot_id IS NOT NULL AND door LIKE 'multibot bot %'")
+    return rows, uids, files, rendered, audit
+
+
+def registered(system: System, name: str) -> str:
+    token = new_token()
+    system.sandbox.register(token, name)
+    return token
+
+
+def command(system: System) -> tuple[str, str]:
+    return "--command", f"/usr/bin/python3 {system.bots}/command_echo.py"
+
+
+# --- create ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["build", "script", "command"])
+def test_a_created_bot_answers_and_the_next_step_is_named(system: System, form: str) -> None:
+    token = registered(system, "echo")
+    words = {
+        "build": ("--build", f"{system.bots}/build_echo.py:build", "--poll-timeout-s", "5s"),
+        "script": ("--script", f"{system.bots}/script_echo.py"),
+        "command": command(system),
+    }[form]
+    done = system.run("bot", "create", "echo", *words, "--token-stdin", text=token)
+    assert done.stdout == ""
+    assert "(@echo_bot) created" in done.stderr
+    assert "bot show echo" in done.stderr
+    assert token not in done.stderr
+    system.tokens["echo"] = token
+    system.answers("echo")
+    row = system.sql("SELECT enabled, uid FROM bot_configs WHERE id = 'echo'")[0]
+    assert row["enabled"]
+    assert (row["uid"] is not None) is ROOT
+    assert system.audit("echo", door="multibot bot create")
+
+
+def test_a_script_by_a_relative_path_is_found_from_where_the_caller_is(system: System) -> None:
+    token = registered(system, "echo")
+    done = subprocess.run(
+        [*system.cli, "--home", str(system.home.config), "bot", "create", "echo", "--script", "script_echo.py",
+         "--token-stdin", "--no-start"],
+        input=token, capture_output=True, text=True, cwd=system.bots, env=system.environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert system.sql("SELECT target FROM bot_configs")[0]["target"] == f"{system.bots}/script_echo.py"
+
+
+def test_a_bot_that_is_not_to_be_started_is_stored_and_rendered_but_does_not_run(system: System) -> None:
+    done = system.run("bot", "create", "echo", *command(system), "--token-stdin", "--no-start",
+                      text=registered(system, "echo"))  # fmt: skip
+    assert "bot start echo" in done.stderr
+    assert system.row("echo")["state"] == "stopped"
+    assert system.row("echo")["enabled"] is False
+
+
+def test_what_is_wrong_is_refused_with_the_remedy_and_leaves_nothing_behind(system: System) -> None:
+    system.create_bot("shop", *command(system), "--no-start")
+    here = system.directory / "wrong"
+    here.mkdir(exist_ok=True)
+    (here / "missing.py").write_text("import no_such_library\n")
+    (here / "broken.py").write_text("def :\n")
+    good = ("--script", f"{system.bots}/script_echo.py")
+    revoked = registered(system, "revoked")
+    system.sandbox.revoke(revoked)
+    fresh, taken = registered(system, "fresh"), system.tokens["shop"]
+    same_number = f"{taken.partition(':')[0]}:{'B' * 35}"
+    cases = [
+        (("Bad_Id", *good), fresh, 2, "an id is 1 to 39"),
+        (("new", *good), "TOKEN", 2, "does not look like one from @BotFather"),
+        (("new", *good), taken, 6, "the token of 'new' is already used by 'shop': one token can be polled once"),
+        (("new", *good), same_number, 6, "'shop' already is"),
+        (("shop", *good), fresh, 6, "bot 'shop' exists already"),
+        (("new", *good), revoked, 6, "Telegram rejects this token (401 Unauthorized)"),
+        (("new", *good, "--bot-api-url", "http://127.0.0.1:1"), fresh, 1, "--no-check"),
+        (("new", "--script", "/no/such/bot.py"), fresh, 2, "does not exist"),
+        (("new", "--script", f"{here}/missing.py"), fresh, 6, "give --python /path/venv/bin/python"),
+        (("new", "--script", f"{here}/broken.py"), fresh, 6, "line 1"),
+        (("new", "--build", "no.such.module:build"), fresh, 6, "No module named 'no.such.module'"),
+        (("new", "--build", f"{system.bots}/build_echo.py:other"), fresh, 6, "no function 'other'"),
+        (("new", "--command", "no-such-program"), fresh, 2, "not found in PATH"),
+        (("new", *good, "--memory-limit", "plenty"), fresh, 2, "memory_limit 'plenty' is not a size (like 256MB)"),
+        (("new", *good, "--env-file", "/no/such/env"), fresh, 2, "env-file"),
+        (("new", *good, "--workdir", "/no/such/dir"), fresh, 2, "create it first"),
+        (("new", *good, "--user", "no-such-account"), fresh, 2 if ROOT else 6, "no-such-account"),
+        (("new",), fresh, 2, "--script FILE"),
+    ]  # fmt: skip
+    before = snapshot(system)
+    for words, token, code, text in cases:
+        done = system.run("bot", "create", *words, "--token-stdin", code=code, text=token)
+        assert text in done.stderr, (words, done.stderr)
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert token == "TOKEN" or token.partition(":")[2] not in done.stdout + done.stderr
+        assert snapshot(system) == before, words
+    system.run("bot", "create", "new", *good, code=2)
+    assert snapshot(system) == before
+
+
+@pytest.mark.root
+def test_a_script_that_the_bots_user_cannot_read_names_the_remedy_and_takes_no_user_id(system: System) -> None:
+    private = system.directory / "private.py"
+    private.write_text("")
+    private.chmod(0o600)
+    before = snapshot(system)
+    done = system.run("bot", "create", "new", "--script", str(private), "--token-stdin", code=6,
+                      text=registered(system, "new"))  # fmt: skip
+    assert f"cannot read {private}: chmod o+r it" in done.stderr
+    assert snapshot(system) == before
+
+
+def test_without_checks_a_bot_that_cannot_run_is_stored_and_its_trouble_is_told(system: System) -> None:
+    token = registered(system, "echo")
+    system.sandbox.revoke(token)
+    words = ("bot", "create", "echo", "--script", f"{system.bots}/script_echo.py", "--token-stdin", "--no-check")
+    done = system.run(*words, text=token, code=1)
+    assert "echo is stored, but gave up: Telegram rejected the token" in done.stderr
+    shown = system.run("bot", "show", "echo").stdout
+    assert "quarantined" in shown
+    assert "bot set echo --token-stdin" in shown
+
+
+# --- set -------------------------------------------------------------------------------------------------------
+
+
+def test_a_live_setting_restarts_nothing_and_another_restarts_the_bot(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    pid = system.pid("echo")
+    done = system.run("bot", "set", "echo", "--memory-limit", "300MB")
+    assert "memory_limit none → 300MB (live)" in done.stderr
+    assert "without a restart" in done.stderr
+    assert system.pid("echo") == pid
+    done = system.run("bot", "set", "echo", "--env", "GREETING=hunter2", "--stop-wait-s", "5s")
+    assert "env.GREETING (added)" in done.stderr
+    assert "stop_wait_s 10s → 5s" in done.stderr
+    assert "restarted" in done.stderr
+    assert "hunter2" not in done.stderr + done.stdout
+    assert system.pid("echo") != pid
+    pid = system.pid("echo")
+    assert "it was so already" in system.run("bot", "set", "echo", "--memory-limit", "300MB").stderr
+    system.run("bot", "set", "echo", "--unset", "memory_limit", "--unset", "stop-wait-s", "--unset-env", "GREETING")
+    row = system.sql("SELECT settings, env FROM bot_configs")[0]
+    assert (row["settings"], row["env"]) == ({}, {})
+    assert system.pid("echo") != pid
+    assert "hunter2" not in str(system.sql("SELECT detail FROM audit_log"))
+
+
+def test_a_change_that_cannot_work_is_refused_and_changes_nothing(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    system.create_bot("shop", *command(system), "--no-start")
+    pid, before = system.pid("echo"), snapshot(system)
+    for words, code, text, token in (
+        (("--script", "/no/such/file.py"), 2, "does not exist", ""),
+        (("--token-stdin",), 6, "is already used by 'shop'", system.tokens["shop"]),
+        (("--unset", "memory_limt"), 2, "did you mean 'memory_limit'", ""),
+        (("--unset-env", "GREETING"), 2, "has no variable 'GREETING'", ""),
+        ((), 2, "nothing to change", ""),
+    ):
+        done = system.run("bot", "set", "echo", *words, code=code, text=token)
+        assert text in done.stderr, (words, done.stderr)
+        assert snapshot(system) == before
+    assert "did you mean 'echo'" in system.run("bot", "set", "ecko", "--memory-limit", "1MB", code=4).stderr
+    assert system.pid("echo") == pid
+
+
+def test_a_new_token_brings_a_bot_back_whose_token_was_revoked(system: System) -> None:
+    system.create_bot("echo", "--script", f"{system.bots}/script_echo.py")
+    system.sandbox.revoke(system.tokens["echo"])
+    wait_for(lambda: "unauthorised" in (system.row("echo")["health"], system.row("echo")["cause"]), "the rejection")
+    assert "bot set echo --token-stdin" in system.run("bot", "show", "echo").stdout
+    system.change_token("echo")
+    system.wait_polling("echo")
+    system.answers("echo")
+
+
+def test_a_change_can_wait_for_apply(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    pid = system.pid("echo")
+    system.run("bot", "set", "echo", "--env", "A=1", "--no-apply")
+    assert system.pid("echo") == pid
+    assert "env.A" in system.run("render-config", "--diff", code=10).stdout
+    done = system.run("apply")
+    assert "echo: restarted (env.A (added))" in done.stderr
+    assert "1 bot: 1 restarted" in done.stderr
+    assert system.pid("echo") != pid
+    assert "nothing to do" in system.run("apply").stderr
+    system.run("render-config", "--diff")
+
+
+# --- start, stop, restart --------------------------------------------------------------------------------------
+
+
+def test_several_bots_are_stopped_and_started_by_pattern_and_the_wish_is_stored(system: System) -> None:
+    for bot in ("shop-a", "shop-b", "other"):
+        system.create_bot(bot, *command(system))
+    pids = {bot: system.pid(bot) for bot in ("shop-a", "shop-b", "other")}
+    done = system.run("bot", "stop", "shop-*")
+    assert [line.split(" in ")[0] for line in done.stderr.splitlines()] == ["shop-a: stopped", "shop-b: stopped"]
+    assert not alive(pids["shop-a"])
+    assert system.pid("other") == pids["other"]
+    enabled = {row["id"]: row["enabled"] for row in system.sql("SELECT id, enabled FROM bot_configs")}
+    assert enabled == {"shop-a": False, "shop-b": False, "other": True}
+    assert system.run("bot", "stop", "shop-a").stderr == "shop-a: is stopped already\n"
+    system.run("render-config", "--diff")  # file and database say the same
+    result = system.json("bot", "start", "--all")
+    assert [(bot["id"], bot["ok"]) for bot in result["bots"]] == [("other", True), ("shop-a", True), ("shop-b", True)]
+    system.wait_polling("shop-a", "shop-b", "other")
+    assert system.pid("other") == pids["other"]
+
+
+def test_a_restart_changes_no_wish_and_gives_a_new_process(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    pid = system.pid("echo")
+    version = system.sql("SELECT config_version FROM bot_configs")
+    assert "echo: restarted in" in system.run("bot", "restart", "echo").stderr
+    assert system.pid("echo") != pid
+    assert system.sql("SELECT config_version FROM bot_configs") == version
+    wait_for(lambda: system.audit("echo", action="bot.restarted", door="multibot bot restart"), "the audit entry")
+
+
+def test_a_bot_that_ignores_sigterm_is_killed_now_when_told_so(system: System) -> None:
+    stubborn = system.directory / "stubborn"
+    stubborn.write_text("#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 0.2; done\n")
+    stubborn.chmod(0o755)
+    system.create_bot("echo", "--command", str(stubborn), "--stop-wait-s", "60s")
+    pid = system.pid("echo")
+    assert "echo: killed in" in system.run("bot", "stop", "echo", "--now").stderr
+    assert not alive(pid)
+    assert system.row("echo")["state"] == "stopped"
+
+
+def test_an_unknown_bot_gets_a_suggestion_and_exit_4(system: System) -> None:
+    system.create_bot("echo", *command(system), "--no-start")
+    for words in (
+        ("start", "ecko"),
+        ("stop", "ecko"),
+        ("restart", "ecko"),
+        ("show", "ecko"),
+        ("delete", "ecko", "--yes"),
+    ):
+        done = system.run("bot", *words, code=4)
+        assert done.stderr == "multibot: no bot 'ecko' (did you mean 'echo'?)\n"
+    system.run("bot", "stop", code=2)
+    system.run("bot", "stop", "echo", "--all", code=2)
+    system.run("bot", "stop", "nothing-*", code=4)
+
+
+# --- delete, show, render-config, apply ------------------------------------------------------------------------
+
+
+def test_delete_asks_keeps_the_work_and_purge_removes_it(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    pid, work = system.pid("echo"), system.home.bot("echo").work
+    assert "add --yes" in system.run("bot", "delete", "echo", code=6).stderr
+    assert alive(pid)
+    done = system.run("bot", "delete", "echo", "--yes")
+    assert f"kept: {work}" in done.stderr
+    assert not alive(pid)
+    assert work.is_dir()
+    assert not list(work.parent.glob("*.token"))
+    assert system.sql("SELECT id FROM bot_configs") == []
+    system.create_bot("echo", *command(system))
+    system.run("bot", "delete", "echo", "--yes", "--purge")
+    assert not work.parent.exists()
+    assert not system.home.bot_log("echo").exists()
+
+
+def test_show_tells_everything_but_secrets(system: System) -> None:
+    system.create_bot("echo", "--script", f"{system.bots}/script_echo.py", "--env", "KEY=hunter2")
+    system.sandbox.say(system.tokens["echo"], "leak")
+    wait_for(lambda: "no good" in system.home.bot_log("echo").read_text(), "the leak")
+    shown = system.run("bot", "show", "echo").stdout + json.dumps(system.json("bot", "show", "echo"))
+    for word in ("script_echo.py", "KEY", "created", "no good"):
+        assert word in shown
+    assert "hunter2" not in shown
+    assert system.tokens["echo"].partition(":")[2] not in shown
+
+
+def test_render_config_writes_nothing_and_holds_no_secret(system: System) -> None:
+    system.create_bot("echo", *command(system), "--env", "KEY=hunter2")
+    system.sql("UPDATE bot_configs SET settings = '{\"stop_wait_s\": 3}'")
+    before = snapshot(system)
+    text = system.run("render-config").stdout
+    assert "[program:bot-echo]" in text
+    assert "stopwaitsecs=5" in text
+    difference = system.run("render-config", "--diff", code=10).stdout
+    assert "stop_wait_s   10s → 3s" in difference
+    assert json.loads(system.run("render-config", "--json", code=10).stdout)["changed"][0]["bot"] == "echo"
+    for shown in (text, difference):
+        assert "hunter2" not in shown
+        assert system.tokens["echo"].partition(":")[2] not in shown
+    assert snapshot(system) == before
+    output = system.directory / "out.conf"
+    system.run("render-config", "--output", str(output))
+    assert output.read_text() == text
+    assert system.home.rendered.read_bytes() == before[3]
+    system.run("apply")
+
+
+def test_one_bad_row_is_told_and_the_others_are_applied(system: System) -> None:
+    system.create_bot("good", *command(system))
+    system.create_bot("bad", *command(system))
+    pid = system.pid("bad")
+    system.sql("UPDATE bot_configs SET settings = '{\"memory_limit\": \"plenty\"}' WHERE id = 'bad'")
+    system.sql("UPDATE bot_configs SET env = '{\"A\": \"1\"}' WHERE id = 'good'")
+    done = system.run("apply", code=1)
+    assert "good: restarted" in done.stderr
+    assert "memory_limit 'plenty' is not a size (like 256MB)" in done.stderr
+    assert system.pid("bad") == pid
+    assert "memory_limit" in system.run("bot", "show", "bad").stdout
+    system.run("bot", "set", "bad", "--memory-limit", "64MB")  # the way out
+    assert system.pid("bad") == pid
+    system.run("apply")
+
+
+# --- something is away -----------------------------------------------------------------------------------------
+
+
+def test_with_the_database_away_bots_are_stopped_and_started_and_the_wish_arrives_later(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    system.create_bot("dice", *command(system))
+    token = registered(system, "new")
+    system.supervisorctl("stop", "multibot-postgres")
+    try:
+        done = system.run("bot", "stop", "echo")
+        assert "echo: stopped in" in done.stderr
+        assert "kept in the journal" in done.stderr
+        assert "echo: started in" in system.run("bot", "start", "echo").stderr
+        assert "dice: restarted in" in system.run("bot", "restart", "dice").stderr
+        system.run("bot", "stop", "dice")
+        assert "command" in system.run("bot", "show", "dice").stdout
+        for words in (("create", "new", *command(system), "--token-stdin"), ("set", "echo", "--memory-limit", "1GB"),
+                      ("delete", "echo", "--yes")):  # fmt: skip
+            assert "start'" in system.run("bot", *words, code=5, text=token).stderr
+        system.run("apply", code=5)
+    finally:
+        system.supervisorctl("start", "multibot-postgres")
+    wait_for(lambda: not system.json("list", code=0) or _wishes(system) == {"echo": True, "dice": False}, "the wishes")
+    assert _wishes(system) == {"echo": True, "dice": False}
+
+
+def _wishes(system: System) -> dict[str, bool]:
+    from multibot_plugin.errors import DatabaseAway
+
+    try:
+        return {row["id"]: row["enabled"] for row in system.sql("SELECT id, enabled FROM bot_configs")}
+    except DatabaseAway:
+        return {}
+
+
+def test_the_token_on_the_command_line_or_in_a_file_never_comes_out_again(system: System, tmp_path: Path) -> None:
+    token = registered(system, "echo")
+    (tmp_path / "token").write_text(token)
+    secret = token.partition(":")[2]
+    words = ("bot", "create", "echo", *command(system))
+    outputs = [
+        system.run(*words, "--token", token),
+        system.run("bot", "show", "echo"),
+        system.run("bot", "show", "echo", "--json"),
+        system.run("bot", "set", "echo", "--token-file", str(tmp_path / "token")),
+        system.run("--debug", *words, "--token", token, code=6),
+        system.run("render-config"),
+        system.run("bot", "delete", "echo", "--yes"),
+        system.run(*words, "--token-env", "MINE", MINE=token),
+        system.run("--debug", "bot", "set", "echo", "--token", token, "--bot-api-url", "http://127.0.0.1:1", code=1),
+    ]
+    system.tokens["echo"] = token
+    assert "warning" in outputs[0].stderr
+    for done in outputs:
+        assert secret not in done.stdout + done.stderr, done.args
+
+
+def test_several_people_create_bots_at_the_same_moment(system: System) -> None:
+    tokens = {bot: registered(system, bot) for bot in ("a", "b", "c", "d")}
+    system.tokens |= tokens
+    begun = []
+    for bot, token in tokens.items():
+        words = [
+            *system.cli,
+            "--home",
+            str(system.home.config),
+            "bot",
+            "create",
+            bot,
+            *command(system),
+            "--token-stdin",
+        ]
+        process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=system.environment
+        )
+        assert process.stdin is not None
+        process.stdin.write(token)
+        process.stdin.close()
+        process.stdin = None
+        begun.append(process)
+    said = [process.communicate(timeout=120)[1] for process in begun]
+    assert [process.returncode for process in begun] == [0] * 4, said
+    assert all(line.count(", running;") == 1 for line in said), said
+    system.wait_polling(*tokens)
+    system.run("render-config", "--diff")
+    uids = [row["uid"] for row in system.sql("SELECT uid FROM bot_configs WHERE uid IS NOT NULL")]
+    assert len(set(uids)) == len(uids) == (4 if ROOT else 0)
+
+
+def test_with_supervisord_away_bots_are_stored_and_start_with_it(system: System) -> None:
+    system.create_bot("early", *command(system))
+    system.run("stop", "--yes")
+    try:
+        done = system.run("bot", "stop", "early")  # the database, supervised, is away as well
+        assert "will not start with it" in done.stderr
+        assert "start'" in system.run("bot", "start", "early", code=5).stderr
+        assert "start'" in system.run("bot", "restart", "early", code=5).stderr
+        shown = system.run("bot", "show", "early").stdout
+        assert "supervisord" in shown
+        assert "start" in shown.splitlines()[-1]
+        system.run("bot", "create", "late", *command(system), "--token-stdin", code=5, text=registered(system, "late"))
+    finally:
+        system.run("start")
+    system.wait_polling("early")
+
+
+def test_an_earlier_wish_that_waits_in_the_journal_does_not_undo_a_later_one(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    system.supervisorctl("stop", "multibot-postgres")
+    try:
+        system.run("bot", "stop", "echo")
+    finally:
+        system.supervisorctl("start", "multibot-postgres")
+        wait_for(lambda: _wishes(system), "the database")
+    system.run("bot", "start", "echo")
+    wait_for(lambda: not list(system.home.journal.glob("[0-9a]*.jsonl")), "an empty journal")
+    assert _wishes(system) == {"echo": True}
+    system.wait_polling("echo")
+
+
+def test_a_bot_that_nobody_applied_is_told_apart_from_one_that_is_unknown(system: System) -> None:
+    number = 70500 if ROOT else None
+    system.sql(
+        "INSERT INTO bot_configs (id, launch, target, token, uid) VALUES ('byhand', 'command', $1, $2, $3)",
+        command(system)[1], registered(system, "byhand"), number,
+    )  # fmt: skip
+    assert "is not applied yet: run '" in system.run("bot", "start", "byhand", code=6).stderr
+    assert "it is in the database only" in system.run("bot", "show", "byhand").stdout
+    assert "byhand: started" in system.run("apply").stderr

@@ -1,0 +1,148 @@
+"""``multibot start`` and ``stop`` for real: from nothing, twice, after kill -9, in the foreground, with troubles."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from cli_home import Installation, installation
+from system import alive, wait_for
+
+from multibot_plugin.journal import Journal
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(params=[None, pytest.param("nobody", marks=pytest.mark.root)], ids=["ourselves", "nobody"])
+def made(request: pytest.FixtureRequest) -> Iterator[Installation]:
+    with installation(request.param) as made:
+        made.run("init", "--yes")
+        yield made
+
+
+@pytest.fixture
+def started(made: Installation) -> Installation:
+    made.run("start")
+    return made
+
+
+def test_start_stop_and_the_same_again(made: Installation) -> None:
+    first = made.run("start")
+    assert first.stdout == ""
+    assert "tables: " in first.stderr
+    pid = made.pid()
+    again = made.run("start")
+    assert f"supervisord runs already (pid {pid})" in again.stderr
+    assert made.pid() == pid
+    done = made.run("stop", "--yes")
+    assert not alive(pid)
+    assert not made.home.socket.exists()
+    assert f"start it again: {made.home.command('start')}" in done.stderr
+    assert "nothing to stop" in made.run("stop").stderr
+    made.run("start")
+    assert "tables: " not in made.run("start").stderr
+
+
+def test_after_a_reboot_the_runtime_directory_is_made_again(made: Installation) -> None:
+    shutil.rmtree(made.home.run)
+    made.run("start")
+    assert stat.S_IMODE(made.home.run.stat().st_mode) == 0o711
+    assert (made.home.run / "bots").is_dir()
+
+
+def test_stop_wants_a_confirmation_and_leaves_a_record(started: Installation) -> None:
+    refused = started.run("stop", code=6)
+    assert refused.stderr == "multibot: not confirmed: this is no terminal, so add --yes\n"
+    assert started.alive()
+    started.run("stop", "--yes")
+    batch = Journal(started.home.journal).pending()
+    assert batch is not None
+    assert [(e.door, e.action) for e in batch.entries if e.action == "stop"] == [("multibot stop", "stop")]  # type: ignore[union-attr]
+
+
+def test_a_killed_supervisord_is_started_again_over_its_remains(started: Installation) -> None:
+    pid = started.pid()
+    children = psutil.Process(pid).children(recursive=True)
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not alive(pid), "supervisord gone")
+    assert started.home.socket.exists()
+    assert started.home.pidfile.exists()
+    assert "nothing to stop" in started.run("stop").stderr
+    started.run("start")
+    assert started.pid() != pid
+    wait_for(lambda: not any(alive(child.pid) for child in children), "the old children gone")
+
+
+def test_everything_runs_with_a_closed_umask_and_a_small_environment(made: Installation) -> None:
+    made.run("start", MY_SECRET="hunter2", HTTPS_PROXY="http://proxy.example:3128", MULTIBOT_DEATHS_LIMIT="7")
+    process = psutil.Process(made.pid())
+    environment = process.environ()
+    assert "MY_SECRET" not in environment
+    assert environment["HTTPS_PROXY"] == "http://proxy.example:3128"
+    assert environment["MULTIBOT_DEATHS_LIMIT"] == "7"
+    assert "Umask:\t0077" in Path(f"/proc/{process.pid}/status").read_text()
+    assert process.cwd() == "/"
+
+
+def test_in_the_foreground_it_keeps_its_pid_and_ends_by_sigterm(made: Installation) -> None:
+    process = made.popen("start", "--foreground")
+    try:
+        wait_for(made.alive, "supervisord answers")
+        assert made.pid() == process.pid
+        assert "Umask:\t0077" in Path(f"/proc/{process.pid}/status").read_text()
+        wait_for(lambda: len(psutil.Process(process.pid).children()) >= 1, "children")
+        wait_for(lambda: "bots" in made.run("status", "--json", code=3).stdout, "the database migrated")
+        assert "runs already" in made.run("start", "--foreground", code=6).stderr
+    finally:
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Traceback" not in said
+
+
+def test_before_init_there_is_one_line() -> None:
+    with installation() as made:
+        done = made.run("start", code=6)
+        assert done.stderr == (
+            f"multibot: there is no installation in {made.home.config} yet: run '{made.home.command('init')}'\n"
+        )
+        assert "supervisord is not running" in made.run("stop").stderr
+
+
+def test_a_supervisord_that_does_not_stay_gives_its_reason() -> None:
+    with installation() as made:
+        made.run("init")
+        (made.home.config / "conf.d" / "mine.conf").write_text("[program:x]\ncommand=/bin/true\nstartsecs=soon\n")
+        done = made.run("start", code=1)
+        last = done.stderr.splitlines()[-1]
+        assert last.startswith("multibot: supervisord did not start: ")
+        assert "program:x" in last
+        assert not made.alive()
+
+
+def test_a_database_that_stays_away_is_told_and_the_rest_runs() -> None:
+    with installation() as made:
+        made.run("init")
+        made.run("config", "set", "database_url", f"postgresql://x@/x?host={made.directory}")
+        code = "from multibot_plugin.cli import start, main; start.DATABASE_WAIT_S = 0.5; main()"
+        words = [sys.executable, "-P", "-c", code, "--home", str(made.home.config), "start"]
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+        assert done.returncode == 5, done.stderr
+        assert "the bots run as they were rendered last" in done.stderr.splitlines()[-1]
+        assert made.alive()
+
+
+def test_a_password_in_the_environment_is_refused() -> None:
+    with installation() as made:
+        made.run("init")
+        done = made.run("start", code=6, MULTIBOT_DATABASE_URL="postgresql://a:s3cr3t@db.example/x")
+        assert "s3cr3t" not in done.stderr
+        assert "every bot could read" in done.stderr

@@ -1,0 +1,130 @@
+"""The screen of `bot show`, from values."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multibot_plugin.cli.bot_picture import Picture, show_value, tail
+from multibot_plugin.cli.bot_show import as_json, describe, headline, next_step
+from multibot_plugin.settings import load
+from multibot_runner.protocol import Exit, Run
+
+NOW = 1_800_000_000.0
+TOKEN = "123456789:" + "A" * 35
+ROW: dict[str, Any] = {
+    "id": "shop", "state": "running", "health": "healthy", "cause": "", "pid": 42, "uptime_s": 3700.0,
+    "restarts_24h": 1, "memory_bytes": 31 * 1024**2, "cpu_percent": 0.3, "connections": 2, "last_poll_age_s": 2.0,
+    "last_update_age_s": 47.0, "launch": "script", "enabled": True, "statename": "RUNNING", "start_at": NOW - 3700,
+    "stop_at": None, "exit_code": 0, "spawn_error": None,
+}  # fmt: skip
+VALUES = load(Path("/nowhere"), environ={}).for_bot({}) | {"launch": "script", "target": "/srv/bot.py", "uid": 70007}
+
+
+def picture(**changes: Any) -> Picture:
+    return Picture("shop", ROW, NOW, True, values=VALUES, log=Path("/var/log/bot-shop.log"), **changes)
+
+
+def command(rest: str) -> str:
+    return f"multibot {rest}"
+
+
+def change(action: str, **detail: Any) -> dict[str, Any]:
+    at = datetime.fromtimestamp(NOW - 3 * 86400, UTC)
+    return {"at": at, "actor": "joe", "door": "multibot bot set", "host": "h", "action": action, "detail": detail}
+
+
+def test_a_healthy_bot_is_shown_with_all_that_is_known() -> None:
+    lines = list(describe(picture(env=("GREETING",), own={"memory_limit": 1}), command))
+    text = "\n".join(lines)
+    assert lines[0] == "shop — healthy, up 1h 01m"
+    assert "Runs as    script /srv/bot.py · uid 70007" in lines
+    assert "Health     healthy · last successful poll 2s ago · last update 47s ago" in lines
+    assert "Process    pid 42, up 1h 01m · restarts: 1 in 24 h · starts with the system" in lines
+    assert "Variables  GREETING (values are not shown)" in lines
+    assert "Next:" not in text
+
+
+def test_a_bot_in_trouble_is_so_since_its_incident_began_and_the_cause_is_said_once() -> None:
+    incident = {"id": "1", "bot": "shop", "check": "polling", "level": "critical", "text": "deaf", "since_at": NOW - 90}
+    row = ROW | {"health": "deaf", "cause": "deaf: no successful getUpdates for 90 s"}
+    shown = replace(picture(incidents=(incident,), channels=("Telegram (ops)",)), row=row)
+    assert headline(shown).endswith("(1 min): no successful getUpdates for 90 s")
+    assert headline(shown).startswith("shop — deaf since ")
+    assert any(line.startswith("Alerts     ✖ deaf, critical, since ") for line in describe(shown, command))
+
+
+def test_a_rejected_token_names_the_way_out() -> None:
+    exit = Exit(NOW - 60, "token-rejected", "token rejected by Telegram", code=78)
+    row = ROW | {"state": "quarantined", "statename": "EXITED", "exit_code": 78, "pid": None, "stop_at": NOW - 60}
+    shown = replace(picture(runs=(Run(NOW - 90, 1.0, 41, "d", exit=exit),)), row=row)
+    lines = list(describe(shown, command))
+    assert "quarantined since" in lines[0]
+    assert lines[0].endswith("token rejected by Telegram")
+    assert lines[-1] == "Next: multibot bot set shop --token-stdin   (get a new token from @BotFather)"
+    assert any("exit 78" in line and "ran 30s" in line for line in lines)
+
+
+def test_a_run_that_ended_without_a_word_is_shown_and_the_living_one_is_not() -> None:
+    runs = (Run(NOW - 10, 2.0, 42, "d"), Run(NOW - 100, 1.0, 41, "d"))
+    text = "\n".join(describe(picture(runs=runs), command))
+    assert text.count("ended without a word") == 1
+
+
+def test_the_last_change_is_told_without_a_secret() -> None:
+    detail = {"settings": {"memory_limit": {"old": 128 * 1024**2, "new": 256 * 1024**2}}, "token": "changed",
+              "env": {"KEY": "added"}, "config_version": 7}  # fmt: skip
+    lines = list(describe(picture(changes=(change("bot.changed", **detail),)), command))
+    changed = next(line for line in lines if line.startswith("Changed"))
+    assert "rev 7, 3 days ago by joe (multibot bot set)" in changed
+    assert "memory_limit 128MB → 256MB, token (changed), env.KEY (added)" in changed
+
+
+def test_who_stopped_a_bot_stands_in_the_headline() -> None:
+    row = ROW | {"state": "stopped", "statename": "STOPPED", "pid": None, "stop_at": NOW - 60}
+    stopped = replace(picture(changes=(change("bot.disabled"), change("bot.enabled"))), row=row)
+    assert headline(stopped).endswith("by joe (multibot bot set)")
+    assert next_step(stopped) == ("bot start shop", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "step"),
+    [
+        ({"state": "backing-off"}, "logs shop"),
+        ({"health": "unauthorised"}, "bot set shop --token-stdin"),
+        ({"statename": None}, "apply"),
+        ({"health": "conflicted"}, ""),
+    ],
+)
+def test_the_next_step_fits_the_trouble(changes: dict[str, Any], step: str) -> None:
+    found = next_step(replace(picture(), row=ROW | changes))
+    assert found is not None
+    assert found[0] == step
+
+
+def test_json_holds_no_value_of_a_variable_and_masks_a_password_in_a_url() -> None:
+    shown = replace(picture(env=("KEY",)), values=VALUES | {"bot_api_url": "https://joe:hunter2@example.org"})
+    text = json.dumps(as_json(shown), default=str)
+    assert "hunter2" not in text
+    assert show_value("bot_api_url", "https://joe:hunter2@example.org") == "https://***@example.org"
+
+
+def test_the_end_of_a_log_is_redacted_and_harmless(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    secret = TOKEN.partition(":")[2]
+    log.write_text("x" * 70_000 + f"\nold\ntoken {TOKEN} {TOKEN.replace(':', '%3A')} {secret}\n\x1b[31mred\n")
+    lines = tail(log, 2, [TOKEN])
+    assert len(lines) == 2
+    assert "AAAA" not in "".join(lines)
+    assert "\x1b" not in lines[1]
+    assert tail(tmp_path / "none", 2) == []
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "link").symlink_to(log)
+    assert tail(tmp_path / "fifo", 2) == []
+    assert tail(tmp_path / "link", 2) == []

@@ -1,0 +1,93 @@
+"""Whether a start has succeeded: from supervisord's row and the runner's heartbeat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from multibot_plugin.cli.bot_watch import at_the_end, judge, last_words
+from multibot_runner.protocol import BACKING_OFF, LOCKED_OUT, RUNNING, Exit, Heartbeat, Run
+
+NOW = 1000.0
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    return {"statename": "RUNNING", "pid": 7, "exit_code": 0, "spawn_error": None, "uptime_s": 10.0} | changes
+
+
+def beat(**changes: Any) -> Heartbeat:
+    return Heartbeat(**{"pid": 7, "phase": RUNNING, "start_mono": NOW - 10, **changes})
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "launch", "text"),
+    [
+        (beat(poll_success_mono=NOW), "script", "polling"),
+        (beat(polling_seen=True, poll_start_mono=NOW - 2), "build", "polling"),
+        (beat(), "command", "running"),
+        (beat(), "script", "running"),
+    ],
+)
+def test_a_bot_has_started_when_telegram_took_its_poll_or_it_lives_where_polls_cannot_be_seen(
+    heartbeat: Heartbeat, launch: str, text: str
+) -> None:
+    verdict = judge(row(), heartbeat, launch, NOW)
+    assert verdict is not None
+    assert (verdict.ok, verdict.text) == (True, text)
+
+
+@pytest.mark.parametrize(
+    ("state", "heartbeat"),
+    [
+        (row(statename="EXITED", exit_code=78, pid=None), None),
+        (row(statename="FATAL", pid=None), None),
+        (row(statename="BACKOFF", pid=None, spawn_error="no such file"), None),
+        (row(), beat(phase=BACKING_OFF)),
+    ],
+)
+def test_a_start_that_failed_is_told_at_once(state: dict[str, Any], heartbeat: Heartbeat | None) -> None:
+    verdict = judge(state, heartbeat, "script", NOW)
+    assert verdict is not None
+    assert not verdict.ok
+
+
+@pytest.mark.parametrize(
+    ("state", "heartbeat", "launch"),
+    [
+        (row(statename="STARTING"), beat(), "script"),
+        (row(statename="EXITED", exit_code=1, pid=None), None, "script"),
+        (row(), None, "command"),
+        (row(), beat(pid=6, poll_success_mono=NOW), "script"),
+        (row(), beat(phase=LOCKED_OUT), "command"),
+        (row(), beat(polling_seen=True), "build"),
+        (row(), beat(polling_seen=True, poll_start_mono=NOW - 0.2), "build"),
+        (row(), beat(polling_seen=True, poll_start_mono=NOW - 9, poll_failure_mono=NOW - 5), "script"),
+        (row(uptime_s=0.5), beat(), "command"),
+    ],
+)
+def test_nothing_is_said_before_it_is_known(state: dict[str, Any], heartbeat: Heartbeat | None, launch: str) -> None:
+    assert judge(state, heartbeat, launch, NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("state", "heartbeat", "ok", "text"),
+    [
+        (row(statename="BACKOFF"), None, False, "BACKOFF"),
+        (row(), beat(phase=LOCKED_OUT), True, "earlier process"),
+        (row(), beat(poll_code=409), True, "fails with 409"),
+        (row(), beat(pid=6, poll_code=409), True, "no successful poll yet"),
+    ],
+)
+def test_at_the_end_of_patience_the_bot_is_described_as_it_is(
+    state: dict[str, Any], heartbeat: Heartbeat | None, ok: bool, text: str
+) -> None:
+    verdict = at_the_end(state, heartbeat)
+    assert verdict.ok is ok
+    assert text in verdict.text
+
+
+def test_the_last_words_are_those_of_the_newest_run_that_ended() -> None:
+    dead = Run(1.0, 1.0, 5, "d", exit=Exit(2.0, "crashed", "RuntimeError", code=1))
+    assert last_words((Run(3.0, 3.0, 6, "d"), dead)) == "RuntimeError"
+    assert last_words(()) == ""

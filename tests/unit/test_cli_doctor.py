@@ -1,0 +1,117 @@
+"""``multibot doctor``: parts that can be judged without an installation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from cli_rows import FakeContext, invoke, row
+
+from multibot_plugin.cli import checks, checks_host, fleet
+from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Patient
+from multibot_plugin.cli.doctor import CHECKS, examine
+from multibot_plugin.cli.output import Context
+
+
+def patient(tmp_path: Path, picture: dict[str, object] | None = None) -> Patient:
+    context = FakeContext([row("a")])
+    context.home_option = str(tmp_path)
+    for directory in (context.home.state, context.home.log):
+        directory.mkdir(parents=True, exist_ok=True)
+    return Patient(context, fleet.look(context), picture or {})
+
+
+def only(found: object) -> Check:
+    (check,) = [found] if isinstance(found, Check) else found  # type: ignore[attr-defined]
+    return check  # type: ignore[no-any-return]
+
+
+def test_before_init_there_is_one_line(tmp_path: Path) -> None:
+    result = invoke(tmp_path, "doctor")
+    assert result.exit_code == 6
+    assert (
+        result.stderr
+        == f"multibot: there is no installation in {tmp_path} yet: run 'multibot --home {tmp_path} init'\n"
+    )
+
+
+def test_a_broken_multibot_toml_is_a_finding_and_the_other_checks_go_on(tmp_path: Path) -> None:
+    (tmp_path / "multibot.toml").write_text("memory_limit = 'plenty'\n")
+    found = examine(patient(tmp_path))
+    assert "memory_limit 'plenty' is not a size" in next(c.text for c in found if c.name == "settings")
+    assert any(c.name == "disk" and c.mark in (GOOD, WARNING) for c in found)
+    assert {c.name for c in found} <= {name for name, _ in CHECKS}
+
+
+def test_a_silent_monitor_is_wrong_and_a_failing_plugin_a_warning(tmp_path: Path) -> None:
+    picture = {"plugins": [{"name": "x", "failures": 2, "disabled": False, "text": "boom"},
+                           {"name": "y", "failures": 0, "disabled": False, "text": ""}]}  # fmt: skip
+    good, plugin = checks.monitor(patient(tmp_path, picture))  # type: ignore[misc]
+    assert (good.mark, plugin.mark) == (GOOD, WARNING)
+    assert "plugin x is failing (2 times in a row): boom" in plugin.text
+    context = FakeContext([], monitor_ok=False)
+    context.home_option = str(tmp_path)
+    silent = only(checks.monitor(Patient(context, fleet.look(context), {})))
+    assert silent.mark == BAD
+    assert any("restart multibot" in remedy for remedy in silent.remedies)
+
+
+def test_alerts_without_a_channel_name_what_to_type(tmp_path: Path) -> None:
+    found = only(checks_host.alerts(patient(tmp_path)))
+    assert (found.mark, found.text) == (BAD, "alerts: no channel configured, alerts go to the log only")
+    assert found.remedies[1] == f"multibot --home {tmp_path} config set alerts.telegram.chat_id 123456789"
+
+
+def test_half_a_telegram_channel_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "multibot.toml").write_text('[alerts.telegram]\nchat_id = "1"\n')
+    assert only(checks_host.alerts(patient(tmp_path))).mark == BAD
+
+
+def test_a_channel_of_a_plugin_counts(tmp_path: Path) -> None:
+    assert only(checks_host.alerts(patient(tmp_path, {"channels": ["log", "pager"]}))).text == "alerts go to Pager"
+
+
+def test_a_full_journal_is_a_warning(tmp_path: Path) -> None:
+    sick = patient(tmp_path)
+    assert only(checks_host.journal(sick)).mark == GOOD
+    sick.context.home.journal.mkdir()
+    (sick.context.home.journal / "0000000001-abc.jsonl").write_bytes(b"x" * 2_000_000)
+    (sick.context.home.journal / "rejected.jsonl").write_bytes(b"x")
+    assert [c.mark for c in checks_host.journal(sick)] == [WARNING, WARNING]
+
+
+def test_what_others_may_read_or_write_is_named_with_the_remedy(tmp_path: Path) -> None:
+    sick = patient(tmp_path)
+    home = sick.context.home
+    home.log.chmod(0o700)
+    home.state.chmod(0o711)
+    assert checks_host.files(sick) == []
+    home.digest_key.write_bytes(b"x")
+    home.digest_key.chmod(0o644)
+    home.state.chmod(0o777)
+    assert [c.remedies for c in checks_host.files(sick)] == [  # type: ignore[union-attr]
+        (f"chmod go-rwx {home.digest_key}",),
+        (f"chmod go-w {home.state}",),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uid_map", "mapped"),
+    [("         0          0 4294967295\n", True), ("0 1000 1\n1 100000 65535\n", False), ("0 0 99999\n", False)],
+)
+def test_user_ids_that_a_container_does_not_have_are_noticed(uid_map: str, mapped: bool) -> None:
+    assert all(checks_host._is_mapped(uid, uid_map) for uid in (70000, 99999)) is mapped
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="says what holds for an ordinary user")
+def test_a_user_is_told_that_bots_are_not_isolated(tmp_path: Path) -> None:
+    found = only(checks_host.isolation(patient(tmp_path)))
+    assert found.mark == WARNING
+    assert "no isolation" in found.text
+
+
+def test_a_context_finds_out_only_what_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "multibot.toml").write_text("nonsense")
+    context = Context(str(tmp_path))
+    assert context.home.config == tmp_path

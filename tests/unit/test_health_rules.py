@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from supervisor.states import ProcessStates
+from watched import NOW, NOW_AT, PID, Clock, FakeSupervisor, finding, heartbeat, observation, process
+
+from multibot_plugin.health.rules import (
+    Row,
+    contradiction,
+    ending_of,
+    is_deserted,
+    judge,
+    read_fleet,
+    restarts_24h,
+    wish_of,
+)
+from multibot_plugin.health.states import Health
+from multibot_runner.protocol import Exit, Run
+
+
+def row(**changes: Any) -> Row:
+    usual = {"id": "greeter", "statename": "RUNNING", "pid": PID, "uptime_s": 10.0, "enabled": True,
+             "start_at": NOW_AT - 10, "stop_at": 0.0, "exit_code": 0}  # fmt: skip
+    return Row(**{**usual, **changes})
+
+
+def test_the_answer_of_supervisords_plugin_is_understood() -> None:
+    supervisor = FakeSupervisor(Clock(), {
+        "echo": process(),
+        "shop": process(ProcessStates.EXITED, pid=0, exitstatus=78, laststop=NOW_AT - 5, autostart=False),
+        "new": process(ProcessStates.STOPPED, pid=0, laststart=0),
+    })  # fmt: skip
+    fleet = read_fleet(supervisor.bots())
+    assert fleet.running
+    echo, shop, new = fleet.rows
+    assert echo == row(id="echo", uptime_s=1000.0, start_at=NOW_AT - 1000, stop_wait_s=12.0)
+    assert (shop.statename, shop.pid, shop.uptime_s, shop.enabled, shop.exit_code) == ("EXITED", None, None, False, 78)
+    assert (new.start_at, new.stop_at) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("state", "running"), [("RUNNING", True), (1, True), ("SHUTDOWN", False), ("RESTARTING", False)]
+)
+def test_whether_supervisord_is_on_its_way_down(state: Any, running: bool) -> None:
+    assert read_fleet({"supervisord": {"pid": 1, "state": state}, "bots": []}).running is running
+
+
+@pytest.mark.parametrize(
+    "answer", [{}, {"supervisord": 1, "bots": []}, {"supervisord": {"state": 1, "pid": 1}, "bots": [3]}]
+)
+def test_an_answer_that_is_none_is_a_clear_error(answer: Any) -> None:
+    with pytest.raises(ValueError, match="not an answer of getBots"):
+        read_fleet(answer)
+
+
+def test_a_row_with_an_impossible_id_is_left_out() -> None:
+    assert read_fleet({"supervisord": {"pid": 1, "state": 1}, "bots": [{"id": "../x"}, {}]}).rows == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "wish"),
+    [
+        ({}, None),
+        ({"statename": "STARTING"}, None),
+        ({"statename": "STOPPED"}, False),
+        ({"statename": "STOPPED", "start_at": 0.0}, None),  # never started: 'add' does that next
+        ({"statename": "STOPPED", "enabled": False}, None),
+        ({"enabled": False}, True),
+        ({"statename": "STARTING", "enabled": False}, True),
+        ({"statename": "STOPPING", "enabled": False}, None),
+        ({"statename": "STOPPING"}, None),
+        ({"statename": "EXITED"}, None),
+        ({"statename": "FATAL"}, None),
+        ({"statename": "BACKOFF"}, None),
+        ({"statename": "EXITED", "enabled": False}, None),
+    ],
+)
+def test_what_a_bots_state_says_about_its_operators_wish(changes: dict[str, Any], wish: bool | None) -> None:
+    assert contradiction(row(**changes)) is wish
+    assert wish_of(row(**changes), 3.0) is wish
+    assert wish_of(row(**changes), 2.9) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "health", "cause"),
+    [
+        ({}, Health.HEALTHY, ""),
+        ({"state": "stopped"}, Health.UNKNOWN, ""),
+        ({"heartbeat": None}, Health.UNKNOWN, "no heartbeat yet"),
+        ({"launch": "command", "heartbeat": heartbeat(polling_seen=False)}, Health.HEALTHY, "polling is not visible"),
+        ({"heartbeat": heartbeat(poll_success_mono=None)}, Health.UNKNOWN, "no successful getUpdates yet"),
+        (
+            {"launch": "build", "heartbeat": heartbeat(poll_success_mono=None, polling_seen=False)},
+            Health.UNKNOWN,
+            "no successful getUpdates yet",
+        ),
+        ({"heartbeat": heartbeat(poll_success_mono=None, polling_seen=False)}, Health.HEALTHY, "no getUpdates seen"),
+    ],
+)
+def test_health_without_findings_says_what_can_be_seen(changes: dict[str, Any], health: Health, cause: str) -> None:
+    assert judge(observation(**changes), []) == (health, cause)
+
+
+def test_health_is_the_worst_of_what_is_found_and_its_text_the_cause() -> None:
+    found = [finding("memory", health=Health.OVER_LIMIT), finding("conflicted", health=Health.CONFLICTED), finding()]
+    assert judge(observation(), found) == (Health.CONFLICTED, "conflicted: no luck")
+
+
+def run(age_s: float, **changes: Any) -> Run:
+    return Run(started_at=NOW_AT - age_s, start_mono=NOW - age_s, pid=1, digest="d", **changes)
+
+
+def test_restarts_of_a_day_are_those_after_deaths_and_the_monitors_own() -> None:
+    stopped = Exit(NOW_AT, "stopped", "stopped by its operator", code=0)
+    runs = (run(10), run(100), run(1000, exit=stopped), run(2000), run(90_000), run(90_001))
+    # 10 came after the death of 100; 100 after a stop; 1000 after the death of 2000; 2000 after that of 90000.
+    assert restarts_24h(runs, [NOW_AT - 5, NOW_AT - 90_000], NOW_AT) == 4
+    assert restarts_24h((), [], NOW_AT) == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "enabled", "deserted", "ending"),
+    [
+        ("running", True, False, ""),
+        ("running", False, False, ""),
+        ("starting", False, False, ""),
+        ("stopped", True, False, ""),
+        ("stopped", False, True, "was stopped"),
+        ("quarantined", False, True, "was stopped"),
+        ("quarantined", True, False, "is quarantined now"),
+        ("stopping", False, True, "was stopped"),
+        ("backing-off", False, True, "was stopped"),
+        ("backing-off", True, False, ""),
+    ],
+)
+def test_whether_anybody_wants_the_bot_to_run(state: str, enabled: bool, deserted: bool, ending: str) -> None:
+    seen = observation(state=state, enabled=enabled)
+    assert (is_deserted(seen), ending_of(seen)) == (deserted, ending)

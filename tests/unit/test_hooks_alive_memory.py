@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from watched import NOW, NOW_AT, PID, heartbeat, observation
+
+from multibot_hooks import alive, memory
+from multibot_plugin.hookspecs import Exit, Health, Level, Run
+
+MB = 1024**2
+
+
+def run(age_s: float, pid: int = 1, **changes: Any) -> Run:
+    """A run that began ``age_s`` ago and died without a word."""
+    return Run(started_at=NOW_AT - age_s, start_mono=NOW - age_s, pid=pid, digest="d", **changes)
+
+
+def ended(cause: str, text: str = "ended") -> Exit:
+    return Exit(NOW_AT, cause, text, code=1)
+
+
+CRASH = ended("crashed", "RuntimeError: no luck today")
+
+
+@pytest.mark.parametrize(
+    ("runs", "count"),
+    [
+        ((), 0),
+        ((run(5, PID),), 0),  # alive
+        ((run(5, PID), run(10), run(20)), 2),
+        ((run(10), run(20)), 2),  # no process now: the newest is over too
+        ((run(5, PID), run(601), run(700)), 1),  # the second ended when the next began: 601 s ago
+        ((run(5, PID), run(10), run(20, exit=ended("stopped")), run(30)), 1),
+        ((run(5, PID), run(10), run(20, stopping=True), run(30)), 1),  # a stop that ended in SIGKILL
+        ((run(5, PID), run(10), run(20, exit=ended("token-rejected")), run(30)), 1),
+        ((run(5, PID), run(10, exit=CRASH), run(20, exit=ended("finished"))), 2),
+        ((run(-50), run(20)), 1),  # an impossible time: from before a reboot
+    ],
+)
+def test_deaths_of_the_window_are_counted(runs: tuple[Run, ...], count: int) -> None:
+    assert alive.deaths_in_window(observation(runs=runs), 600.0)[0] == count
+
+
+def test_three_deaths_in_the_window_are_a_warning_that_names_the_last() -> None:
+    runs = (run(5, PID), run(10, exit=CRASH), run(20), run(30))
+    (found,) = alive.multibot_check(observation(runs=runs))
+    assert (found.check, found.level, found.restart) == ("deaths", Level.WARNING, False)
+    assert found.text == "died 3 times within 10 min, last: RuntimeError: no luck today"
+    assert alive.multibot_check(observation(runs=runs[:-1])) == []
+    assert alive.multibot_check(observation({"deaths_limit": 0}, runs=runs)) == []
+
+
+def test_once_told_it_is_over_when_no_death_is_left_in_the_window() -> None:
+    told = observation(runs=(run(5, PID), run(10)), open=frozenset({"deaths"}))
+    (found,) = alive.multibot_check(told)
+    assert found.text == "died once within 10 min, last: killed without a word"
+    assert alive.multibot_check(replace(told, runs=(run(601, PID), run(700)))) == []
+
+
+@pytest.mark.parametrize(
+    ("exit", "text", "health"),
+    [
+        (
+            ended("token-rejected", "token rejected by Telegram (401)"),
+            "token rejected by Telegram (401)",
+            Health.UNAUTHORISED,
+        ),
+        (ended("misconfigured", "cannot read /x"), "cannot read /x", Health.DEGRADED),
+        (None, "it cannot be started; its log says why", Health.DEGRADED),
+    ],
+)
+def test_a_quarantined_bot_is_critical_and_says_why(exit: Exit | None, text: str, health: Health) -> None:
+    seen = observation(state="quarantined", pid=None, heartbeat=None, runs=(run(10, exit=exit),))
+    (found,) = alive.multibot_check(seen)
+    assert (found.text, found.health, found.level) == (f"quarantined: {text}", health, Level.CRITICAL)
+    assert not found.restart
+    assert alive.multibot_check(replace(seen, runs=()))[0].text.endswith("its log says why")
+
+
+@pytest.mark.parametrize(
+    ("changes", "over"),
+    [
+        ({"state": "starting"}, False),
+        ({"heartbeat": None}, False),
+        ({"heartbeat": heartbeat(start_mono=NOW - 5, poll_success_mono=None)}, False),
+        ({"heartbeat": heartbeat(start_mono=NOW - 5)}, True),
+        ({"heartbeat": heartbeat(start_mono=NOW - 16, poll_success_mono=None)}, True),
+    ],
+)
+def test_a_quarantine_is_over_when_the_bot_polled_or_lived_for_a_while(changes: dict[str, Any], over: bool) -> None:
+    seen = observation(open=frozenset({"quarantined"}), **changes)
+    assert [f.check for f in alive.multibot_check(seen)] == ([] if over else ["quarantined"])
+
+
+def used(megabytes: float | None, told: bool = False) -> list[tuple[Level, bool]]:
+    seen = observation(
+        {"memory_limit": 100 * MB}, memory_bytes=None if megabytes is None else int(megabytes * MB),
+        open=frozenset({"memory"} if told else ()),
+    )  # fmt: skip
+    return [(f.level, f.restart) for f in memory.multibot_check(seen)]
+
+
+WARNING, CRITICAL = [(Level.WARNING, False)], [(Level.CRITICAL, True)]
+
+
+@pytest.mark.parametrize(
+    ("megabytes", "fresh", "told"),
+    [
+        (69, [], []),
+        (70, [], WARNING),
+        (79, [], WARNING),
+        (80, WARNING, WARNING),
+        (99, WARNING, WARNING),
+        (100, CRITICAL, CRITICAL),
+        (300, CRITICAL, CRITICAL),
+        (None, [], WARNING),
+    ],
+)
+def test_memory_warns_below_its_limit_restarts_above_and_clears_lower(
+    megabytes: float | None, fresh: list[Any], told: list[Any]
+) -> None:
+    assert used(megabytes) == fresh
+    assert used(megabytes, told=True) == told
+
+
+def test_without_a_limit_memory_is_nobodys_business() -> None:
+    assert memory.multibot_check(observation(memory_bytes=10**12, open=frozenset({"memory"}))) == []
+
+
+def test_memory_says_how_much_of_what_and_for_how_long_it_must_last() -> None:
+    limit = {"memory_limit": 150 * MB, "memory_for_s": 7.0}
+    (found,) = memory.multibot_check(observation(limit, memory_bytes=200 * MB))
+    assert (found.text, found.for_s, found.health) == (
+        "over its memory limit: 200 MB of 150 MB",
+        7.0,
+        Health.OVER_LIMIT,
+    )
+    (found,) = memory.multibot_check(observation({"memory_limit": 5 * MB}, memory_bytes=int(4.5 * MB)))
+    assert found.text == "near its memory limit: 4.5 MB of 5.0 MB"
+
+
+def test_a_clear_level_above_the_warning_level_does_not_hide_the_warning() -> None:
+    odd = {"memory_limit": 100 * MB, "memory_clear_percent": 95}
+    seen = observation(odd, memory_bytes=85 * MB, open=frozenset({"memory"}))
+    assert [f.level for f in memory.multibot_check(seen)] == [Level.WARNING]
