@@ -79,6 +79,7 @@ class System:
         shutil.copytree(BOTS, directory / "bots")  # a clone may lie where the bots' user ids cannot go
         with child() as sandbox:
             environment = {k: v for k, v in os.environ.items() if not k.startswith(("MULTIBOT_", "SUPERVISOR_"))}
+            environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
             system = cls(directory, find_home(str(directory / "home")), sandbox, environment, cli)
             try:
                 system.begin(settings)

@@ -20,7 +20,7 @@ from multibot_plugin.plugins import GROUP
 from multibot_plugin.supervisor.rpc import bot_row
 
 NOW, NOW_AT = 10_000.0, 1_800_000_000.0
-PID = 4242
+PID = 99_999_999  # no process
 TOKEN = "123456789:" + "AAsecret" * 5
 
 

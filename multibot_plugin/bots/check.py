@@ -278,5 +278,6 @@ def _replies(output: str) -> dict[str, Any]:
             continue
         replies.update(found if isinstance(found, dict) else {})
     version = replies.get("version")
-    whole = isinstance(version, list) and all(isinstance(part, int) for part in version)
-    return replies | {"version": tuple(version) if whole else ()}
+    if not isinstance(version, list) or not all(isinstance(part, int) for part in version):
+        version = []
+    return replies | {"version": tuple(version)}

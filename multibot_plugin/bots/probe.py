@@ -105,8 +105,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         except OSError as error:
             return {"unreadable": f"{file}: {error.strerror}"}
         except (SyntaxError, ValueError) as error:
-            line, text = getattr(error, "lineno", None), getattr(error, "msg", error)
-            return {"syntax": f"{file}, line {line}: {text}" if line else f"{file}: {text}"}
+            line, what = getattr(error, "lineno", None), getattr(error, "msg", error)
+            return {"syntax": f"{file}, line {line}: {what}" if line else f"{file}: {what}"}
         if tree is not None and not changes_path(tree):
             needed += certain_imports(tree)
     for module in needed:

@@ -20,7 +20,6 @@ from multibot_plugin.cli.output import Context, one_line
 from multibot_plugin.errors import MultibotError
 
 INTERRUPTED = 130
-NOT_CONFIRMED = 6
 
 # Name -> (module:attribute in this package, what --help says of it), in the order of --help. Listing them imports none.
 COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
@@ -121,8 +120,7 @@ def _describe(error: Exception) -> tuple[str, int]:
     if isinstance(error, MultibotError):
         return str(error), error.exit_code
     if isinstance(error, click.Abort):
-        interrupted = not isinstance(error.__cause__, EOFError)
-        return ("", INTERRUPTED) if interrupted else ("nothing was entered, nothing was done", NOT_CONFIRMED)
+        return "", INTERRUPTED  # Ctrl-C, or Ctrl-D at a question
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "multibot"
         text = error.format_message().rstrip(".")

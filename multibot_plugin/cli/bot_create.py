@@ -127,7 +127,8 @@ def _tell(context: Context, config: BotConfig, telegram: TelegramBot | None, res
                            "enabled": config.enabled, "username": telegram.username if telegram else None,
                            "result": state, "ok": ok}})  # fmt: skip
     name = f" (@{one_line(telegram.username)})" if telegram and telegram.username else ""
-    runs_as = f", uid {config.uid}" if config.uid is not None else ""
+    user = config.settings.get("user")
+    runs_as = f", as {user}" if user else f", uid {config.uid}" if config.uid is not None else ""
     if not ok:
         raise MultibotError(f"{config.id} is stored, but {state}: see '{context.home.command(f'logs {config.id}')}'")
     say(f"{config.id}{name} created: {config.launch}{runs_as}, {state}; see '{_show(context, config.id)}'")

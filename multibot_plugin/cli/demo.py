@@ -146,11 +146,13 @@ class Demo:
         """Show the table and what to type next."""
         for bot in ("dice", "echo", "greeter"):
             self._wait_healthy(bot)
+        wait_for(
+            lambda: self._row("greeter")["last_update_age_s"] is not None, "the monitor to see greeter's last update"
+        )
         click.echo("".join(f"  {line}\n" for line in self.run("list").splitlines()))
         multibot = f"{_program('multibot')} {self.home.option}"
-        ctl = f"{_program('supervisorctl')} -c {os.path.relpath(self.home.supervisord_conf)}"
-        end = "make demo-stop" if Path("Makefile").exists() and "make" in os.environ.get("MAKELEVEL", "make") else ""
-        end = end or f"{multibot} demo --stop"
+        ctl = f"{_program('supervisorctl')} -c {_short(self.home.supervisord_conf)}"
+        end = "make demo-stop" if "MAKELEVEL" in os.environ else f"{multibot} demo --stop"
         click.echo(
             "  Everything is running. Try:\n"
             f'    {multibot} sandbox say greeter "hi"\n'
@@ -172,7 +174,7 @@ class Demo:
         done = subprocess.run(
             [sys.executable, "-P", "-m", "multibot_plugin.cli", "--home", str(self.home.config), *words],
             input=text, capture_output=True, text=True, check=False,
-            env={k: v for k, v in os.environ.items() if not k.startswith("MULTIBOT_")} | {"COLUMNS": "140"},
+            env=_environment(),
         )  # fmt: skip
         if done.returncode:
             reason = done.stderr.strip() or done.stdout.strip()
@@ -249,6 +251,12 @@ class Demo:
         wait_for(lambda: self._row(bot)["health"] == "healthy", f"{bot} to be healthy")
 
 
+def _environment() -> dict[str, str]:
+    """Return our environment without other installations, wide, and with loopback not sent through a proxy."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("MULTIBOT_")}
+    return kept | {"COLUMNS": "140", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+
+
 def wait_for(condition: Callable[[], _T], what: str) -> _T:
     """Return the first true value of ``condition``; raises MultibotError after a minute."""
     deadline = time.monotonic() + _PATIENCE_S
@@ -284,7 +292,9 @@ def _any_python() -> str:
 def _program(name: str) -> str:
     """Return how to call a program that is installed beside this one, as short as it can be typed."""
     path = Path(sys.executable).with_name(name)
-    if shutil.which(name) == str(path):
-        return name
+    return name if shutil.which(name) == str(path) else _short(path)
+
+
+def _short(path: Path) -> str:
     relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)
+    return str(path) if relative.startswith("..") else relative

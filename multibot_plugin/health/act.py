@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from multibot_plugin.errors import NoSuchBot
@@ -14,7 +14,7 @@ from multibot_plugin.health.judgement import ACTOR, DOOR, restart_id, wish_id
 from multibot_plugin.health.ledger import Ledger, Restart
 from multibot_plugin.health.observe import Supervisor
 from multibot_plugin.health.recovery import Decision
-from multibot_plugin.health.rules import DAY_S, Fleet, Row, contradiction, read_fleet, wish_of
+from multibot_plugin.health.rules import DAY_S, Contrary, Fleet, Row, is_wish, read_fleet, watch
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
 from multibot_plugin.plugins import describe
 from multibot_plugin.workers import Worker
@@ -31,14 +31,6 @@ class NotYet(Exception):
     """A restart could not be finished; it has to be tried again. Says why."""
 
 
-@dataclass
-class _Contrary:
-    """A state that contradicts autostart, and since when it is seen (monotonic)."""
-
-    wish: bool
-    since: float
-
-
 class Hands:
     """Acts in daemon threads, one per act. ``settle`` saves and hands over what an act changed in the ledger."""
 
@@ -53,14 +45,15 @@ class Hands:
         self._settle = settle
         self._host = host
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._contrary: dict[str, _Contrary] = {}
+        self._contrary: dict[str, Contrary] = {}
+        self._before: dict[str, Row] = {}
         self._told: set[str] = set()
         self._resumed = {bot for bot, some in ledger.restarts.items() if any(not r.done for r in some)}
 
     @property
     def waiting(self) -> bool:
         """Whether the next look should come soon: somebody may have stopped or started a bot past multibot."""
-        return bool(self._contrary)
+        return any(held.wait_s is not None for held in self._contrary.values())
 
     def restarts(self, bot: str) -> list[Restart]:
         """Return the monitor's restarts of a bot in the last 24 hours."""
@@ -80,20 +73,17 @@ class Hands:
     def act(self, fleet: Fleet, now: float, now_at: float) -> None:
         """Begin what has to be done; returns at once. Nothing is done while supervisord shuts down."""
         if not fleet.running:
-            self._contrary.clear()
+            self._contrary, self._before = {}, {}
             return
         rows = {row.id: row for row in fleet.rows}
         for bot, restarts in self._ledger.restarts.items():
             for restart in restarts:
                 if not restart.done and bot not in self._tasks:
                     self._begin(bot, self._restart(bot, restart, rows.get(bot)))
-        for bot in set(self._contrary) - set(rows):
-            del self._contrary[bot]
+        self._contrary = {bot: held for bot, held in self._contrary.items() if bot in rows}
         for row in fleet.rows:
-            if self.busy(row.id):
-                self._contrary.pop(row.id, None)
-            else:
-                self._heed(row, now, now_at)
+            self._heed(row, now, now_at)
+        self._before = rows
 
     async def close(self) -> None:
         """Cancel the tasks; a restart under way is finished by the next monitor."""
@@ -139,16 +129,15 @@ class Hands:
     # -- wishes ------------------------------------------------------------------------------------------------
 
     def _heed(self, row: Row, now: float, now_at: float) -> None:
-        meant = contradiction(row)
-        held = self._contrary.get(row.id)
-        if meant is None:
-            self._contrary.pop(row.id, None)
+        held = self._contrary.pop(row.id, None)
+        if self.busy(row.id):
             return
-        if held is None or held.wish is not meant:
-            held = self._contrary[row.id] = _Contrary(meant, now)
-        wish = wish_of(row, now - held.since)
-        if wish is not None and row.id not in self._tasks:
-            self._begin(row.id, self._fulfil(row, wish, now_at))
+        held = watch(held, self._before.get(row.id), row, now)
+        if held is None:
+            return
+        self._contrary[row.id] = held
+        if is_wish(held, now) and row.id not in self._tasks:
+            self._begin(row.id, self._fulfil(row, held.wish, now_at))
 
     async def _fulfil(self, row: Row, enabled: bool, now_at: float) -> None:
         """Journal the operator's wish, then let autostart say the same (in the file and in supervisord)."""

@@ -127,7 +127,7 @@ async def _bring(connection: asyncpg.Connection, entry: Entry) -> None:
     if weighed["known"]:
         return
     # The row that tells of the act itself, and that this wish was brought in; the change has its own, by the trigger.
-    act = "bot.start wished" if entry.enabled else "bot.stop wished"
+    act = "bot.started" if entry.enabled else "bot.stopped"
     detail = {"enabled": entry.enabled, "overtaken": weighed["overtaken"]}
     record = AuditEntry(entry.id, entry.at, entry.actor, entry.door, entry.bot, act, detail, entry.host)
     await store.append_audit(connection, [record])

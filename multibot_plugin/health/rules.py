@@ -11,8 +11,9 @@ from multibot_plugin.health.states import Finding, Health, Observation, health_o
 from multibot_runner.protocol import BOT_ID, Run
 
 DAY_S = 86400.0
-# A stop or start is the operator's wish once it has lasted: own doors change autostart a moment before they act.
+# A stop or start is the operator's wish once it has lasted: 'restart' and 'apply' pass through a stop.
 WISH_AFTER_S = 3.0
+UNSEEN_WISH_AFTER_S = 15.0
 _RUNNING = ("STARTING", "RUNNING")
 
 
@@ -102,24 +103,47 @@ def restarts_24h(runs: tuple[Run, ...], ours_at: Iterable[float], now_at: float)
     return after_death + sum(1 for at in ours_at if at > now_at - DAY_S)
 
 
-def wish_of(row: Row, seen_for_s: float) -> bool | None:
-    """Return what an operator wants who went past multibot (``supervisorctl stop``): True run, False not, None no news.
-
-    ``seen_for_s``: for how long the bot has been seen in this state with this autostart. The caller leaves out bots
-    that the monitor itself is restarting, and a supervisord that is shutting down.
-    """
-    if seen_for_s < WISH_AFTER_S:
-        return None
-    return contradiction(row)
-
-
 def contradiction(row: Row) -> bool | None:
-    """Return the wish that a bot's state would express if it lasted; None where state and autostart agree."""
+    """Return the wish that a bot's state expresses against its autostart (True run, False not); None: they agree."""
     if row.statename == "STOPPED" and row.enabled and row.start_at:
         return False
     if row.statename in _RUNNING and not row.enabled:
         return True
     return None
+
+
+@dataclass(frozen=True)
+class Contrary:
+    """A contradiction, since when it is seen (monotonic), and how long it must last to be the operator's wish.
+
+    ``wait_s`` None: it is none, however long it lasts.
+    """
+
+    wish: bool
+    since: float
+    wait_s: float | None
+
+
+def watch(held: Contrary | None, before: Row | None, row: Row, now: float) -> Contrary | None:
+    """Return the contradiction of a bot after one more look (None: there is none).
+
+    An operator who went past multibot (``supervisorctl stop``) changed the state. Where autostart changed instead,
+    it was one of our own doors, which say what they want first and act then; with many bots that takes a while.
+    ``before``: the last look; None after a start of the monitor, when it cannot be told which of them changed.
+    """
+    wish = contradiction(row)
+    if wish is None:
+        return None
+    if held is not None and held.wish is wish:
+        return held
+    if before is None:
+        return Contrary(wish, now, UNSEEN_WISH_AFTER_S)
+    return Contrary(wish, now, None if before.enabled != row.enabled else WISH_AFTER_S)
+
+
+def is_wish(contrary: Contrary, now: float) -> bool:
+    """Return whether a contradiction has lasted long enough to be what the operator wants."""
+    return contrary.wait_s is not None and now - contrary.since >= contrary.wait_s
 
 
 def is_deserted(observation: Observation) -> bool:

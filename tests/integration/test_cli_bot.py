@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from system import System, alive, new_token, wait_for
 
@@ -478,3 +479,15 @@ def test_a_bot_that_nobody_applied_is_told_apart_from_one_that_is_unknown(system
     assert "is not applied yet: run '" in system.run("bot", "start", "byhand", code=6).stderr
     assert "it is in the database only" in system.run("bot", "show", "byhand").stdout
     assert "byhand: started" in system.run("apply").stderr
+
+
+@pytest.mark.root
+def test_a_named_account_runs_a_bot_instead_of_a_user_id_of_its_own(system: System) -> None:
+    done = system.run("bot", "create", "echo", *command(system), "--user", "daemon", "--token-stdin",
+                      text=registered(system, "echo"))  # fmt: skip
+    assert "as daemon" in done.stderr
+    assert psutil.Process(system.pid("echo")).username() == "daemon"
+    assert system.sql("SELECT uid FROM bot_configs") == [{"uid": None}]
+    system.run("bot", "set", "echo", "--unset", "user", "--no-check")
+    (row,) = system.sql("SELECT uid FROM bot_configs")
+    assert psutil.Process(system.pid("echo")).uids().real == row["uid"] >= 70000

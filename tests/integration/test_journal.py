@@ -135,7 +135,7 @@ async def test_a_wish_changes_the_bot_and_leaves_its_trace_under_its_door(databa
     journal.append(stop)
     await replay(journal, connection)
     assert not await enabled(connection)
-    assert await actions(connection, "supervisorctl") == ["bot.stop wished"]
+    assert await actions(connection, "supervisorctl") == ["bot.stopped"]
     assert await actions(connection, "supervisorctl (from the journal)") == ["bot.disabled"]
 
     await store.set_enabled(connection, ADA, "greeter", True)

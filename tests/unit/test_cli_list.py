@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,25 @@ def test_a_hostile_cause_cannot_reach_the_terminal(tmp_path: Path) -> None:
     result = invoke(tmp_path, "list", context=FakeContext(rows))
     assert "\x1b" not in result.stdout
     assert "\\x1b[2J\\x1b]0;owned\\x07[bold]x" in result.stdout
+
+
+def test_on_a_terminal_symbols_have_colour_and_with_no_color_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    from multibot_plugin.cli import output
+    from multibot_plugin.cli.listing import COLUMNS
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b[32m●\x1b[0m" in output.table([row("a")], COLUMNS)
+    assert output.mark("✖") == "\x1b[31m✖\x1b[0m"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in output.table([row("a")], COLUMNS)
+    assert output.mark("✖") == "✖"
 
 
 @pytest.mark.parametrize(("columns", "full"), [(80, False), (200, True)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,14 +8,16 @@ from supervisor.states import ProcessStates
 from watched import NOW, NOW_AT, PID, Clock, FakeSupervisor, finding, heartbeat, observation, process
 
 from multibot_plugin.health.rules import (
+    Contrary,
     Row,
     contradiction,
     ending_of,
     is_deserted,
+    is_wish,
     judge,
     read_fleet,
     restarts_24h,
-    wish_of,
+    watch,
 )
 from multibot_plugin.health.states import Health
 from multibot_runner.protocol import Exit, Run
@@ -79,8 +82,39 @@ def test_a_row_with_an_impossible_id_is_left_out() -> None:
 )
 def test_what_a_bots_state_says_about_its_operators_wish(changes: dict[str, Any], wish: bool | None) -> None:
     assert contradiction(row(**changes)) is wish
-    assert wish_of(row(**changes), 3.0) is wish
-    assert wish_of(row(**changes), 2.9) is None
+
+
+RUNS, STOPPED = row(), row(statename="STOPPED")
+WANTED_NOT = {"enabled": False}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wait_s"),
+    [
+        (RUNS, STOPPED, 3.0),  # supervisorctl stop
+        (replace(STOPPED, **WANTED_NOT), replace(RUNS, **WANTED_NOT), 3.0),  # supervisorctl start
+        (RUNS, replace(RUNS, **WANTED_NOT), None),  # 'bot stop': the wish first, the act then
+        (replace(STOPPED, **WANTED_NOT), STOPPED, None),  # 'bot start'
+        (None, STOPPED, 15.0),  # the monitor did not see it happen
+        (None, replace(RUNS, **WANTED_NOT), 15.0),
+    ],
+)
+def test_who_changed_the_state_went_past_us_and_who_changed_autostart_did_not(
+    before: Row | None, after: Row, wait_s: float | None
+) -> None:
+    held = watch(None, before, after, NOW)
+    assert held == Contrary(after.statename != "STOPPED", NOW, wait_s)
+    assert watch(held, after, after, NOW + 99) is held
+    assert is_wish(held, NOW + 99) is (wait_s is not None)
+    assert not is_wish(held, NOW + 2.9)
+    assert wait_s is None or is_wish(held, NOW + wait_s)
+
+
+def test_a_contradiction_that_turns_round_begins_anew_and_one_that_is_over_is_forgotten() -> None:
+    held = watch(None, RUNS, STOPPED, NOW)
+    assert watch(held, STOPPED, RUNS, NOW + 1) is None
+    turned = watch(held, STOPPED, replace(RUNS, **WANTED_NOT), NOW + 1)
+    assert turned == Contrary(True, NOW + 1, None)
 
 
 @pytest.mark.parametrize(
