@@ -55,6 +55,11 @@ class Hands:
         """Whether the next look should come soon: somebody may have stopped or started a bot past multibot."""
         return any(held.wait_s is not None for held in self._contrary.values())
 
+    @property
+    def acting(self) -> bool:
+        """Whether something is being done right now."""
+        return bool(self._tasks)
+
     def restarts(self, bot: str) -> list[Restart]:
         """Return the monitor's restarts of a bot in the last 24 hours."""
         return self._ledger.restarts.get(bot, [])

@@ -266,7 +266,8 @@ async def _tick_on(monitor: Monitor, signature: object, wake: asyncio.Event) -> 
             async with asyncio.timeout(0.0 if monitor.hands.waiting else max(0.0, tick_s - least_s)):
                 await wake.wait()
         now = _signature(monitor.home)
-        if now != signature:
+        # A restart under way would be begun a second time by the next monitor.
+        if now != signature and not monitor.hands.acting:
             try:
                 load(monitor.home.toml)
                 return

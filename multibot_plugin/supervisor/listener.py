@@ -31,7 +31,7 @@ _LONGEST_HEADER, _LONGEST_PAYLOAD = 4096, 16 * 1024 * 1024
 _NAMESPACE = uuid.UUID("5b0f9a43-7b8b-4a4e-8a44-1b8e3f0f7c55")
 _MONITOR_PAUSE_S = 5.0
 # What supervisord alone knows, and forgets: ends that no runner could write down.
-_KEPT = {"PROCESS_STATE_EXITED": "bot.exited", "PROCESS_STATE_FATAL": "bot.gave up"}
+_KEPT = {"PROCESS_STATE_EXITED": "bot.exited", "PROCESS_STATE_FATAL": "bot.gave_up"}
 _log = logging.getLogger("multibot.listener")
 
 

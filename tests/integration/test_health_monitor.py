@@ -108,7 +108,7 @@ async def place(tmp_path: Path) -> AsyncIterator[Place]:
 
 async def idle(monitor: Monitor) -> None:
     """Wait until the monitor's acts and deliveries are over."""
-    await until(lambda: not monitor.hands._tasks and monitor.outbox.waiting() == 0)
+    await until(lambda: not monitor.hands.acting and monitor.outbox.waiting() == 0)
 
 
 async def tick(place: Place, monitor: Monitor, after_s: float = 5.0) -> None:
@@ -127,7 +127,7 @@ async def test_a_deaf_bot_is_told_about_once_restarted_and_told_about_when_it_is
 
     place.clock.forward(50)
     await tick(place, monitor)
-    assert place.told() == ["✖ greeter is deaf: no successful getUpdates for 56 s. Restarting it (1 of 3 this hour)."]
+    assert place.told() == ["✖ greeter is deaf: no successful getUpdates for 61 s. Restarting it (1 of 3 this hour)."]
     assert place.supervisor.calls == [("stop", "bot-greeter"), ("start", "bot-greeter")]
     assert place.status()["bots"]["greeter"]["health"] == "deaf"
 
@@ -398,7 +398,7 @@ async def test_a_full_disk_is_told_and_nothing_that_was_decided_is_lost(
         ]
     await tick(place, monitor)
     await tick(place, monitor)
-    assert place.told()[2:] == ["● multibot is well again after 5 s (journal)."]
+    assert place.told()[2:] == ["● multibot is well again after 10 s (journal)."]
     actions = place.actions()
     assert actions.count("incident.opened") == 2
     assert actions.count("monitor.started") == 1
@@ -527,8 +527,8 @@ async def test_files_of_a_hostile_bot_harm_nothing(place: Place) -> None:
     for text in (
         "{",
         "[]",
-        '{"pid": %d, "phase": 3, "start_mono": 0}' % PID,
-        '{"pid": %d, "phase": "running", "start_mono": "x"}' % PID,
+        json.dumps({"pid": PID, "phase": 3, "start_mono": 0}),
+        json.dumps({"pid": PID, "phase": "running", "start_mono": "x"}),
     ):
         paths.heartbeat.write_text(text)
         paths.runs.write_text(text)
