@@ -13,7 +13,7 @@ from multibot_plugin.supervisor.rpc import MultibotInterface
 
 DOCS = Path(__file__).resolve().parent
 _SCOPE = {"fleet": "fleet", "bot": "bot", "both": "fleet, bot"}
-_APPLIES = {"restart": "bot restarts", "live": "at the next tick", "monitor": "at the next `multibot start`"}
+_APPLIES = {"restart": "bot restarts", "live": "at the next tick", "monitor": "at the monitor's next tick"}
 _BEGIN, _END = "<!-- generated from the code: make docs -->", "<!-- end of the generated part -->"
 
 

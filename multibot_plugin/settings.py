@@ -18,7 +18,7 @@ from typing import Any, Literal
 from multibot_plugin.errors import BadValue, did_you_mean
 
 Scope = Literal["fleet", "bot", "both"]
-Applies = Literal["restart", "live", "monitor"]  # the bot restarts | at the next tick | the monitor restarts
+Applies = Literal["restart", "live", "monitor"]  # the bot restarts | nothing does | the monitor reads the file anew
 Origin = Literal["flag", "environment", "file", "default"]
 
 _UNITS = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
@@ -101,6 +101,14 @@ def _text(raw: Any) -> str:
     return raw
 
 
+def _chat(raw: Any) -> str:
+    # In TOML people write the number without quotes; it does not fit XML-RPC's integers and stays a text here.
+    text = str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else _text(raw)
+    if text and not re.fullmatch(r"-?\d{1,19}|@\w+", text):
+        raise ValueError(raw)
+    return text
+
+
 def _path(raw: Any) -> str:
     text = _text(raw)
     if text and not Path(text).is_absolute():
@@ -148,6 +156,7 @@ SIZE = Kind("size", _size, show_size, "a size (like 256MB)")
 SECONDS = Kind("seconds", _seconds, _show_seconds, "a duration (like 30s or 5m)")
 COUNT = Kind("count", _count, _plain, "a whole number")
 TEXT = Kind("text", _text, _plain, "one line of text")
+CHAT = Kind("chat", _chat, _plain, "a chat id (a number, or @name of a channel)")
 PATH = Kind("path", _path, _plain, "an absolute path")
 URL = Kind("url", _url, _plain, "an http(s) URL without a query")
 DATABASE_URL = Kind("database url", _database_url, _plain, "a postgresql:// URL")
@@ -162,7 +171,7 @@ SETTINGS: tuple[Setting, ...] = (
             "root installs: the user ids that bots get, one each, never reused"),
     Setting("alerts.telegram.token_file", PATH, "", "fleet", "monitor",
             "file with the token of the bot that sends alerts"),
-    Setting("alerts.telegram.chat_id", TEXT, "", "fleet", "monitor", "chat that alerts go to"),
+    Setting("alerts.telegram.chat_id", CHAT, "", "fleet", "monitor", "chat that alerts go to"),
     Setting("monitor.tick_s", SECONDS, 5.0, "fleet", "monitor", "time between two looks at every bot"),
     Setting("monitor.plugin_timeout_s", SECONDS, 10.0, "fleet", "monitor",
             "a plugin that needs longer for one call is reported and, after five times, disabled"),

@@ -12,7 +12,6 @@ from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Found, Patient
 from multibot_plugin.cli.config import problems
 from multibot_plugin.cli.output import size
 from multibot_plugin.cli.status import where_alerts_go
-from multibot_plugin.home import typed
 
 _GIB = 1024**3
 _JOURNAL_LARGE = 1024 * 1024
@@ -36,11 +35,9 @@ def alerts(patient: Patient) -> Found:
 
 def _alert_remedies(patient: Patient) -> tuple[str, ...]:
     home = patient.context.home
-    ctl = f"{typed('supervisorctl')} -c {home.supervisord_conf}"
     return (
         home.command(f"config set alerts.telegram.token_file {home.config.absolute() / 'alerts.token'}"),
         home.command("config set alerts.telegram.chat_id 123456789"),
-        f"{ctl} restart multibot",
     )
 
 

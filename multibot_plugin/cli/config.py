@@ -13,7 +13,6 @@ import click
 
 from multibot_plugin.cli.output import Column, Context, count, output_option, pass_context, say, show, show_rows
 from multibot_plugin.errors import BadValue, Refused, did_you_mean
-from multibot_plugin.home import typed
 from multibot_plugin.settings import (
     COUNT,
     DATABASE_URL,
@@ -141,8 +140,7 @@ def effect(context: Context, setting: Setting) -> str:
         steps = [context.home.command(act) for act in ("stop", "init", "start")]
         return f"takes effect with the next start: {' && '.join(steps)}"
     if setting.applies == "monitor":
-        ctl = f"{typed('supervisorctl')} -c {context.home.supervisord_conf}"
-        return f"takes effect when the monitor restarts: {ctl} restart multibot"
+        return "takes effect at the monitor's next tick"
     what = "restarts the bots that do not set it themselves" if setting.applies == "restart" else "restarts nothing"
     return f"takes effect with: {context.home.command('apply')} ({what})"
 

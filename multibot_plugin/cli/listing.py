@@ -68,7 +68,9 @@ def list_bots(context: Context, bots: tuple[str, ...], form: str) -> int:
         return seen.away.exit_code
     if not rows:
         say(f"no bots yet: {context.home.command('bot create ID --script FILE --token-file FILE')}")
-    elif form in ("table", "wide") and not seen.monitor.get("ok"):
+    elif not seen.monitor.get("ok"):
         say(f"the monitor does not report, so the health of {count(len(rows), 'bot')} is not known: "
             f"{context.home.command('doctor')}")  # fmt: skip
+    elif (database := seen.monitor.get("database")) and not database["ok"]:
+        say(f"{database['text']}; the bots go on without it")
     return 0

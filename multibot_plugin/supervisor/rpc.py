@@ -99,7 +99,7 @@ class MultibotInterface:
             "schema": SCHEMA,
             "at": now,
             "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION},
-            "monitor": {"ok": is_fresh(status, now_mono), "tick_age_s": age_s},
+            "monitor": {"ok": is_fresh(status, now_mono), "tick_age_s": age_s, "database": status.get("database")},
             "bots": [bot_row(bot, p, status, now, now_mono) for bot, p in sorted(self._bots().items())],
         })  # fmt: skip
 

@@ -105,7 +105,7 @@ def test_a_bot_that_keeps_dying_backs_off_and_is_told_about(system: System) -> N
 def test_a_token_rejected_at_start_quarantines_until_it_is_changed(system: System) -> None:
     token = system.create_form("shop", "script", "--no-start")
     system.sandbox.revoke(token)
-    assert "rejected the token" in system.run("bot", "start", "shop", code=1).stdout
+    assert "rejected the token" in system.run("bot", "start", "shop", code=1).stderr
     system.wait_alert("shop", "rejected the token")
     assert system.row("shop")["state"] == "quarantined"
     system.change_token("shop")

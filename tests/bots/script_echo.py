@@ -10,7 +10,7 @@ from telegram.ext import Application, MessageHandler, filters
 async def echo(update, context):
     text = update.message.text
     if text == "freeze":
-        time.sleep(600)
+        time.sleep(600)  # noqa: ASYNC251 - the loop is meant to stand still
     if text.startswith("grow "):
         context.bot_data["ballast"] = bytearray(os.urandom(1024)) * 1024 * int(text.split()[1])
     if text == "leak":
