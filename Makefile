@@ -4,6 +4,8 @@
 .PHONY: help demo demo-stop test test-unit lint types bench docs clean environment
 
 ENV = . build/environment;
+# The tests mostly wait for processes: four at a time keep two cores busy.
+SPREAD = -n 4 --dist loadgroup
 IS_ROOT := $(shell test "$$(id -u)" = 0 && echo yes)
 # Tests that need root are deselected for a user, and pytest prints how many.
 SELECT = $(if $(IS_ROOT),,-m 'not root')
@@ -21,7 +23,7 @@ demo-stop: environment
 	@$(ENV) exec "$$VENV/bin/multibot" --home "$$DEMO" demo --stop
 
 test: environment lint
-	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) tests
+	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) $(SPREAD) tests
 
 test-unit: environment
 	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) tests/unit tests/test_layout.py

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,9 @@ from multibot_plugin.cli.output import Context, confirm, count, pass_context, sa
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError, SupervisordAway, Unreachable
 from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, program
+
+if TYPE_CHECKING:
+    import psutil
 
 MONITOR = "multibot"
 _POLL_S = 0.05
@@ -70,8 +73,9 @@ def _record(context: Context, now: bool) -> None:
 
 
 def _shut_down(supervisor: Supervisor, rows: Sequence[dict[str, Any]], pid: int, now: bool) -> None:
-    """End the bots at the same time, then supervisord with what is left; return when its process is gone."""
+    """End the bots at the same time, then supervisord with what is left; return when no process of theirs is left."""
     longest_s = max((row["stop_wait_s"] for row in rows), default=0)
+    family = _family(pid)
     with step("monitor"), suppress(MultibotError):
         # Before the bots: it would take a bot that is stopped from outside for somebody's wish.
         supervisor.stop(MONITOR, now=now)
@@ -80,7 +84,7 @@ def _shut_down(supervisor: Supervisor, rows: Sequence[dict[str, Any]], pid: int,
     with step("supervisord"):
         with suppress(SupervisordAway):
             supervisor.shutdown()
-        _wait_gone(pid, longest_s + _MORE_S + _DATABASE_S)
+        _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
 
 
 def _stop_bots(supervisor: Supervisor, rows: Sequence[dict[str, Any]], wait_s: float, now: bool) -> None:
@@ -97,16 +101,31 @@ def _stop_bots(supervisor: Supervisor, rows: Sequence[dict[str, Any]], wait_s: f
             time.sleep(_POLL_S)
 
 
-def _wait_gone(pid: int, wait_s: float) -> None:
-    """Return when the process is gone; raises MultibotError when it is still there after ``wait_s``."""
+def _family(pid: int) -> list[psutil.Process]:
+    """Return supervisord and everything that it or its programs started, as far as it lives now."""
     import psutil
 
     try:
-        process = psutil.Process(pid)
-        # The one who started it in the foreground may not have asked for its exit code yet.
-        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-            if (wait_s := wait_s - _POLL_S) < 0:
-                raise MultibotError(f"supervisord (pid {pid}) is still there: see its log, or kill {pid}")
-            time.sleep(_POLL_S)
+        supervisord = psutil.Process(pid)
+        return [*supervisord.children(recursive=True), supervisord]
     except psutil.NoSuchProcess:
-        pass
+        return []
+
+
+def _lives(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        # The one who started supervisord in the foreground may not have asked for its exit code yet.
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait_gone(family: Sequence[psutil.Process], wait_s: float) -> None:
+    """Return when these processes are gone; raises MultibotError when one is still there after ``wait_s``."""
+    deadline = time.monotonic() + wait_s
+    while left := [process.pid for process in family if _lives(process)]:
+        if time.monotonic() > deadline:
+            raise MultibotError(f"pid {left[-1]} is still there: see supervisord's log, or kill {left[-1]}")
+        time.sleep(_POLL_S)
