@@ -5,6 +5,7 @@ from __future__ import annotations
 from multibot_plugin.hookspecs import Finding, Health, Level, Observation, hookimpl
 
 _REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
+_WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIGKILL by the waiter fit into it
 _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
 
 
@@ -12,7 +13,7 @@ _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process soone
 def multibot_check(observation: Observation) -> list[Finding]:
     if observation.state == "quarantined":
         return [_quarantined(observation)]
-    findings = _dying(observation)
+    findings = [*_dying(observation), *_locked_out(observation)]
     if "quarantined" in observation.open and not _back(observation):
         text = "quarantined until now: it is being started again"
         findings.append(Finding(observation.bot, "quarantined", Level.CRITICAL, text, Health.DEGRADED))
@@ -32,6 +33,14 @@ def _back(observation: Observation) -> bool:
     if observation.state != "running" or heartbeat is None:
         return False
     return heartbeat.poll_success_mono is not None or observation.now - heartbeat.start_mono > _LIVED_S
+
+
+def _locked_out(observation: Observation) -> list[Finding]:
+    """A process waits for another one of the same bot to end; for a moment that is what a restart looks like."""
+    if observation.heartbeat is None or observation.heartbeat.phase != _WAITS:
+        return []
+    text = "waits for another process of the same bot to end"
+    return [Finding(observation.bot, "locked-out", Level.WARNING, text, Health.DEGRADED, for_s=_LOCKED_S)]
 
 
 def _dying(observation: Observation) -> list[Finding]:

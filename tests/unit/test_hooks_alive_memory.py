@@ -94,6 +94,12 @@ def test_a_quarantine_is_over_when_the_bot_polled_or_lived_for_a_while(changes: 
     assert [f.check for f in alive.multibot_check(seen)] == ([] if over else ["quarantined"])
 
 
+def test_a_process_that_waits_for_another_of_the_same_bot_is_told_when_it_lasts() -> None:
+    (found,) = alive.multibot_check(observation(state="starting", heartbeat=heartbeat(phase="locked-out")))
+    assert (found.check, found.level, found.for_s) == ("locked-out", Level.WARNING, 60.0)
+    assert alive.multibot_check(observation(state="starting", heartbeat=heartbeat(phase="backing-off"))) == []
+
+
 def used(megabytes: float | None, told: bool = False) -> list[tuple[Level, bool]]:
     seen = observation(
         {"memory_limit": 100 * MB}, memory_bytes=None if megabytes is None else int(megabytes * MB),
