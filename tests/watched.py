@@ -1,4 +1,4 @@
-"""What the tests of the monitor share: values with defaults, a clock, and a supervisord that answers as the real one."""
+"""What the tests of the monitor share: values with defaults, a clock, a supervisord that answers as the real one."""
 
 from __future__ import annotations
 
@@ -114,7 +114,8 @@ class FakeSupervisor:
         if self.away:
             raise SupervisordAway("supervisord does not answer at /x: run 'multibot start'")
         rows = [bot_row(bot, p, {}, self.clock.wall, self.clock.mono) for bot, p in self.processes.items()]
-        answer = {"schema": 1, "at": self.clock.wall, "supervisord": {"pid": 1, "state": self.state, "version": "4.3.0"},
+        answer = {"schema": 1, "at": self.clock.wall,
+                  "supervisord": {"pid": 1, "state": self.state, "version": "4.3.0"},
                   "monitor": {"ok": False, "tick_age_s": None}, "bots": rows}  # fmt: skip
         restored: dict[str, Any] = json.loads(json.dumps(answer))
         return restored

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,7 +13,7 @@ from multibot_plugin.cli.init import check_owner
 from multibot_plugin.cli.output import Context, confirm, count, pass_context, say, step
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError, SupervisordAway, Unreachable
-from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, program
+from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, kill_tree, program
 
 if TYPE_CHECKING:
     import psutil
@@ -92,8 +90,7 @@ def _stop_bots(supervisor: Supervisor, rows: Sequence[dict[str, Any]], wait_s: f
         for row in rows:
             supervisor.stop(program(row["id"]), None)
             if now and row["pid"]:
-                with suppress(ProcessLookupError):
-                    os.killpg(row["pid"], signal.SIGKILL)  # supervisord makes each child the leader of a group
+                kill_tree(row["pid"])
         deadline = time.monotonic() + wait_s
         while time.monotonic() < deadline:
             if all(row["statename"] in STOPPED_STATES for row in supervisor.bots()["bots"]):

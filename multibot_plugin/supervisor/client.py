@@ -6,6 +6,7 @@ CPU): orders return at once, and the waiting is done by asking again.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import re
@@ -159,13 +160,15 @@ class Supervisor:
             raise MultibotError(f"{_shown(program)} did not stay up ({state}): its log has the reason")
 
     def stop(self, program: str, wait_s: float | None = 120.0, *, now: bool = False) -> None:
-        """Stop a program and wait until it has ended (``wait_s`` None: do not wait). ``now``: SIGKILL at once.
+        """Stop a program and wait until it has ended (``wait_s`` None: do not wait).
+
+        ``now``: SIGKILL at once, also to everything that it started.
 
         supervisord itself sends SIGKILL when the program's own time is up; ``wait_s`` only ends our waiting.
         """
         self._unless(NOT_RUNNING, "supervisor.stopProcess", program, False)
-        if now and self.info(program)["statename"] not in STOPPED_STATES:
-            self._unless(NOT_RUNNING, "supervisor.signalProcess", program, "KILL")
+        if now and (pid := int(self.info(program)["pid"])):
+            kill_tree(pid)
         if wait_s is not None:
             self._wait(program, STOPPED_STATES.__contains__, wait_s)
 
@@ -262,6 +265,20 @@ def refused_where(words: str) -> str:
 def _shown(program: str) -> str:
     bot = bot_of(program)
     return f"bot {bot!r}" if bot else program
+
+
+def kill_tree(pid: int) -> None:
+    """SIGKILL a program's process and everything that it started, in whatever process group that is."""
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for member in family:  # the runner first, so that it starts nothing any more
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
 
 
 def _translated(fault: xmlrpc.client.Fault, method: str, arguments: tuple[Any, ...]) -> SupervisorFault:

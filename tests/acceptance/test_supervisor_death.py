@@ -57,6 +57,26 @@ def test_a_stopped_bot_stays_stopped_through_every_door(system: System) -> None:
     system.wait_polling("theirs")
 
 
+def test_a_stop_with_now_leaves_nothing_that_a_bot_started(system: System) -> None:
+    """A program's own children may sit in a session of their own, where no signal to a group reaches them."""
+    program = (
+        "import subprocess, time; subprocess.Popen(['sleep', '987654'], start_new_session=True); time.sleep(987654)"
+    )
+    (system.bots / "parent.py").write_text(program)
+
+    def children() -> list[int]:
+        return [p.pid for p in system.processes() if "987654" in p.cmdline()]
+
+    for stop in (("bot", "stop", "parent"), ("bot", "stop", "parent", "--now"), ("stop", "--yes", "--now")):
+        if "parent" not in system.tokens:
+            system.create_bot("parent", "--command", f"/usr/bin/python3 {system.bots}/parent.py")
+        else:
+            system.run("bot", "start", "parent")
+        wait_for(children, "the child of the program")
+        system.run(*stop)
+        assert children() == []
+
+
 def test_stop_ends_everything_and_start_brings_it_back(system: System) -> None:
     system.create_form("script", "script")
     system.wait_polling("script")
