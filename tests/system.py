@@ -176,6 +176,11 @@ class System:
         """Return the bot's row of ``list --json``."""
         return next(r for r in self.json("list")["bots"] if r["id"] == bot)
 
+    def status(self) -> dict[str, Any]:
+        """Return the monitor's picture of its last tick."""
+        found: dict[str, Any] = json.loads(self.home.status.read_text())
+        return found
+
     def pid(self, bot: str) -> int:
         return int(wait_for(lambda: self.row(bot)["pid"], f"a pid of {bot}"))
 

@@ -22,6 +22,7 @@ INSIDE_SUPERVISORD = ("multibot_plugin.supervisor.rpc", "multibot_plugin.supervi
 PURE = (
     "multibot_plugin.bots.config", "multibot_plugin.bots.plan", "multibot_plugin.bots.render",
     "multibot_plugin.health.states", "multibot_plugin.health.incidents", "multibot_plugin.health.recovery",
+    "multibot_plugin.health.judgement", "multibot_plugin.health.picture", "multibot_plugin.health.rules",
     "multibot_plugin.alerts.format", "multibot_runner.backoff",
 )  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "asyncpg", "io", "os", "psutil", "random", "secrets", "shutil", "signal", "socket",

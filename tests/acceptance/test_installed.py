@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,21 +87,43 @@ def multibot_send_alert(alert):
 """
 
 
-def test_a_strangers_wheel_adds_a_check_and_a_channel(environment: Path, tmp_path: Path) -> None:
+HANGS = """
+import threading
+from multibot_plugin.hookspecs import hookimpl
+
+@hookimpl
+def multibot_check(observation):
+    threading.Event().wait()
+"""
+
+RAISES = """
+from multibot_plugin.hookspecs import hookimpl
+
+@hookimpl
+def multibot_check(observation):
+    raise RuntimeError("no good")
+"""
+
+
+def test_a_strangers_plugins_act_on_a_real_bot_and_broken_ones_silence_no_other(
+    environment: Path, tmp_path: Path
+) -> None:
     source = tmp_path / "stranger"
     (source / "stranger").mkdir(parents=True)
-    (source / "stranger" / "__init__.py").write_text(PLUGIN)
+    for name, text in (("__init__", PLUGIN), ("hangs", HANGS), ("raises", RAISES)):
+        (source / "stranger" / f"{name}.py").write_text(text)
     (source / "pyproject.toml").write_text(
         '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
         '[project]\nname = "multibot-stranger"\nversion = "1"\n'
         '[project.entry-points."multibot.hooks"]\nstranger = "stranger"\n'
+        'hangs = "stranger.hangs"\nraises = "stranger.raises"\n'
         '[tool.setuptools]\npackages = ["stranger"]\n'
     )
     build_wheel(source, tmp_path)
     pip(environment, "--no-deps", str(next(tmp_path.glob("multibot_stranger-*.whl"))))
     cli = (str(environment / "bin" / "python"), "-P", "-m", "multibot_plugin.cli")
     try:
-        with System.create(cli, start=False) as system:
+        with System.create(cli, start=False, monitor__plugin_timeout_s="0.5s") as system:
             told = system.directory / "told"
             with system.home.toml.open("a") as file:
                 file.write(f'\n[plugins.stranger]\nfile = "{told}"\n')
@@ -108,6 +131,15 @@ def test_a_strangers_wheel_adds_a_check_and_a_channel(environment: Path, tmp_pat
             system.create_form("echo", "command")
             assert "echo" in wait_for(lambda: told.exists() and told.read_text(), "the stranger's channel")
             system.wait_alert("echo", "seen by a stranger")
+            system.wait_alert("hangs", "disabled")
+            system.wait_alert("raises", "disabled", "no good")
+            # The others go on.
+            os.kill(system.pid("echo"), signal.SIGKILL)
+            wait_for(lambda: system.row("echo")["restarts_24h"] == 1, "a tick of the others")
+            plugins = {p["name"]: p["disabled"] for p in system.status()["plugins"]}
+            assert plugins.pop("hangs")
+            assert plugins.pop("raises")
+            assert not any(plugins.values()), plugins
     finally:
         subprocess.run([cli[0], "-m", "pip", "uninstall", "--quiet", "--yes", "multibot-stranger"], check=True)
 
