@@ -7,19 +7,19 @@ transaction and removes it. Entries have an id, so a file that is replayed twice
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
-import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from multibot_plugin.errors import MultibotError
+from multibot_plugin.locks import locked
+from multibot_runner.protocol import sync_directory
 
 _MIB = 1024 * 1024
 _LOCK_PATIENCE_S = 2.0
@@ -136,7 +136,7 @@ class Journal:
         """Forget a batch that is in the database. Raises JournalError."""
         with self._errors("cannot be written"):
             batch.path.unlink(missing_ok=True)
-            self._sync_directory()
+            sync_directory(self._directory)
 
     def reject(self, entry: Entry | str, reason: str) -> None:
         """Set aside an entry or line that the database will never take (about 2 MiB are kept). Raises JournalError."""
@@ -172,7 +172,7 @@ class Journal:
         finally:
             os.close(descriptor)
         if new:
-            self._sync_directory()
+            sync_directory(self._directory)
         if size + len(data) > self._segment:
             self._close_active()
 
@@ -182,33 +182,12 @@ class Journal:
         # The random part: a number may come back after its file is gone, a name must not (see done).
         path = self._directory / f"{number:010d}-{uuid.uuid4().hex[:8]}.jsonl"
         (self._directory / _ACTIVE).rename(path)
-        self._sync_directory()
+        sync_directory(self._directory)
         return path
 
-    def _sync_directory(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            deadline = time.monotonic() + _LOCK_PATIENCE_S
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    # A stopped process must not stop everybody else.
-                    if time.monotonic() > deadline:
-                        raise JournalError(f"{self._directory}: another process holds the journal's lock") from None
-                    time.sleep(0.005)
-            yield
-        finally:
-            os.close(descriptor)
+    def _locked(self) -> AbstractContextManager[None]:
+        error = JournalError(f"{self._directory}: another process holds the journal's lock")
+        return locked(self._directory / "lock", _LOCK_PATIENCE_S, error)
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from multibot_plugin.bots.config import BotConfig, Deployment, deploy
 from multibot_plugin.bots.files import (
-    locked,
+    changing,
     owner_of,
     read_deployment,
     read_key,
@@ -93,7 +93,7 @@ def write(home: Home, plan: Plan, output: Path | None = None, *, force: bool = F
     Raises Refused when the rendered file changed since the plan was made, or when the plan would remove every bot of
     at least two (without ``force``).
     """
-    with translated(), locked(home.state / "render.lock"):
+    with translated(), changing(home.state / "render.lock"):
         if read_text(home.rendered) != plan.base:
             raise Refused("what is rendered changed while this was planned: run it again")
         _guard(plan, plan.removed, force)
@@ -136,7 +136,7 @@ def apply(home: Home, plan: Plan, supervisor: Supervisor, *, force: bool = False
     of ``enabled`` alone starts or stops the bot. Nothing but bots is touched. Files that nothing names any more are
     swept when everything worked. Raises SupervisordAway before anything is written.
     """
-    with translated(), locked(home.state / "apply.lock"):
+    with translated(), changing(home.state / "apply.lock"):
         before = {row["id"]: row for row in supervisor.bots()["bots"]}
         _guard(plan, sorted(set(plan.removed) | (set(before) - set(plan.deployments) - set(plan.kept))), force)
         write(home, plan, force=force)
@@ -258,7 +258,7 @@ def set_autostart(home: Home, supervisor: Supervisor | None, bot: str, enabled: 
     what supervisord reads when it starts. Raises NoSuchBot when nothing is rendered for the bot; SupervisordAway
     after the file is written.
     """
-    with translated(), locked(home.state / "render.lock"):
+    with translated(), changing(home.state / "render.lock"):
         text = read_text(home.rendered)
         sections = read_rendered(text)
         changed = with_autostart(text, bot, enabled) if BOT_ID.fullmatch(bot) else None

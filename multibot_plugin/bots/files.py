@@ -7,21 +7,21 @@ belong to its uid and to nobody else. So no path here can be changed under us by
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import pwd
 import re
 import secrets
 import stat
-import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from multibot_plugin.bots.config import Deployment
 from multibot_plugin.bots.render import Section
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 from multibot_plugin.home import Home
+from multibot_plugin.locks import locked
 from multibot_runner.protocol import BadFile, RunnerSettings, decode, encode, read_file, replace_file
 
 _LOWEST_UID = 1000  # as in settings: a row changed by hand must not make a bot root
@@ -30,24 +30,10 @@ _OF_A_DIGEST = re.compile(r"([0-9a-f]{16})\.(?:json|token)")
 _LEFTOVER = re.compile(r"\..*\.tmp")  # of replace_file, killed between its two steps
 
 
-@contextlib.contextmanager
-def locked(path: Path, wait_s: float = _LOCK_WAIT_S) -> Iterator[None]:
-    """Hold the lock file ``path``; raises Refused when somebody else holds it for longer than ``wait_s`` seconds."""
+def changing(path: Path, wait_s: float = _LOCK_WAIT_S) -> AbstractContextManager[None]:
+    """Hold the lock file ``path``; raises Refused when another of us holds it for longer than ``wait_s`` seconds."""
     path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        deadline = time.monotonic() + wait_s
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Refused(f"another multibot has been changing this installation for {wait_s:g} s") from None
-                time.sleep(0.05)
-        yield
-    finally:
-        os.close(descriptor)
+    return locked(path, wait_s, Refused(f"another multibot has been changing this installation for {wait_s:g} s"))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ meets is a MultibotError, which becomes one line on stderr here and nowhere else
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import sys
 from collections.abc import Sequence
@@ -16,13 +15,13 @@ from typing import Any, NoReturn
 import click
 
 from multibot_plugin import __version__
+from multibot_plugin.cli.lazy import LazyGroup, Sections
 from multibot_plugin.cli.output import Context, one_line
 from multibot_plugin.errors import MultibotError
 
 INTERRUPTED = 130
 
-# Name -> (module:attribute in this package, what --help says of it), in the order of --help. Listing them imports none.
-COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
+COMMANDS: Sections = {
     "The installation": {
         "init": ("init:init", "prepare an installation: directories, database, configuration"),
         "start": ("start:start", "start supervisord, the database and every bot"),
@@ -43,36 +42,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "demo": ("demo:demo", "three bots, a local Telegram, and what happens to them"),
     },
 }  # fmt: skip
-_TARGETS = {name: target for section in COMMANDS.values() for name, (target, _) in section.items()}
 
 
-class Main(click.Group):
-    """The root group: subcommands by name from ``COMMANDS``, errors as one line with an exit code."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_TARGETS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        target = _TARGETS.get(cmd_name)
-        if target is None:
-            return None
-        module, _, attribute = target.partition(":")
-        command: click.Command = getattr(importlib.import_module(f"{__name__}.{module}"), attribute)
-        return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        try:
-            return super().resolve_command(ctx, args)
-        except click.exceptions.NoSuchCommand as error:
-            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=_TARGETS, ctx=ctx) from None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        width = max(map(len, _TARGETS))
-        for title, section in COMMANDS.items():
-            with formatter.section(title):
-                formatter.write_dl([(name.ljust(width), text) for name, (_, text) in section.items()])
+class Main(LazyGroup):
+    """The root group: errors as one line with an exit code."""
 
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, complete_var: str | None = None,
              standalone_mode: bool = True, **extra: Any) -> Any:  # fmt: skip
@@ -130,7 +103,7 @@ def _describe(error: Exception) -> tuple[str, int]:
     return f"{type(error).__name__}: {error} (run it again as 'multibot --debug ...' to see all of it)", 1
 
 
-@click.group(cls=Main, no_args_is_help=True)
+@click.group(cls=Main, sections=COMMANDS, no_args_is_help=True)
 @click.option(
     "--home", metavar="DIR", help="Everything below this directory (or MULTIBOT_HOME) instead of the system's places."
 )

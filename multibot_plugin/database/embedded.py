@@ -7,15 +7,13 @@ install, where the account cannot execute the wheel in place, a copy of it under
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +24,9 @@ from multibot_plugin.database.postmaster import recorded_pid
 from multibot_plugin.database.server import NAME, Server, folder, passfile, read_server, write_server
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 from multibot_plugin.home import Home
+from multibot_plugin.locks import locked
 from multibot_plugin.settings import Settings
-from multibot_runner.protocol import replace_file
+from multibot_runner.protocol import replace_file, sync_directory
 
 _CONF = """\
 # Written by multibot at every 'init'; ALTER SYSTEM overrides it and stays.
@@ -60,6 +59,7 @@ log_parameter_max_length_on_error = 0
 """
 _CONF_18 = "io_method = sync\n"  # saves three processes
 _HBA = "# Written by multibot: passwords only, on the socket only.\nlocal all all scram-sha-256\n"
+_LOCK_WAIT_S = 180.0
 _SWEEP_S = 5.0
 
 
@@ -120,7 +120,7 @@ def prepare(home: Home, settings: Settings, say: Callable[[str], None]) -> None:
         top = folder(home)
         top.mkdir(mode=0o711, parents=True, exist_ok=True)
         top.chmod(0o711)
-        with _locked(top):
+        with locked(top / "lock", _LOCK_WAIT_S, MultibotError("another 'multibot init' has been busy for minutes")):
             _prepare(home, settings, say)
     except OSError as error:
         raise MultibotError(f"the database cannot be prepared: {error.filename}: {error.strerror}") from error
@@ -175,7 +175,7 @@ def _init(home: Home, chosen: Binaries, account: Account | None) -> None:
     # The password first: without ``data`` it is made anew, with it it is right.
     _write_passfile(home, password)
     data.rename(home.postgres_data)
-    _sync(top)
+    sync_directory(top)
     shutil.rmtree(temporary)
 
 
@@ -225,19 +225,3 @@ def _sweep(top: Path) -> None:
         if time.monotonic() > deadline:
             return
         time.sleep(0.05)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _locked(top: Path) -> Iterator[None]:
-    """One ``prepare`` at a time."""
-    with (top / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -11,7 +11,7 @@ import pytest
 
 from multibot_plugin.bots.config import BotConfig, Deployment, deploy
 from multibot_plugin.bots.files import (
-    locked,
+    changing,
     owner_of,
     read_deployment,
     read_key,
@@ -105,10 +105,10 @@ def test_the_sweep_takes_what_nothing_names_and_leaves_the_rest(home: Home) -> N
 
 
 def test_a_second_writer_waits_and_then_is_refused(home: Home) -> None:
-    again = locked(home.state / "lock", wait_s=0.1)
-    with locked(home.state / "lock"), pytest.raises(Refused, match="another multibot"), again:
+    again = changing(home.state / "lock", wait_s=0.1)
+    with changing(home.state / "lock"), pytest.raises(Refused, match="another multibot"), again:
         raise AssertionError
-    with locked(home.state / "lock", wait_s=0):
+    with changing(home.state / "lock", wait_s=0):
         pass
 
 
