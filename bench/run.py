@@ -152,7 +152,7 @@ def plain_bot(system: System) -> list[Figure]:
 
 def measure() -> list[Figure]:
     figures = [clone_to_first_answer()]
-    with System.create() as system:
+    with System.create(monitor__tick_s="5s") as system:  # the default; tests look more often
         for form in ("build", "script", "command"):
             figures.append(create_to_answer(system, form, form))
         for form in ("build", "script", "command"):

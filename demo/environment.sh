@@ -22,8 +22,9 @@ os.execv(path, [path, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"])
 ' "$2" 2>/dev/null
 }
 
+# MULTIBOT_PYTHON names another interpreter.
 PYTHON=
-for candidate in /usr/bin/python3 "$(command -v python3 || true)"; do
+for candidate in ${MULTIBOT_PYTHON:-/usr/bin/python3 "$(command -v python3 || true)"}; do
     if [ -n "$candidate" ] && reaches "$candidate" "$candidate"; then PYTHON=$candidate; break; fi
 done
 [ -n "$PYTHON" ] || fail "no Python 3.11 or later that every user can execute (tried /usr/bin/python3 and python3): apt-get install python3 python3-venv"
