@@ -159,7 +159,7 @@ def measure() -> list[Figure]:
             figures += idle_cost(f"{form} bot", system.pid(form))
         figures += plain_bot(system)
         figures += idle_cost("supervisord with its listener, database and 3 bots", system.supervisord_pid)
-        for form in ("script", "command"):
+        for form in ("build", "script", "command"):
             figures.append(kill_to_polling(system, f"k-{form}", form))
         figures.append(deaf_to_alert(system, "script"))
     return figures

@@ -17,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import xmlrpc.client
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from supervisor.xmlrpc import SupervisorTransport
 
 from multibot_plugin.database.pool import connect
 from multibot_plugin.errors import DatabaseAway
@@ -132,6 +134,11 @@ class System:
         )  # fmt: skip
         assert code is None or done.returncode == code, f"{words}: exit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def xmlrpc(self) -> xmlrpc.client.ServerProxy:
+        """Return a stock XML-RPC client of supervisord, to be used in a ``with``."""
+        transport = SupervisorTransport(None, None, f"unix://{self.home.socket}")
+        return xmlrpc.client.ServerProxy("http://localhost", transport=transport)
 
     def create_bot(self, bot: str, *form: str, token: str | None = None, **expect: Any) -> str:
         """Create a bot through the real command line and return its token; ``form``: --script FILE and so on."""

@@ -6,21 +6,15 @@ import json
 import xmlrpc.client
 
 import pytest
-from supervisor.xmlrpc import SupervisorTransport
 from system import System, wait_for
 
 from multibot_plugin import __version__
 
 
-def server(system: System) -> xmlrpc.client.ServerProxy:
-    transport = SupervisorTransport(None, None, f"unix://{system.home.socket}")
-    return xmlrpc.client.ServerProxy("http://localhost", transport=transport)
-
-
 def test_stock_xmlrpc_lists_and_calls_our_methods(system: System) -> None:
     system.create_form("echo", "script")
     system.wait_polling("echo")
-    with server(system) as proxy:
+    with system.xmlrpc() as proxy:
         methods = proxy.system.listMethods()
         assert {"multibot.getBots", "multibot.getVersion"} <= set(methods)  # type: ignore[arg-type]
         assert json.loads(str(proxy.multibot.getVersion()))["multibot"] == __version__

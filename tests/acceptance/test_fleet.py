@@ -25,7 +25,7 @@ def pids(system: System) -> dict[str, int]:
 
 
 def test_ten_bots_poll_at_once_and_a_change_of_one_leaves_nine_alone(fleet: System) -> None:
-    for bot in IDS[:3]:
+    for bot in IDS:
         fleet.answers(bot)
     before = pids(fleet)
     fleet.run("bot", "set", "b4", "--env", "GREETING=hello")

@@ -1,10 +1,18 @@
 """An echo bot as a build function."""
 
+import logging
+
 from telegram.ext import MessageHandler, filters
 
 
 async def echo(update, context):
-    await update.message.reply_text(update.message.text)
+    text = update.message.text
+    if text == "leak":
+        token = context.bot.token
+        print("token", token, repr(context.application))
+        logging.getLogger("bot").warning("logged: %s", {"token": token})
+        raise RuntimeError(f"no good: {token}")
+    await update.message.reply_text(text)
 
 
 def build(builder):
