@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multibot_plugin.errors import BadValue, Refused
-from multibot_runner.protocol import RUN_VARIABLE, STATE_VARIABLE, BotPaths
+from multibot_runner.protocol import RUN_VARIABLE, STATE_VARIABLE, BadFile, BotPaths, read_file, replace_file
 
 # How supervisord's programs (runner, monitor, what an operator adds) learn of the four directories.
 HOME_VARIABLES = ("MULTIBOT_CONFIG", STATE_VARIABLE, RUN_VARIABLE, "MULTIBOT_LOG")
@@ -73,11 +73,6 @@ class Home:
     @property
     def digest_key(self) -> Path:
         return self.state / "digest.key"
-
-    @property
-    def host_id(self) -> Path:
-        """This host's identity, a UUID made by ``init``."""
-        return self.state / "host_id"
 
     @property
     def journal(self) -> Path:
@@ -162,14 +157,23 @@ def _runtime(home: Home) -> Path:
 
     It is recorded because XDG_RUNTIME_DIR differs between a login, cron and su.
     """
-    record = home.state / "runtime"
-    if record.is_file():
-        return Path(record.read_text().strip())
+    recorded = _recorded(home)
+    if recorded is not None:
+        return recorded
     if len(str(home.socket)) <= _LONGEST_SOCKET and _SAFE_PATH.fullmatch(str(home.run)):
         return home.run
     short = hashlib.sha256(str(home.state).encode()).hexdigest()[:12]
     base = Path("/run") if os.geteuid() == 0 else Path("/tmp")  # noqa: S108 - checked by make_runtime
     return base / f"multibot-{os.geteuid()}-{short}"
+
+
+def _recorded(home: Home) -> Path | None:
+    """Return the runtime directory in its record; None without one, and where the record holds no path."""
+    try:
+        path = Path(read_file(home.state / "runtime").decode().strip())
+    except (BadFile, UnicodeDecodeError):
+        return None
+    return path if path.is_absolute() else None
 
 
 def make_runtime(home: Home) -> None:
@@ -183,4 +187,4 @@ def make_runtime(home: Home) -> None:
         raise Refused(f"{home.run} belongs to somebody else: remove it, or use another --home")
     home.run.chmod(0o711)
     home.state.mkdir(mode=0o711, parents=True, exist_ok=True)
-    (home.state / "runtime").write_text(f"{home.run}\n")
+    replace_file(home.state / "runtime", f"{home.run}\n".encode(), 0o644)

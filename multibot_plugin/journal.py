@@ -12,7 +12,7 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -78,12 +78,18 @@ class Batch:
 
 
 class Journal:
-    """The journal in ``directory`` (made when first written). ``limit`` bytes at most wait for the database."""
+    """The journal in ``directory`` (made when first written). ``limit`` bytes at most wait for the database.
 
-    def __init__(self, directory: Path, limit: int = 64 * _MIB, segment: int = _MIB) -> None:
+    ``patience_s``: how long to wait for another process that holds the journal's lock.
+    """
+
+    def __init__(
+        self, directory: Path, limit: int = 64 * _MIB, segment: int = _MIB, patience_s: float = _LOCK_PATIENCE_S
+    ) -> None:
         self._directory = directory
         self._limit = limit
         self._segment = segment
+        self._patience_s = patience_s
 
     def append(self, *entries: Entry) -> None:
         """Write ``entries``, all or none of them, and return when they are on the disk. Any process may.
@@ -105,7 +111,11 @@ class Journal:
 
     def size(self) -> int:
         """Return how many bytes wait for the database."""
-        return sum(path.stat().st_size for path in self._files() if path.exists())
+        size = 0
+        for path in self._files():
+            with suppress(FileNotFoundError):  # never written, or brought into the database just now
+                size += path.stat().st_size
+        return size
 
     def pending(self) -> Batch | None:
         """Return the oldest entries that are not in the database yet, closed to writers; None without any.
@@ -185,9 +195,9 @@ class Journal:
         sync_directory(self._directory)
         return path
 
-    def _locked(self) -> AbstractContextManager[None]:
+    def _locked(self) -> AbstractContextManager[int]:
         error = JournalError(f"{self._directory}: another process holds the journal's lock")
-        return locked(self._directory / "lock", _LOCK_PATIENCE_S, error)
+        return locked(self._directory / "lock", self._patience_s, error)
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

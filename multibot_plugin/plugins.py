@@ -109,18 +109,18 @@ class Plugins:
             raise SendFailed(str(error)) from error
         except Exception as error:
             _log.warning("channel %s: alert not sent: %s", name, describe(error))
-            raise SendFailed(describe(error)) from error
+            raise SendFailed(_reason(error)) from error
         if not results:
             return None
         if results[0] is not True:
             raise SendFailed(f"answered {one_line(repr(results[0]), 100)} instead of True")
         return True
 
-    async def channels(self) -> list[str]:
-        """Return where alerts reach people: one line for each channel that is configured (the log is not counted)."""
+    async def channels(self) -> dict[str, str]:
+        """Return where alerts reach people: a few words for each plugin whose channel is configured (not the log)."""
         asked = [p for p in self._active() if "multibot_send_alert" in p.hooks]
         shown = await asyncio.gather(*(self._describe(p) for p in asked))
-        return [text for text in shown if text]
+        return {p.name: text for p, text in zip(asked, shown, strict=True) if text}
 
     def senders(self) -> tuple[str, ...]:
         """Return the names of the plugins that send alerts."""
@@ -210,6 +210,12 @@ def describe(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 300)
 
 
+def _reason(error: BaseException) -> str:
+    """Return why an alert was not sent: a channel's own exception speaks for itself, one of Python's needs its name."""
+    own = str(error) and type(error).__module__ != "builtins"
+    return one_line(str(error), 300) if own else describe(error)
+
+
 def _hooks(name: str, loaded: Any) -> dict[str, pluggy.HookCaller]:
     """Return what a plugin implements; raises what pluggy says of a hook that does not exist or wants more.
 
@@ -253,7 +259,11 @@ def _checked(finding: Any, bot: str) -> Finding:
     for_s = float(finding.for_s)
     if not 0 <= for_s < math.inf:
         raise ValueError(f"check {finding.check}: for_s {for_s} is not a time")
+    since_mono = None if finding.since_mono is None else float(finding.since_mono)
+    if since_mono is not None and not math.isfinite(since_mono):
+        raise ValueError(f"check {finding.check}: since_mono {since_mono} is not a time")
     return replace(
         finding, level=Level(finding.level), health=Health(finding.health), for_s=for_s,
         text=one_line(str(finding.text), 500) or finding.check, restart=bool(finding.restart),
+        since_mono=since_mono,
     )  # fmt: skip

@@ -18,8 +18,17 @@ from typing import Any, Literal
 from multibot_plugin.errors import BadValue, did_you_mean
 
 Scope = Literal["fleet", "bot", "both"]
-Applies = Literal["restart", "live", "monitor"]  # the bot restarts | nothing does | the monitor reads the file anew
+Applies = Literal["restart", "live", "monitor", "new", "installation"]
 Origin = Literal["flag", "environment", "file", "default"]
+
+# When a change takes effect, as ``config`` and docs/settings.md say it.
+EFFECTS: Mapping[Applies, str] = {
+    "restart": "with apply, which restarts the bots concerned",
+    "live": "with apply, restarting nothing",
+    "monitor": "at the monitor's next tick",
+    "new": "for bots created from then on",
+    "installation": "with stop, init and start",
+}
 
 _UNITS = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
 _TIMES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -37,7 +46,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table. ``scope`` both: a fleet default that a bot may override."""
+    """One row of the table. ``scope`` both: a fleet default that a bot may override.
+
+    ``least`` and ``most``: the bounds of a number that is useful; what a person types by mistake (a tick of 0 s, a
+    poll that no server holds) is refused at every door.
+    """
 
     name: str
     kind: Kind
@@ -45,11 +58,22 @@ class Setting:
     scope: Scope
     applies: Applies
     help: str
+    least: float | None = None
+    most: float | None = None
 
     @property
     def variable(self) -> str:
         """The environment variable that overrides the file: dots become two underscores."""
         return "MULTIBOT_" + self.name.upper().replace(".", "__")
+
+    @property
+    def bounds(self) -> str:
+        """``1s to 50s``, ``at least 10s``, ``at most 100``, or nothing."""
+        if self.least is None:
+            return "" if self.most is None else f"at most {self.kind.show(self.most)}"
+        if self.most is None:
+            return f"at least {self.kind.show(self.least)}"
+        return f"{self.kind.show(self.least)} to {self.kind.show(self.most)}"
 
 
 def _size(raw: Any) -> int:
@@ -164,32 +188,40 @@ UID_RANGE = Kind("uid range", _uid_range, _plain, "a range of user ids (like 700
 VARIABLE = Kind("variable", _variable, _plain, "a name of an environment variable")
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("database_url", DATABASE_URL, "", "fleet", "monitor",
+    Setting("database_url", DATABASE_URL, "", "fleet", "installation",
             "PostgreSQL to use instead of the embedded one; a password belongs into a passfile"),
-    Setting("pg_bin", PATH, "", "fleet", "monitor", "directory of postgres and initdb for the embedded server"),
-    Setting("bot_uid_range", UID_RANGE, "70000-99999", "fleet", "restart",
+    Setting("pg_bin", PATH, "", "fleet", "installation", "directory of postgres and initdb for the embedded server"),
+    Setting("bot_uid_range", UID_RANGE, "70000-99999", "fleet", "new",
             "root installs: the user ids that bots get, one each, never reused"),
     Setting("alerts.telegram.token_file", PATH, "", "fleet", "monitor",
             "file with the token of the bot that sends alerts"),
     Setting("alerts.telegram.chat_id", CHAT, "", "fleet", "monitor", "chat that alerts go to"),
-    Setting("monitor.tick_s", SECONDS, 5.0, "fleet", "monitor", "time between two looks at every bot"),
+    Setting("monitor.tick_s", SECONDS, 5.0, "fleet", "monitor", "time between two looks at every bot",
+            least=0.1, most=3600.0),
     Setting("monitor.plugin_timeout_s", SECONDS, 10.0, "fleet", "monitor",
-            "a plugin that needs longer for one call is reported and, after five times, disabled"),
+            "a plugin that needs longer for one call is reported and, after five times, disabled",
+            least=0.1, most=600.0),
     Setting("bot_api_url", URL, "https://api.telegram.org", "both", "restart", "Bot API server that bots talk to"),
-    Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL"),
-    Setting("poll_timeout_s", SECONDS, 50.0, "both", "restart", "build bots: how long one getUpdates waits"),
+    Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL", most=3600.0),
+    # Telegram holds a poll for 50 s at most; with 0 a bot would ask without a pause.
+    Setting("poll_timeout_s", SECONDS, 50.0, "both", "restart", "build bots: how long one getUpdates waits",
+            least=1.0, most=50.0),
     Setting("backoff_max_s", SECONDS, 300.0, "both", "restart",
-            "longest wait before a bot that keeps dying starts again"),
-    Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together"),
-    Setting("deaths_limit", COUNT, 3, "both", "live", "so many deaths in the window raise an alert; 0 never"),
+            "longest wait before a bot that keeps dying starts again", least=1.0, most=86400.0),
+    Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together",
+            least=1.0, most=86400.0),
+    # No more runs than that are remembered (multibot_runner.protocol).
+    Setting("deaths_limit", COUNT, 3, "both", "live", "so many deaths in the window raise an alert; 0 never", most=50),
     Setting("deaf_after_s", SECONDS, 0.0, "both", "live",
             "no successful getUpdates for so long means deaf; 0: 45 s, or 3 polls and 15 s where that is longer"),
+    # The loop beats every 3 s.
     Setting("frozen_after_s", SECONDS, 30.0, "both", "live",
-            "the event loop of a build bot is silent for so long: frozen"),
+            "the event loop of a build bot is silent for so long: frozen", least=10.0),
     Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll"),
     Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0 none"),
-    Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning"),
-    Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again"),
+    Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning", most=100),
+    Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again",
+            most=100),
     Setting("memory_for_s", SECONDS, 60.0, "both", "live",
             "the limit must be passed for so long before anything happens"),
     Setting("restart_budget", COUNT, 3, "both", "live",
@@ -216,13 +248,18 @@ def find(name: str) -> Setting:
 
 def read_value(setting: Setting, raw: Any, where: str = "") -> Any:
     """Return the checked value of ``raw``; raises BadValue naming the setting, the value and ``where``."""
+    place = f"{where}: " if where else ""
     try:
-        return setting.kind.read(raw)
+        value = setting.kind.read(raw)
     except (ValueError, TypeError, OverflowError):
         # A URL may carry a password; no other setting is a secret.
         shown = "this value" if setting.kind is DATABASE_URL else repr(raw)
-        place = f"{where}: " if where else ""
         raise BadValue(f"{place}{setting.name} {shown} is not {setting.kind.expected}") from None
+    if setting.least is not None and value < setting.least:
+        raise BadValue(f"{place}{setting.name} {str(raw).strip()} is below {setting.kind.show(setting.least)}")
+    if setting.most is not None and value > setting.most:
+        raise BadValue(f"{place}{setting.name} {str(raw).strip()} is above {setting.kind.show(setting.most)}")
+    return value
 
 
 @dataclass(frozen=True)

@@ -40,11 +40,6 @@ class Worker:
         self._turn = asyncio.Lock()
         self._busy = False
 
-    @property
-    def busy(self) -> bool:
-        """Whether a call is under way or hanging."""
-        return self._busy
-
     async def call(self, function: Callable[[], T], timeout_s: float) -> T:
         """Return ``function()``, made in the thread once the calls before it are over.
 

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 import psutil
 
-from multibot_plugin.bots.apply import Applied, apply, load
+from multibot_plugin.bots.apply import apply, load
+from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.plan import Plan
 from multibot_plugin.home import Home
 from multibot_plugin.settings import Settings

@@ -13,9 +13,9 @@ from typing import Any
 
 from multibot_plugin.errors import BadValue, did_you_mean
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME, Settings, read_value
-from multibot_runner.protocol import BOT_ID, TOKEN, RunnerSettings
+from multibot_runner.protocol import BOT_ID, FORMS, TOKEN, RunnerSettings
+from multibot_runner.redact import redact
 
-LAUNCH_FORMS = ("build", "script", "command")
 _BUILD = re.compile(r"(?:[A-Za-z_][\w.]*|/[^\0:]+\.py):[A-Za-z_]\w*")
 _MODULE = re.compile(r"-m [A-Za-z_][\w.]*( .*)?")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -62,8 +62,8 @@ class BotConfig:
         where = f"bot {self.id!r}"
         if not BOT_ID.fullmatch(self.id):
             raise BadValue(f"{where}: an id is 1 to 39 of a-z, 0-9 and -, and does not begin with -")
-        if self.launch not in LAUNCH_FORMS:
-            raise BadValue(f"{where}: launch {self.launch!r} is none of {', '.join(LAUNCH_FORMS)}")
+        if self.launch not in FORMS:
+            raise BadValue(f"{where}: launch {self.launch!r} is none of {', '.join(FORMS)}")
         if not isinstance(self.target, str) or not self.target.strip() or re.search(r"[\x00-\x1f\x7f]", self.target):
             raise BadValue(f"{where}: {self.launch} needs one line of text")
         if not isinstance(self.token, str) or not TOKEN.fullmatch(self.token):
@@ -79,9 +79,9 @@ class BotConfig:
 
     def _check_target(self, where: str) -> None:
         if self.launch == "build" and not _BUILD.fullmatch(self.target):
-            raise BadValue(f"{where}: build {self.target!r} is not MODULE:FUNCTION (or /path/file.py:FUNCTION)")
+            raise BadValue(f"{where}: build {redact(self.target)!r} is not MODULE:FUNCTION (or /path/file.py:FUNCTION)")
         if self.launch == "script" and not (self.target.startswith("/") or _MODULE.fullmatch(self.target)):
-            raise BadValue(f"{where}: script {self.target!r} is neither an absolute path nor '-m MODULE'")
+            raise BadValue(f"{where}: script {redact(self.target)!r} is neither an absolute path nor '-m MODULE'")
         if self.launch == "command":
             try:
                 words = shlex.split(self.target)

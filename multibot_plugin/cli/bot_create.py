@@ -12,7 +12,7 @@ import click
 
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
-from multibot_plugin.cli.applying import Result, apply_now, say_result
+from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
 from multibot_plugin.errors import BadValue, MultibotError, Refused
@@ -43,7 +43,8 @@ def create(context: Context, /, bot: str, build: str | None, script: str | None,
         raise click.UsageError("what runs? One of --build MODULE:FUNCTION, --script FILE, --command 'PROGRAM ARGS'")
     draft = _draft(bot, launch, given.read_env(env), given.read_settings(options), not no_start, options)
     config, telegram = context.run(_store(context, draft, not no_check))
-    result = apply_now(context, later=True)
+    say_environment(context)
+    result = apply_now(context, later=True, only=bot)
     say_result(context, result, besides=bot)
     return _tell(context, config, telegram, result, json_wanted)
 
@@ -74,7 +75,7 @@ async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotCo
             raise Refused(f"bot {draft.id!r} exists already: change it with '{remedy}', or choose another id")
         checks.check_token_free(draft.id, draft.token, rows)
         telegram = checks.check_token(draft.token, values["bot_api_url"]) if check else None
-        with translated():
+        with translated(connection):
             async with connection.transaction():
                 config = draft
                 if os.geteuid() == 0 and not values["user"]:

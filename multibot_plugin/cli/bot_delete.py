@@ -8,12 +8,12 @@ from pathlib import Path
 import click
 
 from multibot_plugin.cli.applying import apply_now, say_result
-from multibot_plugin.cli.output import Context, confirm, pass_context, say, show_json
+from multibot_plugin.cli.output import Context, complete_bot, confirm, pass_context, say, show_json
 from multibot_plugin.errors import MultibotError
 
 
 @click.command()
-@click.argument("bot", metavar="ID")
+@click.argument("bot", metavar="ID", shell_complete=complete_bot)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--purge", is_flag=True, help="Remove its working directory and logs, too.")
 @click.option("--json", "json_wanted", is_flag=True, help="The result as JSON.")
@@ -27,7 +27,7 @@ def delete(context: Context, bot: str, yes: bool, purge: bool, json_wanted: bool
     kept = "Its working directory and logs are removed, too." if purge else "Its working directory and logs are kept."
     confirm(f"Stop {bot!r} and forget its configuration and token? {kept}", yes)
     context.run(_remove(context, bot))
-    result = apply_now(context, later=True)
+    result = apply_now(context, later=True, only=bot)
     say_result(context, result, besides=bot)
     failure = result.failure(bot)
     if failure:

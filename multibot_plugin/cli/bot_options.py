@@ -15,6 +15,7 @@ import click
 from multibot_plugin.cli.output import say
 from multibot_plugin.errors import BadValue, did_you_mean
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME, PATH, Setting, read_value
+from multibot_runner.redact import redact
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 TOKEN_WAYS = "--token-file PATH, --token-stdin or --token-env NAME"  # noqa: S105 - a hint
@@ -53,7 +54,8 @@ def setting_options(command: _F) -> _F:
     for setting in reversed(BOT_SETTINGS):
         metavar = _SPECIAL_METAVARS.get(setting.name) or _METAVARS.get(setting.kind.name, "TEXT")
         default = f"default {setting.kind.show(setting.default)}" if setting.default not in ("", None) else ""
-        text = f"{setting.help[:1].upper()}{setting.help[1:]}{f' ({default})' if default else ''}."
+        more = ", ".join(filter(None, (default, setting.bounds)))
+        text = f"{setting.help[:1].upper()}{setting.help[1:]}{f' ({more})' if more else ''}."
         command = click.option(flag(setting), setting.name, metavar=metavar, help=text)(command)
     add_env = click.option(
         "--env", "env", multiple=True, metavar="KEY=VALUE", help="Variable for the bot; may be repeated."
@@ -126,6 +128,9 @@ def read_launch(build: str | None, script: str | None, command_line: str | None)
     if not chosen:
         return None
     ((launch, target),) = chosen.items()
+    if launch == "command" and redact(target) != target:
+        say("warning: the command holds something like a token, and other users of this machine can see a command"
+            " (ps): let the program read it from BOT_TOKEN (--token-var names another variable)")  # fmt: skip
     return launch, {"build": _absolute_build, "script": _absolute_script, "command": _absolute_command}[launch](target)
 
 

@@ -10,9 +10,9 @@ import click
 
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
-from multibot_plugin.cli.applying import Result, apply_now, say_result
+from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
 from multibot_plugin.cli.bot_create import check_place, check_renders, outcome
-from multibot_plugin.cli.output import Context, pass_context, say, show_json
+from multibot_plugin.cli.output import Context, complete_bot, pass_context, say, show_json
 from multibot_plugin.errors import BadValue, MultibotError
 
 # What decides where and as whom the bot's program runs; a change of anything else needs no look at files.
@@ -20,7 +20,7 @@ _PLACE = {"python", "workdir", "user", "env_file"}
 
 
 @click.command("set")
-@click.argument("bot", metavar="ID")
+@click.argument("bot", metavar="ID", shell_complete=complete_bot)
 @given.launch_options
 @given.token_options
 @given.setting_options
@@ -45,12 +45,12 @@ def set_bot(context: Context, /, bot: str, build: str | None, script: str | None
     if not changes:
         raise click.UsageError("nothing to change: give at least one option")
     if not context.run(_store(context, bot, changes, not no_check)):
-        say(f"{bot}: nothing changed, it was so already")
-        return 0
+        return _tell_early(bot, "nothing changed, it was so already", "none", json_wanted)
     if no_apply:
-        say(f"{bot}: stored; '{context.home.command('apply')}' brings it into effect")
-        return 0
-    result = apply_now(context, later=True)
+        words = f"stored; '{context.home.command('apply')}' brings it into effect"
+        return _tell_early(bot, words, "stored", json_wanted)
+    say_environment(context)
+    result = apply_now(context, later=True, only=bot)
     say_result(context, result, besides=bot)
     return _tell(context, bot, result, json_wanted)
 
@@ -88,7 +88,7 @@ async def _store(context: Context, bot: str, changes: dict[str, Any], check: boo
         config = BotConfig.from_row(merged(before, changes))
         values = context.settings.for_bot(config.settings)
         _check_token(config, values, rows, changes, check)
-        with translated():
+        with translated(connection):
             async with connection.transaction():
                 if os.geteuid() == 0 and not values["user"] and config.uid is None:
                     changes = changes | {"uid": await allot_uid(connection, context.settings["bot_uid_range"])}
@@ -130,6 +130,14 @@ def _check_token(config: BotConfig, values: Mapping[str, Any], rows: list[Any], 
 
 def _concerns_place(changes: Mapping[str, Any]) -> bool:
     return bool({"launch", "env", "uid"} & changes.keys() or _PLACE & changes.get("settings", {}).keys())
+
+
+def _tell_early(bot: str, words: str, effect: str, json_wanted: bool) -> int:
+    """Say how it ended where nothing was applied."""
+    if json_wanted:
+        show_json({"bot": {"id": bot, "effect": effect, "changed": {}, "result": words, "ok": True}})
+    say(f"{bot}: {words}")
+    return 0
 
 
 def _tell(context: Context, bot: str, result: Result, json_wanted: bool) -> int:

@@ -14,6 +14,7 @@ from multibot_plugin.cli.fleet import condition, symbol
 from multibot_plugin.cli.output import (
     Context,
     clean,
+    complete_bot,
     duration,
     mark,
     one_line,
@@ -30,7 +31,7 @@ _DAY_S = 86400.0
 
 
 @click.command("show")
-@click.argument("bot", metavar="ID")
+@click.argument("bot", metavar="ID", shell_complete=complete_bot)
 @click.option("--json", "json_wanted", is_flag=True, help="The same as JSON, with stable keys.")
 @pass_context
 def show_bot(context: Context, bot: str, json_wanted: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,17 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from multibot_plugin.cli.output import one_line
 from multibot_plugin.home import Home
-from multibot_runner.protocol import (
-    BACKING_OFF,
-    EXIT_FINAL,
-    LOCKED_OUT,
-    BadFile,
-    Heartbeat,
-    Run,
-    decode,
-    decode_runs,
-    read_file,
-)
+from multibot_runner.protocol import BACKING_OFF, EXIT_FINAL, LOCKED_OUT, Heartbeat, Run
+from multibot_runner.readers import read_heartbeat, read_live, read_runs
 
 if TYPE_CHECKING:
     from multibot_plugin.supervisor.client import Supervisor
@@ -44,16 +34,16 @@ def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0
 
     Raises SupervisordAway, NoSuchBot.
     """
-    launch = launch_of(home, bot)
+    paths = home.bot(bot)
+    launch, _ = read_live(paths)
     deadline = time.monotonic() + patience_s
     while True:
-        row, heartbeat = supervisor.row(bot), heartbeat_of(home, bot)
+        row, heartbeat = supervisor.row(bot), read_heartbeat(paths)
         verdict = judge(row, heartbeat, launch, time.monotonic())
         if verdict is None and time.monotonic() > deadline:
             verdict = at_the_end(row, heartbeat)
         if verdict is not None:
-            # The bot itself can write this file.
-            reason = "" if verdict.ok else one_line(last_words(runs_of(home, bot)))[:200]
+            reason = "" if verdict.ok else one_line(last_words(read_runs(paths)))[:200]
             return Verdict(verdict.ok, f"{verdict.text}: {reason}" if reason else verdict.text)
         time.sleep(_LOOK_EVERY_S)
 
@@ -95,30 +85,6 @@ def at_the_end(row: Mapping[str, Any], heartbeat: Heartbeat | None) -> Verdict:
     if ours is not None and ours.poll_code is not None:
         return Verdict(True, f"running, but its getUpdates fails with {ours.poll_code}")
     return Verdict(True, "running, no successful poll yet")
-
-
-def launch_of(home: Home, bot: str) -> str:
-    """Return the launch form of a bot that is rendered, "" when its files do not tell."""
-    try:
-        return str(json.loads(read_file(home.bot(bot).live)).get("launch", ""))
-    except (BadFile, ValueError, AttributeError):
-        return ""
-
-
-def heartbeat_of(home: Home, bot: str) -> Heartbeat | None:
-    """Return the last heartbeat of a bot, of whatever process wrote it."""
-    try:
-        return decode(Heartbeat, read_file(home.bot(bot).heartbeat))
-    except BadFile:
-        return None
-
-
-def runs_of(home: Home, bot: str) -> tuple[Run, ...]:
-    """Return a bot's last starts, newest first."""
-    try:
-        return decode_runs(read_file(home.bot(bot).runs))
-    except BadFile:
-        return ()
 
 
 def last_words(runs: tuple[Run, ...]) -> str:

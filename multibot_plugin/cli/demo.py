@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import click
 
+from multibot_plugin.cli.init import ACCOUNT
 from multibot_plugin.cli.output import Context, pass_context
 from multibot_plugin.database.account import make_account
 from multibot_plugin.errors import MultibotError, Refused
@@ -29,7 +30,6 @@ from multibot_plugin.supervisor.client import Supervisor
 _T = TypeVar("_T")
 _ALERTS_CHAT = 2002
 _WIDTH = 48
-_SANDBOX_ACCOUNT = "multibot"
 _PATIENCE_S = 60.0
 
 
@@ -215,8 +215,8 @@ class Demo:
         self.sandbox = Sandbox(f"http://127.0.0.1:{port}")
         user = ""
         if os.geteuid() == 0:
-            make_account(lambda line: click.echo(f"  {line}"), _SANDBOX_ACCOUNT)
-            user = f"--user {_SANDBOX_ACCOUNT} "
+            make_account(lambda line: click.echo(f"  {line}"), ACCOUNT)
+            user = f"--user {ACCOUNT} "
         section = self.home.config / "conf.d" / "sandbox.conf"
         section.parent.mkdir(exist_ok=True)
         section.write_text(

@@ -11,6 +11,8 @@ from typing import Any
 from multibot_plugin.cli.output import NOTHING, Context
 from multibot_plugin.errors import NoSuchBot, SupervisordAway
 from multibot_plugin.health.states import Health
+from multibot_plugin.home import Home
+from multibot_runner.protocol import STATUS_CAP, BadFile, decode_object, read_file
 
 Row = Mapping[str, Any]
 _SERIOUS = {Health.UNAUTHORISED, Health.CONFLICTED, Health.FROZEN, Health.DEAF}
@@ -48,18 +50,28 @@ def look(context: Context) -> Fleet:
 
 def _rendered(context: Context) -> tuple[Row, ...]:
     """Return the bots of the rendered file: what supervisord would start."""
+    from multibot_plugin.bots.files import read_text
     from multibot_plugin.bots.render import read_rendered
 
-    try:
-        sections = read_rendered(context.home.rendered.read_text())
-    except FileNotFoundError:
-        return ()
-    empty = dict.fromkeys(_ROW_KEYS)
-    known = {"state": "stopped", "health": str(Health.UNKNOWN), "cause": "supervisord is not running"}
+    cause = "supervisord is not running"
     return tuple(
-        empty | known | {"id": bot, "enabled": section.autostart, "digest": section.digest, "restarts_24h": 0}
-        for bot, section in sorted(sections.items())
+        empty_row(bot, cause=cause, enabled=section.autostart, digest=section.digest, restarts_24h=0)
+        for bot, section in sorted(read_rendered(read_text(context.home.rendered)).items())
     )
+
+
+def empty_row(bot: str, **known: Any) -> Row:
+    """Return the row of a bot of which supervisord says nothing: all None but what is ``known``."""
+    stopped = {"id": bot, "state": "stopped", "health": str(Health.UNKNOWN)}
+    return dict.fromkeys(_ROW_KEYS) | stopped | known
+
+
+def read_status(home: Home) -> Mapping[str, Any]:
+    """Return the monitor's last picture (``channels``, ``incidents``, ``plugins`` ...), empty without one."""
+    try:
+        return decode_object(read_file(home.status, STATUS_CAP))
+    except BadFile:
+        return {}
 
 
 def select(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:

@@ -15,10 +15,10 @@ from typing import BinaryIO
 import click
 
 from multibot_plugin.cli import fleet
-from multibot_plugin.cli.output import Context, clean, colours, pass_context, say, show
+from multibot_plugin.cli.output import Context, clean, colours, complete_bot, pass_context, say, show
 from multibot_plugin.home import Home
-from multibot_runner.logs import redact
 from multibot_runner.protocol import PROGRAM_PREFIX, BadFile, read_file
+from multibot_runner.redact import redact
 
 _POLL_S = 0.2
 _BLOCK = 64 * 1024
@@ -42,7 +42,7 @@ class Source:
 
 
 @click.command()
-@click.argument("bots", nargs=-1, metavar="[BOT]...")
+@click.argument("bots", nargs=-1, metavar="[BOT]...", shell_complete=complete_bot)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Last lines of each bot.")
 @click.option("--json", "as_json", is_flag=True, help='One object per line: {"bot": ..., "line": ...}.')
@@ -70,13 +70,13 @@ def logs(context: Context, bots: tuple[str, ...], follow: bool, lines: int, as_j
 
 def _sources(home: Home, words: Sequence[str]) -> list[Source]:
     """Return the logs that the ids or patterns name, a deleted bot's too while its file is there; raises NoSuchBot."""
+    from multibot_plugin.bots.files import read_text
     from multibot_plugin.bots.render import read_rendered
 
     prefix, suffix = PROGRAM_PREFIX, ".log"
     files = home.log.glob(f"{prefix}*{suffix}") if home.log.is_dir() else ()
     found = {file.name[len(prefix) : -len(suffix)] for file in files}
-    with suppress(FileNotFoundError):
-        found |= set(read_rendered(home.rendered.read_text()))
+    found |= set(read_rendered(read_text(home.rendered)))
     rows = fleet.select([{"id": bot} for bot in sorted(found)], words)
     return [Source(row["id"], home.bot_log(row["id"]), _tokens(home, row["id"])) for row in rows]
 

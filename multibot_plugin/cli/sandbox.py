@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
+from multibot_plugin.cli.init import ACCOUNT
 from multibot_plugin.cli.output import (
     Column,
     Context,
     clean,
+    complete_bot,
     count,
     duration,
+    json_option,
     output_option,
     pass_context,
     say,
@@ -48,6 +52,7 @@ class Seconds(click.ParamType[float]):
 
 _url = click.option("--url", help="The sandbox (default: the one started with this home).")
 _chat = click.option("--chat", type=int, help="The chat's id; below 0 a group (default: Ada's private chat).")
+_ANSWER = "What was said and answered, as JSON."
 _wait = click.option("--wait", type=Seconds(), default="10s", help="How long to wait for the answer; 0: not at all.")
 
 
@@ -66,51 +71,56 @@ def sandbox() -> None:
 @click.option("--record", type=click.Path(dir_okay=False), help="File for its URL (default: in the home).")
 @click.option("--strict", is_flag=True, help="Accept registered tokens only, not every well-formed one.")
 @click.option("--real-pace", is_flag=True, help="Hold repeated polls back for 3 s, as Telegram does.")
-@click.option("--user", help="As root: the account to run as.")
+@click.option("--user", help=f"As root: the account to run as (default: {ACCOUNT}, made where it is missing).")
 @pass_context
-def serve(context: Context, /, record: str | None, **options: Any) -> None:
+def serve(context: Context, /, record: str | None, user: str | None, **options: Any) -> None:
     """Serve until interrupted."""
-    from multibot_plugin.sandbox.process import Wish, run
+    from multibot_plugin.sandbox.process import Options, run
 
-    run(Wish(record=record or str(context.home.run / RECORD), **options))
+    make = user is None and os.geteuid() == 0
+    record = record or str(context.home.run / RECORD)
+    run(Options(record=record, user=ACCOUNT if make else user, make_user=make, **options))
 
 
 @sandbox.command("say")
-@click.argument("bot")
+@click.argument("bot", shell_complete=complete_bot)
 @click.argument("text", nargs=-1, required=True)
 @_chat
 @click.option("--as", "user", help="Name of the user who speaks.")
 @_wait
+@json_option(_ANSWER)
 @_url
 @pass_context
 def say_to(
     context: Context, bot: str, text: tuple[str, ...], chat: int | None, user: str | None, wait: float,
-    url: str | None,
+    json_wanted: bool, url: str | None,
 ) -> None:  # fmt: skip
     """Say TEXT to a bot and show its answer."""
     there = _sandbox(context, url)
-    _show_answer(there, there.say(_address(context, there, bot), " ".join(text), chat, user), wait)
+    said = there.say(_address(context, there, bot), " ".join(text), chat, user)
+    _show_answer(there, said, wait, json_wanted)
 
 
 @sandbox.command()
-@click.argument("bot")
+@click.argument("bot", shell_complete=complete_bot)
 @click.argument("button")
 @_chat
 @click.option("--message", type=int, help="Number of the message (default: the newest with this button).")
 @_wait
+@json_option(_ANSWER)
 @_url
 @pass_context
 def tap(
     context: Context, bot: str, button: str, chat: int | None, message: int | None, wait: float,
-    url: str | None,
+    json_wanted: bool, url: str | None,
 ) -> None:  # fmt: skip
     """Tap an inline button, named by its text or data, and show the answer."""
     there = _sandbox(context, url)
-    _show_answer(there, there.tap(_address(context, there, bot), button, chat, message), wait)
+    _show_answer(there, there.tap(_address(context, there, bot), button, chat, message), wait, json_wanted)
 
 
 @sandbox.command()
-@click.argument("bot", required=False)
+@click.argument("bot", required=False, shell_complete=complete_bot)
 @click.option("--follow", "-f", is_flag=True, help="Go on until interrupted.")
 @click.option("--after", type=int, default=0, help="Only entries after this number.")
 @output_option(forms=("table", "json", "jsonl"))
@@ -134,7 +144,7 @@ def transcript(
 
 
 @sandbox.command()
-@click.argument("bot", required=False)
+@click.argument("bot", required=False, shell_complete=complete_bot)
 @click.option("--all", "all_bots", is_flag=True, help="All bots instead of one.")
 @click.option("--hang", "kind", flag_value="hang", help="Calls get no answer (before it is over).")
 @click.option("--drop", "kind", flag_value="drop", help="The connection is closed without an answer.")
@@ -145,11 +155,12 @@ def transcript(
 @click.option("--times", type=click.IntRange(min=1), help="End after so many calls.")
 @click.option("--method", default="getUpdates", show_default=True, help="The method that fails; 'all': every one.")
 @click.option("--retry-after", type=int, help="Seconds that a 429 asks to wait.")
+@json_option()
 @_url
 @pass_context
 def fault(
-    context: Context, /, bot: str | None, all_bots: bool, kind: Any, status: int | None, url: str | None,
-    **options: Any,
+    context: Context, /, bot: str | None, all_bots: bool, kind: Any, status: int | None, json_wanted: bool,
+    url: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Let calls of a bot go wrong, or right again (--clear).
 
@@ -163,13 +174,18 @@ def fault(
     address = _address(context, there, bot) if bot else None
     who = bot or "all bots"
     if kind == "clear":
-        say(f"{who}: {count(there.clear(address), 'fault')} ended")
+        ended = there.clear(address)
+        if json_wanted:
+            show_json({"fault": {"bot": bot, "cleared": ended}})
+        say(f"{who}: {count(ended, 'fault')} ended")
         return
     method = None if options["method"] == "all" else options["method"]
     there.fault(
         address, status=status, hang=kind == "hang", drop=kind == "drop", lose=kind == "lose", method=method,
         for_s=options["for_s"], times=options["times"], retry_after=options["retry_after"],
     )  # fmt: skip
+    if json_wanted:
+        show_json({"fault": {"bot": bot, "kind": kind or "status", "status": status, **options}})
     end = context.home.command(f"sandbox fault {bot or '--all'} --clear")
     say(f"{who}: {_fault_text(status or kind, options)} (to end it: {end})")
 
@@ -183,10 +199,11 @@ def _fault_text(kind: str | int, options: Mapping[str, Any]) -> str:
 
 
 @sandbox.command()
-@click.argument("bot")
+@click.argument("bot", shell_complete=complete_bot)
+@json_option()
 @_url
 @pass_context
-def revoke(context: Context, bot: str, url: str | None) -> None:
+def revoke(context: Context, bot: str, json_wanted: bool, url: str | None) -> None:
     """Revoke a bot's token: every call with it gets 401.
 
     Any new token with the same number is its next one, as @BotFather would give it.
@@ -195,6 +212,8 @@ def revoke(context: Context, bot: str, url: str | None) -> None:
     address = _address(context, there, bot)
     there.revoke(address)
     number = there.counters(address).number
+    if json_wanted:
+        show_json({"bot": {"name": bot, "number": number, "revoked": True}})
     say(f"{bot}: its token is rejected from now on; the next one is any that begins with {number}:")
 
 
@@ -251,18 +270,25 @@ def _digests(home: Home) -> dict[str, str]:
         return {}
 
 
-def _show_answer(there: Sandbox, said: Entry, wait_s: float) -> None:
+def _show_answer(there: Sandbox, said: Entry, wait_s: float, json_wanted: bool) -> None:
     """Show what was said, then what the bot sends into that chat: all that comes at once.
 
     Raises MultibotError when nothing comes.
     """
+    if json_wanted:
+        show_json({"entries": [asdict(entry) for entry in (said, *_answers(there, said, wait_s))]})
+        return
     _show_entry(said)
+    for entry in _answers(there, said, wait_s):
+        _show_entry(entry)
+
+
+def _answers(there: Sandbox, said: Entry, wait_s: float) -> Iterator[Entry]:
     if not wait_s:
         return
     answer = there.wait_for(lambda e: e.by == "bot" and e.chat == said.chat, wait_s, bot=str(said.bot), after=said.n)
-    _show_entry(answer)
-    for entry in there.follow(str(said.bot), answer.n, 0.2):
-        _show_entry(entry)
+    yield answer
+    yield from there.follow(str(said.bot), answer.n, 0.2)
 
 
 def _show_entry(entry: Entry) -> None:

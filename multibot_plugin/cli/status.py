@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import time
@@ -21,6 +20,7 @@ from multibot_plugin.cli.fleet import Fleet, Row
 from multibot_plugin.cli.output import (
     Context,
     clean,
+    complete_bot,
     count,
     mark,
     output_option,
@@ -34,11 +34,10 @@ from multibot_plugin.cli.output import (
 from multibot_plugin.errors import MultibotError, NoSuchBot
 from multibot_plugin.home import Home
 from multibot_plugin.settings import Settings
-from multibot_runner.protocol import BadFile, read_file
+from multibot_plugin.supervisor.client import STOPPED_STATES
 
 UNWELL = 3
 _DATABASE_WAIT_S = 3.0
-_STATUS_CAP = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Database:
 
 
 @click.command()
-@click.argument("bots", nargs=-1, metavar="[BOT]...")
+@click.argument("bots", nargs=-1, metavar="[BOT]...", shell_complete=complete_bot)
 @output_option(forms=("table", "json", "name"))
 @pass_context
 def status(context: Context, bots: tuple[str, ...], form: str) -> int:
@@ -73,7 +72,7 @@ def status(context: Context, bots: tuple[str, ...], form: str) -> int:
         if not set(bots) <= {*database.pending, *(row["id"] for row in seen.rows)}:
             raise
         chosen = [row for row in seen.rows if row["id"] in bots]
-    alerts = read_alerts(context.home)
+    alerts = fleet.read_status(context.home)
     named = chosen if bots else [row for row in chosen if not fleet.is_well(row)]
     pending = tuple(bot for bot in database.pending if not bots or bot in bots)
     well = all(map(fleet.is_well, chosen)) and not seen.away
@@ -122,15 +121,6 @@ def _stopper(entries: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def read_alerts(home: Home) -> Mapping[str, Any]:
-    """Return the monitor's last picture (``channels``, ``incidents``, ``plugins``), empty without one."""
-    with suppress(BadFile, ValueError):
-        picture = json.loads(read_file(home.status, _STATUS_CAP))
-        if isinstance(picture, dict):
-            return picture
-    return {}
-
-
 def header(home: Home, settings: Settings, seen: Fleet, database: Database, alerts: Mapping[str, Any]) -> list[str]:
     """Return the two lines (and one for each part that is away) about the installation itself."""
     kind = "root" if os.geteuid() == 0 else "user"
@@ -149,7 +139,9 @@ def header(home: Home, settings: Settings, seen: Fleet, database: Database, aler
     if seen.away:
         found.append(f"{mark('✖')} {seen.away}")
     elif not seen.monitor.get("ok"):
-        found.append(f"{mark('✖')} the monitor does not report: {home.command('doctor')}")
+        stopped = seen.monitor.get("state") in STOPPED_STATES
+        remedy = f"run: {home.command('start')}" if stopped else f"report: {home.command('doctor')}"
+        found.append(f"{mark('✖')} the monitor does not {remedy}")
     if database.problem:
         found.append(f"{mark('✖')} {clean(database.problem)}; bots go on without it")
     return found + [f"{mark('▲')} {clean(text)}" for text in own_troubles(alerts)]
@@ -178,6 +170,8 @@ def _counts(rows: Sequence[Row]) -> str:
 
 def _monitor(monitor: Mapping[str, Any]) -> str:
     age_s = monitor.get("tick_age_s")
+    if monitor.get("state") in STOPPED_STATES:
+        return f"monitor {str(monitor['state']).lower()}"
     if monitor.get("ok"):
         return f"monitor ok, last tick {spoken(age_s or 0)} ago"
     return f"monitor silent for {spoken(age_s)}" if age_s is not None else "monitor has not reported"
@@ -185,7 +179,7 @@ def _monitor(monitor: Mapping[str, Any]) -> str:
 
 def where_alerts_go(settings: Settings, alerts: Mapping[str, Any]) -> str:
     """Return ``alerts go to Telegram`` or that they go to the log only."""
-    names = [name.capitalize() for name in alerts.get("channels", ()) if name != "log"]
+    names = [f"{name[:1].upper()}{name[1:]}" for name in alerts.get("channels", ()) if name != "log"]
     if not names and settings["alerts.telegram.token_file"] and settings["alerts.telegram.chat_id"]:
         names = ["Telegram"]
     return f"alerts go to {', '.join(names)}" if names else "alerts go to the log only"
@@ -229,6 +223,8 @@ def _remedy(row: Row) -> str:
         return f"bot set {bot} --token-stdin" if "token" in cause else f"bot show {bot}"
     if state == "backing-off":
         return f"logs {bot}"
+    if state == "stopped" and row["enabled"] and row["statename"]:
+        return f"bot start {bot}"
     return f"bot show {bot}" if state == "running" and fleet.symbol(row) in "▲✖" else ""
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from multibot_plugin.alerts.outbox import read_alert
 from multibot_plugin.health.incidents import Key, Track, after_boot
+from multibot_plugin.health.rules import DAY_S
 from multibot_plugin.health.states import Alert, Finding, Health, Level
 from multibot_plugin.journal import AuditEntry
 from multibot_runner.protocol import BadFile, read_file, replace_file
@@ -42,6 +43,15 @@ class Ledger:
     restarts: dict[str, list[Restart]] = field(default_factory=dict)
     alerts: list[Alert] = field(default_factory=list)
     entries: list[AuditEntry] = field(default_factory=list)
+
+    def prune(self, now: float) -> None:
+        """Forget restarts that are done and older than a day, and with the last one the bot (it may be deleted)."""
+        for bot, some in list(self.restarts.items()):
+            kept = [r for r in some if now - r.mono < DAY_S or not r.done]
+            if not kept:
+                del self.restarts[bot]
+            elif len(kept) < len(some):
+                self.restarts[bot] = kept
 
     def save(self, path: Path) -> None:
         """Write it; raises OSError."""

@@ -66,7 +66,7 @@ class Replayer:
                 await replay(self._journal, connection)
             except JournalError as error:
                 _log.error("%s", error)
-            with pool.translated():
+            with pool.translated(connection):
                 await connection.execute("SELECT 1", timeout=10)
             try:
                 async with asyncio.timeout(LOOK_EVERY_S):
@@ -91,7 +91,7 @@ async def replay(journal: Journal, connection: asyncpg.Connection) -> int:
             _log.error("a line of the journal cannot be read (a process died while writing it?): set aside")
             journal.reject(line, "not an entry")
         try:
-            with pool.translated():
+            with pool.translated(connection):
                 async with connection.transaction():
                     for entry in batch.entries:
                         await _bring(connection, entry)
@@ -106,7 +106,7 @@ async def _one_by_one(journal: Journal, connection: asyncpg.Connection, entries:
     """Bring in what can be: one entry that the database will never take must not hold up the rest for ever."""
     for entry in entries:
         try:
-            with pool.translated():
+            with pool.translated(connection):
                 async with connection.transaction():
                     await _bring(connection, entry)
         except BadValue as error:
@@ -122,7 +122,7 @@ async def _bring(connection: asyncpg.Connection, entry: Entry) -> None:
         number, at = uuid.UUID(entry.id), datetime.fromtimestamp(entry.at, UTC)
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise BadValue(f"an entry of the journal is not one: {error}") from error
-    with pool.translated():
+    with pool.translated(connection):
         weighed = await connection.fetchrow(sql("weigh_wish"), number, entry.bot, at, _REPLAYED)
     if weighed["known"]:
         return

@@ -1,4 +1,4 @@
-"""The Bot API's methods that the sandbox has, as functions of the state; getUpdates is in polling.py."""
+"""The Bot API's methods that the sandbox has, as functions of the state; getUpdates is in updates.py."""
 
 from __future__ import annotations
 

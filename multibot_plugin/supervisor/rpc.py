@@ -24,13 +24,21 @@ from supervisor.states import getProcessStateDescription, getSupervisorStateDesc
 from supervisor.xmlrpc import Faults, RPCError
 
 from multibot_plugin.supervisor.inside import install
-from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX, BadFile, lifecycle, read_file
+from multibot_runner.protocol import (
+    BOT_ID,
+    PROGRAM_PREFIX,
+    STATUS_CAP,
+    BadFile,
+    decode_object,
+    lifecycle,
+    read_file,
+)
 
 SCHEMA = 1
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
 INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
-_STATUS_CAP = 16 * 1024 * 1024
 # A picture of the monitor counts as present for this many of its ticks, and some.
+_MONITOR, _LISTENER = "multibot", "multibot_plugin.supervisor.listener"
 _FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
 _OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
 
@@ -95,11 +103,15 @@ class MultibotInterface:
         status = self._status.read()
         age_s = tick_age(status, now_mono)
         state = getSupervisorStateDescription(self._supervisord.options.mood)
+        states = [(process, getProcessStateDescription(process.get_state())) for process in self._processes()]
+        listener = next((state for process, state in states if _is_monitor(process)), None)
         return _json({
             "schema": SCHEMA,
             "at": now,
-            "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION},
-            "monitor": {"ok": is_fresh(status, now_mono), "tick_age_s": age_s, "database": status.get("database")},
+            "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION,
+                            "stopping": any(state == "STOPPING" for _, state in states)},
+            "monitor": {"ok": is_fresh(status, now_mono) and listener == "RUNNING", "state": listener,
+                        "tick_age_s": age_s, "database": status.get("database")},
             "bots": [bot_row(bot, p, status, now, now_mono) for bot, p in sorted(self._bots().items())],
         })  # fmt: skip
 
@@ -135,6 +147,9 @@ class MultibotInterface:
                 found[bot] = group.processes[name]
         return found
 
+    def _processes(self) -> list[Any]:
+        return [process for group in self._supervisord.process_groups.values() for process in group.processes.values()]
+
     def _warn(self, text: str) -> None:
         self._supervisord.options.logger.warn(text)
 
@@ -153,13 +168,15 @@ class _StatusFile:
             info = os.stat(self._path)
             seen = (info.st_ino, info.st_mtime_ns, info.st_size)
             if seen != self._seen:
-                # NaN, which is no JSON, must not end up in an answer.
-                content = json.loads(read_file(self._path, _STATUS_CAP), parse_constant=lambda _: None)
-                self._content = content if isinstance(content, dict) else {}
+                self._content = decode_object(read_file(self._path, STATUS_CAP))
                 self._seen = seen
-        except (OSError, BadFile, ValueError):
+        except (OSError, BadFile):
             self._seen, self._content = None, {}
         return self._content
+
+
+def _is_monitor(process: Any) -> bool:
+    return process.config.name == _MONITOR or _LISTENER in process.config.command
 
 
 def tick_age(status: Mapping[str, Any], now_mono: float) -> float | None:

@@ -45,6 +45,7 @@ def test_the_readmes_commands_do_what_it_says() -> None:
             assert sandbox.counters(token).polls_open == 0
             assert sandbox.counters(token).conflicts == 0
             assert sandbox.counters(token).most_polls_open == 1
+        assert ". .venv/bin/activate\n" in done.stdout
         assert "Hello Ada!" in done.stdout
         assert re.search(r"^mybot +running", done.stdout, re.MULTILINE), done.stdout
     finally:

@@ -157,6 +157,25 @@ def test_without_checks_a_bot_that_cannot_run_is_stored_and_its_trouble_is_told(
     assert "bot set echo --token-stdin" in shown
 
 
+def test_a_token_in_a_command_is_warned_of_and_never_printed(system: System) -> None:
+    planted, second = new_token(), new_token()
+    form, line = command(system)
+    told = [system.run("bot", "create", "echo", form, f"{line} {planted}", "--token-stdin", "--json",
+                       text=registered(system, "echo"))]  # fmt: skip
+    assert "warning: the command holds something like a token" in told[0].stderr
+    told.append(system.run("bot", "set", "echo", form, f"{line} {second}", "--no-apply"))
+    for words in ("render-config --diff", "render-config --json", "apply --json", "bot show echo",
+                  "bot show echo --json", "list -o wide", "status --json"):  # fmt: skip
+        told.append(system.run(*words.split(), code=None))
+    system.sql("UPDATE bot_configs SET launch = 'build' WHERE id = 'echo'")
+    for words in ("render-config", "apply", "bot show echo"):
+        told.append(system.run(*words.split(), code=None))
+    assert "<redacted>" in told[-1].stdout
+    for done in told:
+        for token in (planted, second):
+            assert token.partition(":")[2] not in done.stdout + done.stderr, done.args
+
+
 # --- set -------------------------------------------------------------------------------------------------------
 
 

@@ -51,12 +51,12 @@ def test_it_makes_everything_with_the_right_modes_and_can_be_run_again(made: Ins
     assert (home.config / "conf.d").is_dir()
     assert {p.name for p in parse(home.supervisord_conf.read_text(), home)} == {"multibot", "multibot-postgres"}
     assert first.stdout == ""
-    assert first.stderr.count("(new)") == 4
+    assert first.stderr.count("(new)") == 3
     assert first.stderr.rstrip().endswith(f"Next: {home.command('start')}")
     before = snapshot(home.config)
     again = made.run("init", "--yes")
     assert snapshot(home.config) == before
-    assert again.stderr.count("(kept)") == 4
+    assert again.stderr.count("(kept)") == 3
     assert "(new)" not in again.stderr
 
 

@@ -16,7 +16,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from sandboxes import threaded
@@ -285,6 +287,42 @@ def test_the_command_line_sets_faults_and_revokes(home: Path, sandbox: Sandbox) 
     with pytest.raises(OSError, match="401") as unauthorised:
         call(sandbox, "getMe")
     unauthorised.value.close()  # type: ignore[attr-defined]
+
+
+def test_the_command_line_says_what_it_did_as_json(home: Path, sandbox: Sandbox) -> None:
+    def told(*words: str) -> dict[str, Any]:
+        answer = json.loads(cli(home, *words, "--json").stdout)
+        assert answer.pop("schema") == 1
+        return dict(answer)
+
+    with parrot(sandbox):
+        assert [e["text"] for e in told("say", "parrot", "hi")["entries"]] == ["hi", "hi"]
+        assert [e["kind"] for e in told("tap", "parrot", "More")["entries"]] == ["tap", "answer"]
+    assert told("fault", "parrot", "--hang", "--times", "2")["fault"]["kind"] == "hang"
+    assert told("fault", "parrot", "--clear") == {"fault": {"bot": "parrot", "cleared": 1}}
+    assert told("revoke", "parrot") == {"bot": {"name": "parrot", "number": 7001, "revoked": True}}
+
+
+@contextmanager
+def serving(tmp_path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """``multibot sandbox serve`` once it serves."""
+    command = [sys.executable, "-P", "-m", "multibot_plugin.cli", "--home", str(tmp_path), "sandbox", "serve", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("sandbox: http://127.0.0.1:")
+            yield process
+        finally:
+            process.terminate()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("words", "account"), [((), "multibot"), (("--user", "root"), "root")])
+def test_roots_sandbox_runs_as_an_account_of_its_own_unless_told_otherwise(
+    tmp_path: Path, words: tuple[str, ...], account: str
+) -> None:
+    with serving(tmp_path, *words) as process:
+        assert psutil.Process(process.pid).username() == account
 
 
 def test_a_bot_of_the_home_is_known_by_its_id_before_it_has_called(home: Path, sandbox: Sandbox) -> None:

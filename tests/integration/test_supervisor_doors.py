@@ -63,7 +63,9 @@ def test_stock_xmlrpc_lists_and_calls_our_methods(shared: Supervisord) -> None:
         version = json.loads(server.multibot.getVersion())
         assert version == {"multibot": __version__, "supervisor": "4.3.0", "schema": 1}
         answer = json.loads(server.multibot.getBots())
-        assert answer["supervisord"] == {"pid": server.supervisor.getPID(), "state": "RUNNING", "version": "4.3.0"}
+        assert answer["supervisord"] == {
+            "pid": server.supervisor.getPID(), "state": "RUNNING", "version": "4.3.0", "stopping": False,
+        }  # fmt: skip
         assert [(r["id"], r["state"], r["statename"]) for r in answer["bots"]] == [
             ("one", "running", "RUNNING"),
             ("two", "running", "RUNNING"),
@@ -174,6 +176,16 @@ def test_a_second_http_server_gets_the_same_interface(own: Supervisord) -> None:
         assert '"id":"one"' in str(server.multibot.getBots())
 
 
+def test_the_monitor_is_well_only_while_supervisord_runs_it(own: Supervisord) -> None:
+    assert own.client.bots()["monitor"] == {"ok": False, "state": "RUNNING", "tick_age_s": None, "database": None}
+    tick(own)
+    assert own.client.bots()["monitor"]["ok"]
+    own.ctl("stop", "multibot")
+    monitor = own.client.bots()["monitor"]
+    assert (monitor["ok"], monitor["state"]) == (False, "STOPPED")
+    assert monitor["tick_age_s"] is not None
+
+
 def test_reload_keeps_everything_working(own: Supervisord) -> None:
     own.apply(rows(*TWO))
     own.wait_state("RUNNING", *TWO)
@@ -228,6 +240,20 @@ def test_the_client_starts_stops_kills_and_says_what_went_wrong(own: Supervisord
     own.stand_in.unlink()
     with pytest.raises(SupervisorFault, match="bot 'one': its program does not exist"):
         client.restart("bot-one")
+
+
+def test_a_start_waits_for_the_end_of_a_stop(own: Supervisord) -> None:
+    own.apply(rows("slow-one"))
+    own.wait_state("RUNNING", "slow-one")
+    pid = own.pids()["slow-one"]
+    own.client.stop("bot-slow-one", None)
+    assert own.states()["slow-one"] == "STOPPING"
+    own.client.start("bot-slow-one")
+    assert own.states()["slow-one"] == "RUNNING"
+    assert own.pids()["slow-one"] != pid
+    own.client.stop("bot-slow-one", None)
+    with pytest.raises(MultibotError, match="bot 'slow-one' is still STOPPING after 0.1 s"):
+        own.client.start("bot-slow-one", stopping_s=0.1)
 
 
 def test_the_client_finds_its_way_back_to_a_supervisord_that_was_started_again(own: Supervisord) -> None:

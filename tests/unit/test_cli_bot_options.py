@@ -55,6 +55,16 @@ def test_a_token_on_the_command_line_works_and_warns_without_showing_it(capsys: 
     assert TOKEN not in said
 
 
+def test_a_token_in_a_command_warns_without_showing_it(capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"/usr/bin/node bot.js --token {TOKEN}"
+    assert given.read_launch(None, None, line) == ("command", line)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the command holds something like a token, and other users of this machine can")
+    assert "A" * 30 not in said
+    given.read_launch(None, None, "/usr/bin/node bot.js")
+    assert capsys.readouterr().err == ""
+
+
 def test_without_a_terminal_a_missing_token_is_a_usage_error_that_names_the_ways(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

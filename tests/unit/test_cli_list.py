@@ -94,8 +94,8 @@ def test_a_silent_monitor_is_said_in_one_line(tmp_path: Path) -> None:
 def test_without_supervisord_the_rendered_bots_are_shown(tmp_path: Path) -> None:
     rendered = tmp_path / "state" / "rendered" / "bots.conf"
     rendered.parent.mkdir(parents=True)
-    rendered.write_text('[program:bot-echo]\ncommand="/py" -P -m multibot_runner echo 0123456789abcdef\n'
-                        "autostart=true\nstopwaitsecs=12\n")  # fmt: skip
+    text = '[program:bot-echo]\ncommand="/py" -P -m multibot_runner echo 0123456789abcdef\nautostart=true\n'
+    rendered.write_bytes(text.encode() + b"stopwaitsecs=12\n; \xff by hand\n")
     result = invoke(tmp_path, "list", "--json", context=FakeContext(None))
     assert result.exit_code == 5
     (bot,) = json.loads(result.stdout)["bots"]

@@ -39,6 +39,13 @@ def test_one_log_is_shown_as_it_is(tmp_path: Path, log: Path) -> None:
     assert invoke(tmp_path, "logs", "-n", "0").stdout == ""
 
 
+def test_a_rendered_file_that_is_no_text_keeps_no_log_back(tmp_path: Path, log: Path) -> None:
+    (tmp_path / "state" / "rendered").mkdir(parents=True)
+    (tmp_path / "state" / "rendered" / "bots.conf").write_bytes(b"; \xff by hand\n")
+    (log / "bot-echo.log").write_text("one\n")
+    assert invoke(tmp_path, "logs").stdout == "one\n"
+
+
 def test_rotated_files_are_read_where_the_newest_is_too_short(log: Path) -> None:
     (log / "bot-a.log").write_text("5\n6\n")
     (log / "bot-a.log.1").write_text("3\n4\n")

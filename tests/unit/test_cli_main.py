@@ -23,6 +23,10 @@ from multibot_plugin.cli.output import (
     count,
     duration,
     one_line,
+    say,
+    show,
+    show_json,
+    show_rows,
     size,
     spoken,
     table,
@@ -169,6 +173,38 @@ def test_one_and_many() -> None:
 def test_terminal_escapes_and_reordering_marks_are_made_visible() -> None:
     assert clean("a\x1b]0;x\x07b\u202ec\td\x9b1mé●") == "a\\x1b]0;x\\x07b\\u202ec\td\\x9b1mé●"
     assert one_line("a\nb\r\n c") == "a b c"
+
+
+def test_no_token_is_printed_whoever_wrote_it(capsys: pytest.CaptureFixture[str]) -> None:
+    token = "123456789:" + "A" * 35
+    show(f"command bot --token {token}")
+    say(f"failed: {token.replace(':', '%3A')}")
+    show_json({"target": f"bot {token}", token: [token]})
+    for form in ("json", "jsonl", "name", "table"):
+        show_rows(form, "bots", [{"id": token}], [Column("ID", lambda row: row["id"])])
+    out, err = capsys.readouterr()
+    assert "A" * 30 not in out + err
+    assert "command bot --token 123456789:<redacted>\n" in out
+    assert err == "failed: 123456789%3A<redacted>\n"
+
+
+def complete(tmp_path: Path, *words: str) -> list[str]:
+    """Return what bash is offered behind these words."""
+    line = ["multibot", "--home", str(tmp_path), *words]
+    asked = {"_MULTIBOT_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(line), "COMP_CWORD": str(len(line) - 1)}
+    result = CliRunner().invoke(main, [], env=asked, prog_name="multibot")
+    return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
+
+
+@pytest.mark.parametrize(
+    "words", [("bot", "show"), ("bot", "stop", "dice"), ("logs",), ("status",), ("sandbox", "say")]
+)
+def test_a_shell_completes_the_ids_of_rendered_bots(tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert complete(tmp_path, *words, "e") == []  # nothing is rendered
+    rendered = tmp_path / "state" / "rendered" / "bots.conf"
+    rendered.parent.mkdir(parents=True)
+    rendered.write_text("; ours\n[program:bot-echo]\ncommand=x\n[program:bot-dice]\n[program:other]\n")
+    assert complete(tmp_path, *words, "e") == ["echo"]
 
 
 def test_a_table_has_no_trailing_blanks_and_aligns_wide_characters() -> None:

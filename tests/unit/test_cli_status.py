@@ -83,6 +83,7 @@ def test_where_alerts_go(home: Home) -> None:
     assert where_alerts_go(none, {}) == "alerts go to the log only"
     assert where_alerts_go(both, {}) == "alerts go to Telegram"
     assert where_alerts_go(none, {"channels": ["log", "pager"]}) == "alerts go to Pager"
+    assert where_alerts_go(none, {"channels": ["opsGenie"]}) == "alerts go to OpsGenie"
 
 
 @pytest.mark.parametrize(

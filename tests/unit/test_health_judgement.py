@@ -160,6 +160,15 @@ def test_a_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+def test_restarts_are_forgotten_after_a_day_and_with_the_last_one_the_bot() -> None:
+    def at(age_s: float, done: bool = True) -> Restart:
+        return Restart(NOW - age_s, NOW_AT - age_s, "deaf", "e", done)
+
+    ledger = Ledger(restarts={"gone": [at(86_401)], "both": [at(86_401), at(5)], "begun": [at(86_401, done=False)]})
+    ledger.prune(NOW)
+    assert ledger.restarts == {"both": [at(5)], "begun": [at(86_401, done=False)]}
+
+
 def test_after_a_reboot_monotonic_times_are_set_by_the_wall_clock(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,9 +9,11 @@ from watched import NOW, NOW_AT, PID, Clock, FakeSupervisor, finding, heartbeat,
 
 from multibot_plugin.health.rules import (
     Contrary,
+    Fleet,
     Row,
     contradiction,
     ending_of,
+    in_motion,
     is_deserted,
     is_wish,
     judge,
@@ -108,6 +110,31 @@ def test_who_changed_the_state_went_past_us_and_who_changed_autostart_did_not(
     assert is_wish(held, NOW + 99) is (wait_s is not None)
     assert not is_wish(held, NOW + 2.9)
     assert wait_s is None or is_wish(held, NOW + wait_s)
+
+
+@pytest.mark.parametrize(
+    ("after", "stopping", "moving"),
+    [
+        (STOPPED, False, False),
+        (STOPPED, True, True),  # 'supervisorctl restart A B': B is slow
+        (replace(RUNS, start_at=NOW_AT), False, True),  # its second half: one is back, the next ones follow
+        (replace(RUNS, statename="STARTING", start_at=NOW_AT), False, True),
+    ],
+)
+def test_while_programs_are_stopped_and_started_no_wish_counts(after: Row, stopping: bool, moving: bool) -> None:
+    assert in_motion({"greeter": STOPPED}, Fleet(True, 1, (after,), stopping)) is moving
+    held = watch(None, RUNS, STOPPED, NOW)
+    assert held is not None
+    again = watch(held, STOPPED, STOPPED, NOW + 9, moving)
+    assert again is not None
+    assert is_wish(again, NOW + 9) is not moving
+    assert is_wish(again, NOW + 12)
+
+
+def test_a_bot_that_dies_and_comes_back_is_nobodys_doing() -> None:
+    died = replace(RUNS, statename="EXITED")
+    assert not in_motion({"greeter": died}, Fleet(True, 1, (replace(RUNS, start_at=NOW_AT),)))
+    assert not in_motion({}, Fleet(True, 1, (RUNS,)))
 
 
 def test_a_contradiction_that_turns_round_begins_anew_and_one_that_is_over_is_forgotten() -> None:

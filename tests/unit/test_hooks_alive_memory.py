@@ -131,6 +131,26 @@ def test_memory_warns_below_its_limit_restarts_above_and_clears_lower(
     assert used(megabytes, told=True) == told
 
 
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [({"state": "starting"}, True), ({"state": "stopped"}, True), ({"state": "backing-off"}, True),
+     ({"state": "quarantined"}, False), ({"state": "stopped", "enabled": False}, False)],
+)  # fmt: skip
+def test_memory_that_is_not_known_is_held_only_where_a_process_is_expected(changes: dict[str, Any], held: bool) -> None:
+    gone = {"pid": None, "heartbeat": None, "memory_bytes": None, "open": frozenset({"memory"})}
+    seen = observation({"memory_limit": 100 * MB}, **{**gone, **changes})
+    assert [f.check for f in memory.multibot_check(seen)] == (["memory"] if held else [])
+
+
+def test_a_bot_that_is_wanted_and_stands_still_is_told_about_after_a_while() -> None:
+    gone = {"pid": None, "heartbeat": None, "state": "stopped"}
+    (found,) = alive.multibot_check(observation(**gone))
+    assert (found.check, found.level, found.for_s, found.restart) == ("standing", Level.WARNING, 30.0, False)
+    assert found.text == "is wanted, but does not run: start it"
+    assert alive.multibot_check(observation(**gone, enabled=False)) == []
+    assert alive.multibot_check(observation(**gone | {"state": "stopping"})) == []
+
+
 def test_without_a_limit_memory_is_nobodys_business() -> None:
     assert memory.multibot_check(observation(memory_bytes=10**12, open=frozenset({"memory"}))) == []
 

@@ -75,6 +75,17 @@ def test_a_bot_that_waits_as_telegram_asked_is_deaf_but_a_restart_would_add_call
     assert check(observation(heartbeat=flooded)) == [("deaf", False)]
 
 
+def test_a_bot_whose_polls_telegram_refuses_for_a_while_is_throttled_and_never_restarted_for_it() -> None:
+    (found,) = polling.multibot_check(observation(heartbeat=heartbeat(poll_code=429)))
+    assert (found.check, found.level, found.health) == ("throttled", Level.WARNING, Health.THROTTLED)
+    assert found.text == "throttled: Telegram asks it to poll less often (429)"
+    assert (found.restart, found.for_s) == (False, 10.0)
+    told = observation(heartbeat=heartbeat(), open=frozenset({"throttled"}))
+    assert check(told) == []
+    (held,) = polling.multibot_check(replace(told, state="starting", heartbeat=None))
+    assert (held.check, held.level, held.health) == ("throttled", Level.WARNING, Health.THROTTLED)
+
+
 @pytest.mark.parametrize("code", [401, 404])
 def test_a_rejected_token_is_told_and_never_cured_by_a_restart(code: int) -> None:
     (finding,) = polling.multibot_check(observation(heartbeat=heartbeat(poll_code=code, poll_success_mono=NOW - 999)))

@@ -141,6 +141,27 @@ def test_a_full_journal_says_so_and_takes_nothing_of_what_does_not_fit(tmp_path:
     journal.append(entry(2))
 
 
+def test_a_file_that_is_replayed_while_its_size_is_asked_costs_no_entry(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.append(entry(1))
+    batch = journal.pending()
+    assert batch is not None
+    real = Path.stat
+
+    def stat(path: Path, **more: bool) -> os.stat_result:
+        if path == batch.path and path.is_file():
+            journal.done(batch)  # the replayer, at the worst of moments
+        return real(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", stat)
+        patch.setattr(Path, "is_file", os.path.isfile)
+        journal.append(entry(2))
+    assert not batch.path.exists()
+    assert len(drain(journal)) == 1
+
+
 @pytest.mark.parametrize("written", [0, 20])
 def test_a_full_disk_is_one_clear_error_and_leaves_no_half_line(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
@@ -171,11 +192,9 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
         Journal(tmp_path / "file" / "journal").append(entry())
 
 
-def test_a_process_that_holds_the_lock_for_ever_does_not_hold_up_the_others(
-    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_holds_the_lock_for_ever_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", patience_s=0.05)
     journal.append(entry(1))
-    monkeypatch.setattr(module, "_LOCK_PATIENCE_S", 0.05)
     with (tmp_path / "journal" / "lock").open("r+b") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(JournalError, match="another process holds the journal's lock"):

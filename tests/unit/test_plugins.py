@@ -70,7 +70,7 @@ async def test_without_plugins_nothing_is_found_and_nobody_told(load: Loader) ->
     plugins = await load()
     assert await plugins.check(BOTS) == []
     assert plugins.senders() == ()
-    assert await plugins.channels() == []
+    assert await plugins.channels() == {}
     assert plugins.status() == ()
 
 
@@ -211,7 +211,7 @@ async def test_a_check_that_is_slow_is_reported_and_used_again_when_it_is_back(l
     slow = False
     load.release.set()
     worker = plugins._plugins["slow"].worker
-    await until(lambda: not worker.busy)
+    await until(lambda: not worker._busy)
     assert of(await plugins.check(BOTS), "slow") == [(finding(),), (finding(bot="echo"),)]
     assert plugins.status()[0].failures == 0
 
@@ -276,6 +276,18 @@ async def test_sending_says_sent_not_mine_or_failed(load: Loader) -> None:
     assert plugins.senders() == ("down", "late", "no", "odd", "yes")
 
 
+async def test_a_channels_own_exception_speaks_for_itself(load: Loader) -> None:
+    class NotSentError(Exception):
+        pass
+
+    def refused(alert: Alert) -> bool:
+        raise NotSentError(f"chat not found {TOKEN}")
+
+    plugins = await load(point("chat", sender(refused)))
+    with pytest.raises(SendFailed, match="^chat not found 123456789:<redacted>$"):
+        await plugins.send("chat", alert())
+
+
 async def test_a_channel_that_fails_for_hours_is_not_disabled_one_that_hangs_is(load: Loader) -> None:
     plugins = await load(
         point("down", sender(failing)), point("hangs", sender(lambda a: load.release.wait(60))), timeout_s=0.05
@@ -303,7 +315,7 @@ async def test_channels_say_where_alerts_go_and_only_configured_ones_are_shown(l
         point("a", channel(lambda: "Telegram (ops)")), point("b", channel(lambda: None)), point("plain", sender(bool)),
         point("c", channel(lambda: {}["no"])),
     )  # fmt: skip
-    assert await plugins.channels() == ["Telegram (ops)", "c", "plain"]
+    assert await plugins.channels() == {"a": "Telegram (ops)", "c": "c", "plain": "plain"}
     assert {p.name: p.failures for p in plugins.status()} == {"a": 0, "b": 0, "c": 1, "plain": 0}
 
 
