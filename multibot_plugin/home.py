@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import stat
 import sys
@@ -31,7 +32,8 @@ class Home:
     """The four directories of an installation and the files in them.
 
     ``config`` is for the operator, ``state`` survives a reboot, ``run`` need not, ``log`` holds the logs.
-    ``option`` is what to type after ``multibot`` to reach this home again ("" or "--home DIR").
+    ``option`` is what to type after ``multibot`` to reach this home again ("--home DIR", or "" where it is the
+    default or the one in MULTIBOT_HOME).
     """
 
     config: Path
@@ -114,11 +116,12 @@ def find_home(directory: str | None = None) -> Home:
 
     Raises BadValue where a path could not be written into supervisord's configuration.
     """
-    directory = directory or os.environ.get("MULTIBOT_HOME")
+    exported = os.environ.get("MULTIBOT_HOME")
+    directory = directory or exported
     if directory:
         top = Path(directory).absolute()
-        shown = directory if " " not in directory else f"'{directory}'"
-        home = Home(top, top / "state", top / "run", top / "log", f"--home {shown}")
+        known = exported and Path(exported).absolute() == top
+        home = Home(top, top / "state", top / "run", top / "log", "" if known else f"--home {shlex.quote(directory)}")
     elif told := _told_home():
         return told
     elif os.geteuid() == 0:

@@ -13,12 +13,13 @@ import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.locks import locked
+from multibot_plugin.shapes import build
 from multibot_runner.protocol import sync_directory
 
 _MIB = 1024 * 1024
@@ -155,8 +156,12 @@ class Journal:
             if path.exists() and path.stat().st_size > _MIB:
                 path.replace(path.with_suffix(".old"))
             with open(path, "ab", opener=_private) as file:
-                what = entry if isinstance(entry, str) else asdict(entry)
-                file.write(json.dumps({"reason": reason, "entry": what}).encode() + b"\n")
+                what = entry if isinstance(entry, str) else vars(entry)
+                try:
+                    line = json.dumps({"reason": reason, "entry": what}, default=dict)
+                except RecursionError:  # as deep as it could just be read
+                    line = json.dumps({"reason": reason, "entry": getattr(entry, "id", "a line")})
+                file.write(line.encode() + b"\n")
 
     def _files(self) -> list[Path]:
         return [*self._closed(), self._directory / _ACTIVE]
@@ -228,12 +233,10 @@ def _read(path: Path) -> Batch:
         try:
             if line:
                 entries.append(_entry(json.loads(line)))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             unreadable.append(line.decode(errors="replace"))
     return Batch(path, tuple(entries), tuple(unreadable))
 
 
 def _entry(item: Any) -> Entry:
-    kind = _KINDS[item["kind"]]
-    names = {f.name for f in fields(kind)}
-    return kind(**{key: value for key, value in item.items() if key in names})
+    return build(_KINDS[item["kind"]], item)

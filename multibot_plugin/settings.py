@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import reprlib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ EFFECTS: Mapping[Applies, str] = {
 }
 
 _UNITS = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
+_WEEK_S, _PETABYTE = 7 * 86400.0, 1024**5  # what is more is a mistake
 _TIMES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -187,6 +189,9 @@ DATABASE_URL = Kind("database url", _database_url, _plain, "a postgresql:// URL"
 UID_RANGE = Kind("uid range", _uid_range, _plain, "a range of user ids (like 70000-99999)")
 VARIABLE = Kind("variable", _variable, _plain, "a name of an environment variable")
 
+_BRIEF = reprlib.Repr()  # a value from the database may be a book
+_BRIEF.maxstring = _BRIEF.maxother = 200
+
 SETTINGS: tuple[Setting, ...] = (
     Setting("database_url", DATABASE_URL, "", "fleet", "installation",
             "PostgreSQL to use instead of the embedded one; a password belongs into a passfile"),
@@ -211,21 +216,22 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together",
             least=1.0, most=86400.0),
     # No more runs than that are remembered (multibot_runner.protocol).
-    Setting("deaths_limit", COUNT, 3, "both", "live", "so many deaths in the window raise an alert; 0 never", most=50),
+    Setting("deaths_limit", COUNT, 3, "both", "live", "deaths in the window that raise an alert; 0: never", most=50),
     Setting("deaf_after_s", SECONDS, 0.0, "both", "live",
-            "no successful getUpdates for so long means deaf; 0: 45 s, or 3 polls and 15 s where that is longer"),
+            "no successful getUpdates for so long: deaf; 0: automatic (45 s, or three polls and 15 s)", most=_WEEK_S),
     # The loop beats every 3 s.
     Setting("frozen_after_s", SECONDS, 30.0, "both", "live",
-            "the event loop of a build bot is silent for so long: frozen", least=10.0),
-    Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll"),
-    Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0 none"),
+            "build bots: event loop silent for so long: frozen", least=10.0, most=_WEEK_S),
+    Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll", most=_WEEK_S),
+    Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0: none",
+            most=_PETABYTE),
     Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning", most=100),
     Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again",
             most=100),
     Setting("memory_for_s", SECONDS, 60.0, "both", "live",
-            "the limit must be passed for so long before anything happens"),
+            "how long the limit must be passed before anything happens", most=_WEEK_S),
     Setting("restart_budget", COUNT, 3, "both", "live",
-            "restarts by the monitor per bot and hour; then it only alerts"),
+            "restarts by the monitor per bot and hour; then it only alerts", most=1000),
     Setting("token_var", VARIABLE, "BOT_TOKEN", "bot", "restart",
             "environment variable in which a script or command finds its token"),
     Setting("user", TEXT, "", "bot", "restart", "root installs: account to run as instead of a uid of its own"),
@@ -253,12 +259,12 @@ def read_value(setting: Setting, raw: Any, where: str = "") -> Any:
         value = setting.kind.read(raw)
     except (ValueError, TypeError, OverflowError):
         # A URL may carry a password; no other setting is a secret.
-        shown = "this value" if setting.kind is DATABASE_URL else repr(raw)
+        shown = "this value" if setting.kind is DATABASE_URL else _BRIEF.repr(raw)
         raise BadValue(f"{place}{setting.name} {shown} is not {setting.kind.expected}") from None
     if setting.least is not None and value < setting.least:
-        raise BadValue(f"{place}{setting.name} {str(raw).strip()} is below {setting.kind.show(setting.least)}")
+        raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is below {setting.kind.show(setting.least)}")
     if setting.most is not None and value > setting.most:
-        raise BadValue(f"{place}{setting.name} {str(raw).strip()} is above {setting.kind.show(setting.most)}")
+        raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is above {setting.kind.show(setting.most)}")
     return value
 
 
@@ -306,7 +312,7 @@ def _read_file(toml: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         document = tomllib.loads(toml.read_text())
     except FileNotFoundError:
         return {}, {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5,000 digits
         raise BadValue(f"{toml}: not TOML: {error}") from error
     except OSError as error:
         raise BadValue(f"{toml}: cannot be read: {error.strerror}") from error

@@ -23,6 +23,14 @@ class StillBusy(Exception):
     """A call that was too slow has not returned yet; the new one was not begun."""
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an exception says of itself; its class may be a plugin's, and do anything when it is asked."""
+    try:
+        return str(error)
+    except BaseException:
+        return "(it cannot be put into words)"
+
+
 @dataclass(frozen=True)
 class _Job:
     function: Callable[[], Any]
@@ -67,7 +75,7 @@ class Worker:
             return value
         if isinstance(error, Exception):
             raise error
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise RuntimeError(f"{type(error).__name__}: {text_of(error)}") from error
 
     def close(self) -> None:
         """Let the thread end once it is idle."""

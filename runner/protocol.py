@@ -42,7 +42,7 @@ KILLED = "killed (SIGKILL or crash of the interpreter)"  # what is said of a run
 # What a runner is doing (``Heartbeat.phase``).
 LOCKED_OUT, BACKING_OFF, RUNNING, STOPPING = "locked-out", "backing-off", "running", "stopping"
 
-_CAP = 256 * 1024
+FILE_CAP = 256 * 1024  # of every file that is read here, unless its reader says otherwise
 STATUS_CAP = 16 * 1024 * 1024  # of the monitor's status.json
 _KEPT_RUNS = 50
 _LONGEST_TEXT = 500
@@ -311,7 +311,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def read_file(path: Path, cap: int = _CAP) -> bytes:
+def read_file(path: Path, cap: int = FILE_CAP) -> bytes:
     """Return a plain file's content; its owner may be hostile: no links, no fifos, at most ``cap`` bytes.
 
     Raises BadFile (FileNotFoundError as its cause when the file is missing).

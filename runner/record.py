@@ -44,6 +44,11 @@ class Recorder:
         self._runs = read_runs(self.paths)
         return self._runs
 
+    @property
+    def digests(self) -> Tuple[str, ...]:
+        """Return the digests of this run and the earlier ones."""
+        return tuple({run.digest for run in self._runs})
+
     def begin(self, digest: str) -> None:
         """Write down a new run of this process."""
         run = Run(time.time(), self.heartbeat.start_mono, os.getpid(), digest)

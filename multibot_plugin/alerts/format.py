@@ -13,8 +13,8 @@ CRITICAL, WARNING, WELL, STOPPED = "✖", "▲", "●", "○"
 MARKS = {Level.CRITICAL: CRITICAL, Level.WARNING: WARNING}
 # Texts that begin with one of these continue "<bot> is ...".
 _ADJECTIVES = (*map(str, Health), "quarantined", "stopped", "over ", "near ")
-# Control characters, and the marks that hide or reorder text.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+# Control characters, the marks that hide or reorder text, and halves of characters, which no encoding can write.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:

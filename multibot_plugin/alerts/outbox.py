@@ -16,9 +16,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.health.states import Alert, Level
+from multibot_plugin.health.states import Alert
 from multibot_plugin.plugins import SendFailed
-from multibot_runner.protocol import replace_file
+from multibot_plugin.shapes import build
+from multibot_runner.protocol import BadFile, decode_object, read_file, replace_file
 
 KEPT_S = 86400.0
 LONGEST_PAUSE_S = 600.0
@@ -82,7 +83,7 @@ class Outbox:
                 self._number = max(self._number, int(path.name.partition("-")[0]))
             try:
                 parcel = _read(path)
-            except (OSError, ValueError, TypeError, KeyError):
+            except (OSError, ValueError, BadFile):
                 _log.error("%s is not an alert: set aside", path)
                 with contextlib.suppress(OSError):
                     path.rename(path.with_suffix(".bad"))
@@ -198,12 +199,10 @@ class Outbox:
 
 
 def _read(path: Path) -> Parcel:
-    item = json.loads(path.read_bytes())
-    alert = read_alert(item)
+    alert = read_alert(decode_object(read_file(path)))
     return Parcel(path, unquote(path.stem.partition("-")[2]), alert)
 
 
 def read_alert(item: dict[str, object]) -> Alert:
-    """Return the alert that ``dataclasses.asdict`` made ``item`` from; raises ValueError, TypeError or KeyError."""
-    fields: dict[str, object] = {**item, "level": Level(str(item["level"]))}
-    return Alert(**fields)  # type: ignore[arg-type]
+    """Return the alert that ``dataclasses.asdict`` made ``item`` from; raises ValueError."""
+    return build(Alert, item)

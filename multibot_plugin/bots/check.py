@@ -12,32 +12,18 @@ import re
 import shlex
 import shutil
 import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.bots.identity import Identity, obstacle, remedy
-from multibot_plugin.errors import BadValue, MultibotError, Refused
+from multibot_plugin.errors import BadValue, Refused
 from multibot_runner.protocol import BOT_ID, TOKEN
 
 OLDEST_PYTHON = (3, 10)
-_TIMEOUT_S = 10.0
 _INTERPRETER_TIMEOUT_S = 30.0
 _PROBE = Path(__file__).with_name("probe.py")
-
-
-@dataclass(frozen=True)
-class TelegramBot:
-    """Who Telegram says a token is."""
-
-    id: int
-    username: str
 
 
 def check_id(bot: str) -> None:
@@ -62,53 +48,6 @@ def check_token_free(bot: str, token: str, rows: Iterable[Mapping[str, Any]]) ->
             f"the token of {bot!r} is for the Telegram bot {number} that {row['id']!r} already is, "
             f"which can be polled once: 'multibot bot set {row['id']}' gives {row['id']!r} a new token"
         )
-
-
-# --- Telegram --------------------------------------------------------------------------------------------------
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A Bot API server redirects nowhere; a token is not carried to where somebody points."""
-
-    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage,
-                         newurl: str) -> None:  # fmt: skip
-        return None
-
-
-def check_token(token: str, bot_api_url: str, timeout_s: float = _TIMEOUT_S) -> TelegramBot:
-    """Return who ``token`` is, asked by getMe on the server that the bot will use.
-
-    Raises Refused when the server rejects the token, MultibotError when it cannot be asked.
-    """
-    server = urllib.parse.urlsplit(bot_api_url)
-    shown = f"{server.scheme}://{server.hostname or ''}{f':{server.port}' if server.port else ''}"
-    instead = "try again, or leave the question out: --no-check"
-    try:
-        opener = urllib.request.build_opener(_NoRedirect)
-        with opener.open(f"{bot_api_url}/bot{token}/getMe", timeout=timeout_s) as answer:
-            code, body = answer.status, answer.read(65536)
-    except urllib.error.HTTPError as error:
-        with error:
-            code, body = error.code, error.read(65536)
-    except (OSError, HTTPException, ValueError) as error:
-        # The text of these errors may hold the address, token included.
-        reason = getattr(error, "reason", error)
-        text = (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).replace(token, "...")
-        raise MultibotError(f"{shown} does not answer ({text}): {instead}") from None
-    return _identity_in(code, body, shown, instead)
-
-
-def _identity_in(code: int, body: bytes, shown: str, instead: str) -> TelegramBot:
-    try:
-        answer = json.loads(body)
-        if answer["ok"]:
-            return TelegramBot(int(answer["result"]["id"]), str(answer["result"].get("username", "")))
-        wrong = (int(answer.get("error_code", code)), str(answer.get("description", ""))[:100])
-    except (ValueError, TypeError, KeyError):
-        raise MultibotError(f"{shown} does not answer like a Bot API server (HTTP {code}): check bot_api_url") from None
-    if wrong[0] in (401, 404):
-        raise Refused(f"Telegram rejects this token ({wrong[0]} {wrong[1]}): get a new one from @BotFather")
-    raise MultibotError(f"{shown} answers getMe with {wrong[0]} {wrong[1]}: {instead}")
 
 
 # --- files -----------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 
 from multibot_plugin.errors import BadValue, did_you_mean
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME, Settings, read_value
-from multibot_runner.protocol import BOT_ID, FORMS, TOKEN, RunnerSettings
+from multibot_runner.protocol import BOT_ID, FILE_CAP, FORMS, TOKEN, RunnerSettings, encode
 from multibot_runner.redact import redact
 
 _BUILD = re.compile(r"(?:[A-Za-z_][\w.]*|/[^\0:]+\.py):[A-Za-z_]\w*")
@@ -43,6 +43,9 @@ class BotConfig:
         """
         where = f"bot {row['id']!r}"
         settings = row["settings"]
+        for name in ("settings", "env"):
+            if row[name] is None:  # see database.pool: no row has NULL there
+                raise BadValue(f"{where}: {name} holds a number too long or a value too deep to be read")
         if not isinstance(settings, Mapping):
             raise BadValue(f"{where}: settings is not an object")
         allowed = {s.name for s in BOT_SETTINGS}
@@ -117,12 +120,15 @@ def deploy(config: BotConfig, fleet: Settings, key: bytes) -> Deployment:
 
     The digest is HMAC-SHA256 with this installation's ``key`` over the token and every setting that needs a
     restart, 16 hex digits: it changes exactly when the bot has to restart, and gives nothing away.
+    Raises BadValue for more than the runner would read.
     """
     values = fleet.for_bot(config.settings)
     live = {"launch": config.launch} | {s.name: values[s.name] for s in BOT_SETTINGS if s.applies == "live"}
     restart = {s.name: values[s.name] for s in BOT_SETTINGS if s.applies == "restart"}
     settings = RunnerSettings(bot=config.id, launch=config.launch, target=config.target, env=dict(config.env),
                               uid=config.uid, **restart)  # fmt: skip
+    if len(encode(settings)) > FILE_CAP:
+        raise BadValue(f"bot {config.id!r}: its environment and settings are larger than {FILE_CAP // 1024} KiB")
     canonical = json.dumps([asdict(settings), config.token], sort_keys=True).encode()
     digest = hmac.new(key, canonical, hashlib.sha256).hexdigest()[:16]
     return Deployment(config.id, digest, config.enabled, settings, live, config.token)

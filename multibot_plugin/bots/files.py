@@ -27,6 +27,7 @@ from multibot_runner.protocol import BadFile, RunnerSettings, decode, decode_obj
 
 _LOWEST_UID = 1000  # as in settings: a row changed by hand must not make a bot root
 LOCK_WAIT_S = 60.0
+_KEY_SIZE = 32
 _OF_A_DIGEST = re.compile(r"([0-9a-f]{16})\.(?:json|token)")
 _LEFTOVER = re.compile(r"\..*\.tmp")  # of replace_file, killed between its two steps
 
@@ -53,11 +54,17 @@ def translated() -> Iterator[None]:
 def read_key(home: Home) -> bytes:
     """Return this installation's key for digests; a new one, not yet written, where there is none."""
     try:
-        return read_file(home.digest_key)
+        key = read_file(home.digest_key)
     except BadFile as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            return secrets.token_bytes(32)
+            return secrets.token_bytes(_KEY_SIZE)
         raise MultibotError(f"{error}: it holds the key that digests are made with") from error
+    if len(key) != _KEY_SIZE:
+        raise MultibotError(
+            f"{home.digest_key} is damaged ({len(key)} of {_KEY_SIZE} bytes): restore it from a backup, or remove it:"
+            " then every bot restarts once"
+        )
+    return key
 
 
 def write_key(home: Home, key: bytes) -> None:
@@ -87,7 +94,7 @@ def read_deployment(home: Home, section: Section) -> Deployment | None:
         live = decode_object(read_file(paths.live))
         for name in live.keys() & BY_NAME.keys():
             BY_NAME[name].kind.read(live[name])
-    except (BadFile, ValueError, TypeError, OverflowError):
+    except (BadFile, ValueError, TypeError, OverflowError, RecursionError):
         return None
     return Deployment(section.id, section.digest, section.autostart, settings, live, token)
 

@@ -181,7 +181,7 @@ async def append_audit(connection: asyncpg.Connection, entries: Iterable[Entry])
             (UUID(e.id), datetime.fromtimestamp(e.at, UTC), e.actor, e.door, e.host, e.bot, e.action, dict(e.detail))
             for e in entries
         ]
-    except (ValueError, OverflowError, OSError, AttributeError) as error:
+    except (ValueError, TypeError, OverflowError, OSError, AttributeError) as error:
         raise BadValue(f"an entry of the journal is not one: {error}") from error
     with translated(connection):
         await connection.executemany(sql("append_audit"), rows)
@@ -190,7 +190,8 @@ async def append_audit(connection: asyncpg.Connection, entries: Iterable[Entry])
 async def read_audit(connection: asyncpg.Connection, bot: str | None = None, limit: int = 50) -> list[Row]:
     """Return the newest audit rows first, of one bot or of all: id, at, actor, door, host, bot_id, action, detail."""
     with translated(connection):
-        return [Row(row) for row in await connection.fetch(sql("read_audit"), bot, limit)]
+        rows = [Row(row) for row in await connection.fetch(sql("read_audit"), bot, limit)]
+    return [row if isinstance(row["detail"], Mapping) else Row(row, detail={"unreadable": True}) for row in rows]
 
 
 async def _sign(connection: asyncpg.Connection, actor: Actor) -> None:

@@ -18,11 +18,11 @@ from multibot_plugin.cli.output import Context, one_line, pass_context, say, sho
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 
 if TYPE_CHECKING:
-    from multibot_plugin.bots.check import TelegramBot
     from multibot_plugin.bots.identity import Identity
+    from multibot_plugin.bots.telegram import TelegramBot
 
 
-@click.command()
+@click.command(cls=given.BotCommand)
 @click.argument("bot", metavar="ID")
 @given.launch_options
 @given.token_options
@@ -65,6 +65,7 @@ async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotCo
     """Check the draft and insert it, with a user id of its own where it needs one; all or nothing."""
     from multibot_plugin.bots import check as checks
     from multibot_plugin.bots.store import allot_uid, fetch_bots, insert_bot
+    from multibot_plugin.bots.telegram import check_token
     from multibot_plugin.database.pool import translated
 
     values = context.settings.for_bot(draft.settings)
@@ -74,7 +75,7 @@ async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotCo
             remedy = context.home.command(f"bot set {draft.id} ...")
             raise Refused(f"bot {draft.id!r} exists already: change it with '{remedy}', or choose another id")
         checks.check_token_free(draft.id, draft.token, rows)
-        telegram = checks.check_token(draft.token, values["bot_api_url"]) if check else None
+        telegram = check_token(draft.token, values["bot_api_url"]) if check else None
         with translated(connection):
             async with connection.transaction():
                 config = draft

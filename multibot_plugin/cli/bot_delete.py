@@ -32,17 +32,15 @@ def delete(context: Context, bot: str, yes: bool, purge: bool, json_wanted: bool
     failure = result.failure(bot)
     if failure:
         raise MultibotError(f"{bot} is deleted, but still there: {failure}: run '{context.home.command('apply')}'")
-    paths = context.home.bot(bot)
     if purge:
         _purge(context, bot)
-        say(f"{bot} deleted, with everything it had")
-    elif paths.work.exists():
-        say(f"{bot} deleted; kept: {paths.work}")
+    left = [str(path) for path in (context.home.bot(bot).work, context.home.bot_log(bot)) if path.exists()]
+    if left:
+        say(f"{bot} deleted; kept: {' and '.join(left)} (--purge would have removed them)")
     else:
-        say(f"{bot} deleted")
+        say(f"{bot} deleted, with its working directory and logs" if purge else f"{bot} deleted")
     if json_wanted:
-        kept_at = str(paths.work) if paths.work.exists() else None
-        show_json({"bot": {"id": bot, "deleted": True, "kept": kept_at}})
+        show_json({"bot": {"id": bot, "deleted": True, "kept": left}})
     return 0 if result.ok else 1
 
 

@@ -24,6 +24,32 @@ _METAVARS = {"size": "SIZE", "seconds": "TIME", "count": "N", "url": "URL", "pat
 _SPECIAL_METAVARS = {"user": "NAME", "python": "INTERPRETER", "workdir": "DIR", "env_file": "FILE"}
 
 
+# The sections of --help; what is in none stands under "Other".
+_SECTIONS = {
+    "What it runs": ("build", "script", "command_line", "python", "workdir", "user"),
+    "Token": ("token_file", "token_stdin", "token_env", "token", "token_var"),
+    "Environment": ("env", "unset_env", "env_file"),
+    "Limits and health": (
+        "memory_limit", "memory_warning_percent", "memory_clear_percent", "memory_for_s", "deaf_after_s",
+        "frozen_after_s", "start_grace_s", "deaths_limit", "deaths_window_s", "restart_budget", "backoff_max_s",
+    ),
+}  # fmt: skip
+_OTHER = "Other"
+
+
+class BotCommand(click.Command):
+    """A command whose many options are shown in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        records = {option.name or "": record for option in options if (record := option.get_help_record(ctx))}
+        sections = {title: [records.pop(name) for name in names if name in records]
+                    for title, names in _SECTIONS.items()}  # fmt: skip
+        for title, rows in (sections | {_OTHER: list(records.values())}).items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
 def launch_options(command: _F) -> _F:
     """Add ``--build``, ``--script`` and ``--command``."""
     for option in (
@@ -53,12 +79,15 @@ def setting_options(command: _F) -> _F:
     """Add an option for every setting a bot can have, and ``--env``."""
     for setting in reversed(BOT_SETTINGS):
         metavar = _SPECIAL_METAVARS.get(setting.name) or _METAVARS.get(setting.kind.name, "TEXT")
-        default = f"default {setting.kind.show(setting.default)}" if setting.default not in ("", None) else ""
-        more = ", ".join(filter(None, (default, setting.bounds)))
-        text = f"{setting.help[:1].upper()}{setting.help[1:]}{f' ({more})' if more else ''}."
+        default = f" (default {setting.kind.show(setting.default)})" if setting.default else ""
+        text = f"{setting.help[:1].upper()}{setting.help[1:]}{default}."
         command = click.option(flag(setting), setting.name, metavar=metavar, help=text)(command)
     add_env = click.option(
-        "--env", "env", multiple=True, metavar="KEY=VALUE", help="Variable for the bot; may be repeated."
+        "--env",
+        "env",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Variable for the bot; may be repeated. Other users can see it here: secrets go into --env-file.",
     )
     return add_env(command)
 

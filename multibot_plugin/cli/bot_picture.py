@@ -47,7 +47,6 @@ class Picture:
     env: Sequence[str] = ()
     changes: Sequence[Mapping[str, Any]] = ()
     incidents: Sequence[Mapping[str, Any]] = ()
-    channels: Sequence[str] = ()
     runs: Sequence[Run] = ()
     log: Path = Path()
     log_lines: Sequence[str] = ()
@@ -75,7 +74,7 @@ def gather(context: Context, bot: str) -> Picture:
         at=fleet.at, running=fleet.away is None, config=config, problem=problem,
         values=context.settings.for_bot(own) | launch, own=own, env=env, changes=changes,
         incidents=[i for i in status.get("incidents", ()) if i.get("bot") == bot],
-        channels=status.get("channels", ()), runs=read_runs(context.home.bot(bot)),
+        runs=read_runs(context.home.bot(bot)),
         log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES, secrets), notes=notes,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from multibot_plugin.errors import BadValue, MultibotError
 _PLACE = {"python", "workdir", "user", "env_file"}
 
 
-@click.command("set")
+@click.command("set", cls=given.BotCommand)
 @click.argument("bot", metavar="ID", shell_complete=complete_bot)
 @given.launch_options
 @given.token_options
@@ -114,18 +114,19 @@ def _known(row: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     from multibot_plugin.errors import did_you_mean
 
     for name, value in changes.get("env", {}).items():
-        if value is None and name not in row["env"]:
+        if value is None and isinstance(row["env"], Mapping) and name not in row["env"]:
             raise BadValue(f"bot {row['id']!r} has no variable {name!r} to unset{did_you_mean(name, row['env'])}")
 
 
 def _check_token(config: BotConfig, values: Mapping[str, Any], rows: list[Any], changes: Mapping[str, Any],
                  check: bool) -> None:  # fmt: skip
     from multibot_plugin.bots import check as checks
+    from multibot_plugin.bots.telegram import check_token
 
     if "token" in changes:
         checks.check_token_free(config.id, config.token, rows)
     if check and ("token" in changes or "bot_api_url" in changes.get("settings", {})):
-        checks.check_token(config.token, values["bot_api_url"])
+        check_token(config.token, values["bot_api_url"])
 
 
 def _concerns_place(changes: Mapping[str, Any]) -> bool:

@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from multibot_plugin.cli.alerting import where_alerts_go
 from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Found, Patient
 from multibot_plugin.cli.config import problems
 from multibot_plugin.cli.output import size
-from multibot_plugin.cli.status import where_alerts_go
 
 _GIB = 1024**3
 _JOURNAL_LARGE = 1024 * 1024

@@ -23,7 +23,7 @@ from multibot_plugin.cli.output import (
     show_json,
     show_rows,
 )
-from multibot_plugin.errors import BadValue, Refused, did_you_mean
+from multibot_plugin.errors import BadValue, MultibotError, Refused, did_you_mean
 from multibot_plugin.settings import (
     COUNT,
     DATABASE_URL,
@@ -140,7 +140,10 @@ def set_value(context: Context, name: str, value: str, json_wanted: bool) -> Non
     if changed and not toml.parent.is_dir():
         raise Refused(f"{toml.parent} does not exist: run '{context.home.command('init')}' first")
     if changed:
-        replace_file(toml, new.encode(), mode=toml.stat().st_mode & 0o777 if toml.is_file() else 0o600)
+        try:
+            replace_file(toml, new.encode(), mode=toml.stat().st_mode & 0o777 if toml.is_file() else 0o600)
+        except OSError as error:
+            raise MultibotError(f"cannot write {toml}: {error.strerror}") from error
     if json_wanted:
         applies = {"applies": setting.applies, "overridden": setting.variable in os.environ}
         show_json({"setting": {"name": name, "value": _plain(setting, checked), "changed": changed, **applies}})

@@ -42,7 +42,7 @@ def demo(context: Context, stop: bool) -> None:
     Nothing leaves this machine: a local Bot API server plays Telegram. All state is below one directory
     (.demo, or --home DIR), which is written anew.
     """
-    home = context.home if context.home.option else find_home(_default_directory())
+    home = context.home if context.names_home else find_home(_default_directory())
     show = Demo(home)
     if stop:
         show.end()
@@ -150,7 +150,7 @@ class Demo:
             lambda: self._row("greeter")["last_update_age_s"] is not None, "the monitor to see greeter's last update"
         )
         click.echo("".join(f"  {line}\n" for line in self.run("list").splitlines()))
-        multibot = f"{_program('multibot')} {self.home.option}"
+        multibot = f"{_program('multibot')} {self.home.option}".rstrip()
         ctl = f"{_program('supervisorctl')} -c {_short(self.home.supervisord_conf)}"
         end = "make demo-stop" if "MAKELEVEL" in os.environ else f"{multibot} demo --stop"
         click.echo(

@@ -94,8 +94,9 @@ def prepare(home: Home, settings: Settings) -> dict[str, str]:
     try:
         found |= _keep(home.digest_key, lambda: secrets.token_bytes(32), 0o600)
         found |= _keep(home.toml, lambda: toml_text().encode(), 0o600)
-    except OSError as error:
-        raise MultibotError(f"{error.filename}: {error.strerror}") from error
+    except OSError as error:  # a full disk names no file
+        where = error.filename or f"{home.digest_key} or {home.toml}"
+        raise MultibotError(f"cannot write {where}: {error.strerror}") from error
     notes: list[str] = []
     if os.geteuid() == 0:
         make_account(notes.append, ACCOUNT)
@@ -123,7 +124,8 @@ def make_places(home: Home) -> None:
         make_directories(home)
         home.journal.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise MultibotError(f"{error.filename} cannot be made: {error.strerror}") from error
+        where = error.filename or f"a directory of {home.config}, {home.state}, {home.run} or {home.log}"
+        raise MultibotError(f"{where} cannot be made: {error.strerror}") from error
     finally:
         os.umask(before)
 

@@ -23,6 +23,9 @@ from multibot_runner.redact import redact
 _POLL_S = 0.2
 _BLOCK = 64 * 1024
 _LONGEST = 256 * 1024  # a line without an end is shown in pieces of this size
+_WORD = 160  # longer than any token: what may be half of one is not shown, or not yet
+_HALF_A_WORD = re.compile(rb"\A\S{1,%d}" % _WORD)
+_UNFINISHED_WORD = re.compile(rb"\S*\Z")
 _BACKUPS = 3  # stdout_logfile_backups of the bots' sections
 _STAMP = re.compile(r"\D{0,3}(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)")
 _TINTS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
@@ -113,6 +116,8 @@ def _last(file: BinaryIO, count: int, end: int | None) -> list[bytes]:
         position -= step
         file.seek(position)
         data = file.read(step) + data
+    if position:
+        data = _HALF_A_WORD.sub(b"", data)
     return data.splitlines()[-count:] if count else []
 
 
@@ -142,9 +147,11 @@ class Follower:
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
+        self._inside = False  # a line: its beginning is not ours
         with suppress(FileNotFoundError):
             self._file = path.open("rb")
             self.position = self._file.seek(0, os.SEEK_END)
+            self._inside = self.position > 0 and os.pread(self._file.fileno(), 1, self.position - 1) != b"\n"
 
     def __enter__(self) -> Follower:
         return self
@@ -166,7 +173,10 @@ class Follower:
             data += self._read()
         whole, newline, self._rest = data.rpartition(b"\n")
         if len(self._rest) > _LONGEST:
-            whole, newline, self._rest = data, b"\n", b""
+            cut = len(data) - len(_UNFINISHED_WORD.search(data[-_WORD:])[0])  # type: ignore[index]
+            whole, newline, self._rest = data[:cut], b"\n", data[cut:]
+        if newline and self._inside:
+            whole, self._inside = _HALF_A_WORD.sub(b"", whole), False
         return whole.split(b"\n") if newline else []
 
     def _read(self) -> bytes:

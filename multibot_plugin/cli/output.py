@@ -53,6 +53,11 @@ class Context:
     def home(self) -> Home:
         return find_home(self.home_option)
 
+    @property
+    def names_home(self) -> bool:
+        """Whether somebody said which home (``--home``, MULTIBOT_HOME), so that it is not the default one."""
+        return bool(self.home_option or os.environ.get("MULTIBOT_HOME"))
+
     @cached_property
     def settings(self) -> Settings:
         return load(self.home.toml)
@@ -244,7 +249,12 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], wide: bo
 def fold(text: str, indent: int) -> str:
     """Return a sentence folded between words where the terminal ends, what follows indented by ``indent``."""
     wrapper = textwrap.TextWrapper(
-        width=width(), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        width=width(),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        expand_tabs=False,
+        replace_whitespace=False,
     )
     return wrapper.fill(text)
 

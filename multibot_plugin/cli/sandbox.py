@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,13 @@ from multibot_plugin.cli.output import (
 from multibot_plugin.errors import MultibotError, NoSuchBot
 from multibot_plugin.home import Home
 from multibot_plugin.sandbox import client
-from multibot_plugin.sandbox.client import Sandbox
+from multibot_plugin.sandbox.client import NoAnswer, Sandbox
 from multibot_plugin.sandbox.model import Entry
 from multibot_plugin.settings import SECONDS
 from multibot_runner.protocol import BadFile, read_file
 
 RECORD = "sandbox.json"
-_SPEAKERS = 20  # columns for "you → greeter"
+_LEAST_SPEAKERS = 18  # columns for "you → greeter"
 
 
 class Seconds(click.ParamType[float]):
@@ -53,7 +54,8 @@ class Seconds(click.ParamType[float]):
 _url = click.option("--url", help="The sandbox (default: the one started with this home).")
 _chat = click.option("--chat", type=int, help="The chat's id; below 0 a group (default: Ada's private chat).")
 _ANSWER = "What was said and answered, as JSON."
-_wait = click.option("--wait", type=Seconds(), default="10s", help="How long to wait for the answer; 0: not at all.")
+_wait = click.option("--wait", type=Seconds(), default="10s", show_default=True,
+                     help="How long to wait for the answer; 0: not at all.")  # fmt: skip
 
 
 @click.group(no_args_is_help=True)
@@ -98,7 +100,7 @@ def say_to(
     """Say TEXT to a bot and show its answer."""
     there = _sandbox(context, url)
     said = there.say(_address(context, there, bot), " ".join(text), chat, user)
-    _show_answer(there, said, wait, json_wanted)
+    _show_answer(context, there, said, wait, json_wanted)
 
 
 @sandbox.command()
@@ -116,7 +118,8 @@ def tap(
 ) -> None:  # fmt: skip
     """Tap an inline button, named by its text or data, and show the answer."""
     there = _sandbox(context, url)
-    _show_answer(there, there.tap(_address(context, there, bot), button, chat, message), wait, json_wanted)
+    tapped = there.tap(_address(context, there, bot), button, chat, message)
+    _show_answer(context, there, tapped, wait, json_wanted)
 
 
 @sandbox.command()
@@ -132,13 +135,18 @@ def transcript(
     """Show what users said and bots sent, in order."""
     there = _sandbox(context, url)
     address = _address(context, there, bot) if bot else None
+    names = _names(context.home)
     entries: Iterable[Entry] = there.follow(address, after) if follow else there.transcript(address, after)
+    if not follow:
+        entries = _called(entries, names)
     if form == "json" and not follow:
         show_json({"entries": [asdict(entry) for entry in entries]})
         return
+    page = _Page(() if follow else entries)
     for entry in entries:
+        (entry,) = _called((entry,), names)
         if form == "table":
-            _show_entry(entry)
+            page.show(entry)
         else:
             show_rows("jsonl", "entries", [asdict(entry)], [])
 
@@ -223,7 +231,9 @@ def revoke(context: Context, bot: str, json_wanted: bool, url: str | None) -> No
 @pass_context
 def bots(context: Context, form: str, url: str | None) -> None:
     """Show the bots that the sandbox has seen, with their counters."""
-    rows = [asdict(view) for view in _sandbox(context, url).bots()]
+    there = _sandbox(context, url)
+    called = _names(context.home)
+    rows = [asdict(view) | {"name": called.get(view.number, view.name)} for view in there.bots()]
     names = {"number": "NUMBER", "polls_open": "POLLS OPEN", "polls": "POLLS", "conflicts": "CONFLICTS",
              "pending": "PENDING", "faults": "FAULTS"}  # fmt: skip
     columns = [Column("BOT", lambda row: str(row["name"]))]
@@ -233,7 +243,8 @@ def bots(context: Context, form: str, url: str | None) -> None:
 
 
 def _sandbox(context: Context, url: str | None) -> Sandbox:
-    return Sandbox(url) if url else client.find(context.home.run / RECORD, context.home.command("sandbox serve"))
+    start = context.home.command("sandbox serve")
+    return Sandbox(url, start=start) if url else client.find(context.home.run / RECORD, start)
 
 
 def _address(context: Context, there: Sandbox, bot: str) -> str:
@@ -250,6 +261,15 @@ def _address(context: Context, there: Sandbox, bot: str) -> str:
         if bot.removeprefix("@") in (str(view.number), view.name, view.username):
             return str(view.number)
     raise NoSuchBot(bot, [*digests, *(view.name for view in views)])
+
+
+def _names(home: Home) -> dict[int, str]:
+    """Return the ids of this home's bots by their numbers: in a view they are called as everywhere in multibot."""
+    names = {}
+    for bot, digest in _digests(home).items():
+        with suppress(MultibotError):
+            names[_token_number(home.bot(bot).token(digest), bot)] = bot
+    return names
 
 
 def _token_number(token: Path, bot: str) -> int:
@@ -270,17 +290,27 @@ def _digests(home: Home) -> dict[str, str]:
         return {}
 
 
-def _show_answer(there: Sandbox, said: Entry, wait_s: float, json_wanted: bool) -> None:
+def _show_answer(context: Context, there: Sandbox, said: Entry, wait_s: float, json_wanted: bool) -> None:
     """Show what was said, then what the bot sends into that chat: all that comes at once.
 
-    Raises MultibotError when nothing comes.
+    Raises MultibotError, which names the bot's log, when nothing comes.
     """
+    names = _names(context.home)
+    entries = _called((said,), names)
+    page = _Page()
+    if not json_wanted:
+        page.show(entries[0])
+    try:
+        for entry in _answers(there, said, wait_s):
+            entries += _called((entry,), names)
+            if not json_wanted:
+                page.show(entries[-1])
+    except NoAnswer:
+        bot = entries[0].name
+        see = f": see '{context.home.command(f'logs {bot}')}'" if said.bot in names else ""
+        raise MultibotError(f"{bot} has not answered within {wait_s:g} s{see}") from None
     if json_wanted:
-        show_json({"entries": [asdict(entry) for entry in (said, *_answers(there, said, wait_s))]})
-        return
-    _show_entry(said)
-    for entry in _answers(there, said, wait_s):
-        _show_entry(entry)
+        show_json({"entries": [asdict(entry) for entry in entries]})
 
 
 def _answers(there: Sandbox, said: Entry, wait_s: float) -> Iterator[Entry]:
@@ -291,7 +321,19 @@ def _answers(there: Sandbox, said: Entry, wait_s: float) -> Iterator[Entry]:
     yield from there.follow(str(said.bot), answer.n, 0.2)
 
 
-def _show_entry(entry: Entry) -> None:
-    speakers = clean(entry.speakers)
-    for number, line in enumerate(entry.shown.splitlines() or [""]):
-        show(f"{speakers if number == 0 else '':<{_SPEAKERS}}{clean(line)}".rstrip())
+def _called(entries: Iterable[Entry], names: Mapping[int, str]) -> list[Entry]:
+    """Return entries with the bots' names of this home."""
+    return [replace(entry, name=names.get(entry.bot, entry.name)) for entry in entries]
+
+
+class _Page:
+    """Prints entries in two columns; the first is as wide as the longest pair of speakers so far."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._width = max([_LEAST_SPEAKERS, *(len(clean(entry.speakers)) for entry in entries)])
+
+    def show(self, entry: Entry) -> None:
+        speakers = clean(entry.speakers)
+        self._width = max(self._width, len(speakers))
+        for number, line in enumerate(entry.shown.splitlines() or [""]):
+            show(f"{speakers if number == 0 else '':<{self._width}}  {clean(line)}".rstrip())

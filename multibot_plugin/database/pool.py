@@ -41,7 +41,7 @@ class Connection(asyncpg.Connection):  # type: ignore[misc]
 
 
 async def connect(home: Home, settings: Settings, timeout_s: float = 5.0) -> asyncpg.Connection:
-    """Return a new connection; json values come and go as Python values.
+    """Return a new connection; json values come and go as Python values (None: one that Python cannot read).
 
     Raises DatabaseAway when the server is not there or refuses us, BadValue for a ``database_url`` that is none.
     """
@@ -144,7 +144,12 @@ async def _open(home: Home, settings: Settings, timeout_s: float) -> asyncpg.Con
 def _password(home: Home) -> str:
     file = passfile(home)
     try:
-        return file.read_text().strip().rpartition(":")[2]
+        password = file.read_bytes().decode("ascii").strip().rpartition(":")[2]
+        if not password.isprintable():
+            raise ValueError
+        return password
+    except ValueError:
+        raise DatabaseAway(f"{file} is damaged: remove it and run '{home.command('init')}'") from None
     except FileNotFoundError:
         raise DatabaseAway(f"there is no database here yet: run '{home.command('init')}'") from None
     except PermissionError:
@@ -156,11 +161,19 @@ async def _set_up(connection: asyncpg.Connection, where: str) -> None:
     if version.major < OLDEST:
         raise DatabaseAway(f"the database at {where} is PostgreSQL {version.major}: multibot needs {OLDEST} or later")
     for kind in ("json", "jsonb"):
-        await connection.set_type_codec(kind, encoder=_encode, decoder=json.loads, schema="pg_catalog")
+        await connection.set_type_codec(kind, encoder=_encode, decoder=_decode, schema="pg_catalog")
 
 
 def _encode(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
+
+
+def _decode(text: str) -> Any:
+    """Return the value, None for one that PostgreSQL can hold and Python cannot: one row must not stop all others."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # a number of 5,000 digits, 3,000 brackets
+        return None
 
 
 def _silence(home: Home, settings: Settings, error: Exception) -> DatabaseAway:

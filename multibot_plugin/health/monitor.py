@@ -33,7 +33,7 @@ from multibot_plugin.health.observe import Observer, Supervisor
 from multibot_plugin.health.picture import SCHEMA, bot_picture, deliveries_picture, incidents_picture, plugins_picture
 from multibot_plugin.health.recovery import decide
 from multibot_plugin.health.replay import Replayer
-from multibot_plugin.health.rules import Fleet, read_fleet
+from multibot_plugin.health.rules import Fleet, is_coming_up, read_fleet
 from multibot_plugin.health.states import Alert, Observation
 from multibot_plugin.home import Home
 from multibot_plugin.hookspecs import MonitorInfo
@@ -79,6 +79,7 @@ class Monitor:
         self._channels: dict[str, str] = {}
         self._channels_mono = float("-inf")
         self._saved: object = None
+        self._coming_up = False
         self._troubles: dict[str, str] = {}
         self.ledger = self._load()
         self._seen_mono = dict.fromkeys((bot for bot, _ in self.ledger.tracks), clock()[0])
@@ -92,6 +93,11 @@ class Monitor:
         status = self.plugins.status()
         self.record("monitor.started", {"plugins": [p.name for p in status if not p.disabled]})
         self._record_disabled(set())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next look should come soon."""
+        return self._coming_up or self.hands.waiting
 
     async def close(self) -> None:
         """Let go of threads and tasks; restarts that are under way are finished by the next monitor."""
@@ -107,6 +113,7 @@ class Monitor:
         now, now_at = self._clock()
         fleet = await self._ask()
         observations = await self._look(fleet, (now, now_at))
+        self._coming_up = any(map(is_coming_up, observations))
         if not fleet.running:  # everything ends: nothing of that is to be judged, told or undone
             self.hands.act(fleet, now, now_at)
             self._write_picture(observations, now, now_at)
@@ -289,7 +296,7 @@ async def _tick_on(monitor: Monitor, signature: object, wake: asyncio.Event) -> 
         least_s = min(LEAST_PAUSE_S, tick_s)
         await asyncio.sleep(least_s)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.0 if monitor.hands.waiting else max(0.0, tick_s - least_s)):
+            async with asyncio.timeout(0.0 if monitor.waiting else max(0.0, tick_s - least_s)):
                 await wake.wait()
         now = _signature(monitor.home)
         # A restart under way would be begun a second time by the next monitor.

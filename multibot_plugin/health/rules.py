@@ -92,7 +92,7 @@ def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[H
     if observation.launch == "command":
         return health, "polling is not visible"
     if heartbeat.poll_success_mono is None:
-        if _first_poll_open(heartbeat, observation.now):
+        if heartbeat.polling_seen and _first_poll_open(heartbeat, observation.now):
             return health, "first poll open"
         if heartbeat.polling_seen or observation.launch == "build":
             return Health.UNKNOWN, "no successful getUpdates yet"
@@ -117,7 +117,7 @@ def _last_words(observation: Observation) -> str:
 
 
 def _first_poll_open(heartbeat: Heartbeat, now: float) -> bool:
-    """Whether Telegram holds the first poll of this process: without an update it answers when the poll's time is up."""
+    """Whether Telegram holds the first poll of this process: without an update it answers only at its timeout."""
     started = heartbeat.poll_start_mono
     if started is None or heartbeat.poll_failure_mono is not None:
         return False

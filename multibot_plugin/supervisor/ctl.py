@@ -60,7 +60,7 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
 
     def _show(self, answer: Mapping[str, Any], words: Sequence[str]) -> None:
         # Not at the top: supervisorctl imports this module whatever is typed.
-        from multibot_plugin.cli import fleet, listing, output
+        from multibot_plugin.cli import fleet, listing, output, tables
         from multibot_plugin.errors import NoSuchBot
 
         try:
@@ -72,7 +72,7 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         if not rows:
             self._print("no bots yet")
             return
-        for line in output.lay_out(rows, listing.columns_for(rows), output.width(), clean=output.clean):
+        for line in tables.lay_out(rows, listing.columns_for(rows), output.width(), clean=output.clean):
             self._print(line)
 
     def _fail(self, text: str) -> None:

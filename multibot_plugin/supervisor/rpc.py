@@ -30,6 +30,7 @@ from multibot_runner.protocol import (
     STATUS_CAP,
     BadFile,
     decode_object,
+    is_number,
     lifecycle,
     read_file,
 )
@@ -40,6 +41,7 @@ INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
 # A picture of the monitor counts as present for this many of its ticks, and some.
 _MONITOR, _LISTENER = "multibot", "multibot_plugin.supervisor.listener"
 _FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
+_LARGEST = 1e18  # of a number that is no mistake
 _OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
 
 
@@ -111,7 +113,7 @@ class MultibotInterface:
             "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION,
                             "stopping": any(state == "STOPPING" for _, state in states)},
             "monitor": {"ok": is_fresh(status, now_mono) and listener == "RUNNING", "state": listener,
-                        "tick_age_s": age_s, "database": status.get("database")},
+                        "tick_age_s": age_s, "database": _database(status.get("database"))},
             "bots": [bot_row(bot, p, status, now, now_mono) for bot, p in sorted(self._bots().items())],
         })  # fmt: skip
 
@@ -211,12 +213,12 @@ def bot_row(bot: str, process: Any, status: Mapping[str, Any], now: float, now_m
         "cause": _text(seen.get("cause")) if same else _why_unknown(status, now_mono, pid),
         "pid": pid,
         "uptime_s": round(max(0.0, now - process.laststart), 1) if pid else None,
-        "restarts_24h": seen.get("restarts_24h"),
-        "launch": seen.get("launch"),
+        "restarts_24h": _number(seen.get("restarts_24h")),
+        "launch": _text(seen.get("launch")) or None,
         "last_poll_age_s": _age(seen.get("poll_success_mono"), now_mono) if same and pid else None,
         "last_update_age_s": _age(seen.get("update_mono"), now_mono) if same and pid else None,
     }
-    row.update({key: seen.get(key) if same and pid else None for key in _OF_THE_PROCESS})
+    row.update({key: _number(seen.get(key)) if same and pid else None for key in _OF_THE_PROCESS})
     return row | _of_supervisord(process, statename)
 
 
@@ -243,7 +245,12 @@ def _why_unknown(status: Mapping[str, Any], now_mono: float, pid: int | None) ->
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if is_number(value, _LARGEST) else None
+
+
+def _database(value: Any) -> dict[str, Any] | None:
+    """Return what the monitor says of the database, whatever somebody made of its file."""
+    return {"ok": value.get("ok") is True, "text": _text(value.get("text"))} if isinstance(value, dict) else None
 
 
 def _text(value: Any) -> str:

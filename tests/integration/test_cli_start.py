@@ -109,12 +109,12 @@ def test_a_stop_that_is_cut_off_goes_on_by_itself(started: Installation, number:
     supervisorctl(started, "update", "slow")
     stop = started.popen("stop", "--yes")
     with Supervisor.of(started.home) as supervisor:
-        wait_for(lambda: not supervisor.alive() or supervisor.info("slow")["statename"] == "STOPPING", "stopping")
+        wait_for(lambda: supervisor.state() == "SHUTDOWN", "the request to shut down")
     stop.send_signal(number)
     stop.communicate(timeout=60)
     wait_for(lambda: not alive(pid), "supervisord gone")
     started.run("start")
-    wait_for(lambda: started.run("status", "--json", code=3) and healthy(started), "everything up")
+    wait_for(lambda: healthy(started), "everything up")
 
 
 def healthy(made: Installation) -> bool:
@@ -166,6 +166,20 @@ def test_in_the_foreground_it_keeps_its_pid_and_ends_by_sigterm(made: Installati
         _, said = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "Traceback" not in said
+
+
+def test_for_systemd_only_a_crash_is_a_failure(made: Installation) -> None:
+    for kill, code in ((False, 0), (True, -signal.SIGKILL)):
+        process = made.popen("start", "--foreground")
+        wait_for(made.alive, "supervisord answers")
+        family = psutil.Process(process.pid).children(recursive=True)
+        if kill:
+            process.kill()
+        else:
+            made.run("stop", "--yes")
+        process.communicate(timeout=60)
+        assert process.returncode == code
+        wait_for(lambda born=family: not any(alive(child.pid) for child in born), "its children gone")
 
 
 def test_before_init_there_is_one_line() -> None:

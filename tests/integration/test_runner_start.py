@@ -266,6 +266,18 @@ def test_root_runs_a_bot_as_a_uid_of_its_own_with_nothing_of_root_left(place: Pl
 
 
 @pytest.mark.root
+@pytest.mark.parametrize(("inherited", "own"), [("-500", "0"), ("300", "300")])
+def test_a_bot_does_not_share_supervisords_protection_from_the_oom_killer(
+    place: Place, inherited: str, own: str
+) -> None:
+    bot = place.script("print('oom', open('/proc/self/oom_score_adj').read())")
+    change = f"open('/proc/self/oom_score_adj', 'w').write('{inherited}')"
+    through = (sys.executable, "-c", f"import os, sys; {change}; os.execv(sys.argv[1], sys.argv[1:])")
+    assert bot.start(through=through).wait() == 0
+    assert f"oom {own}\n" in bot.log
+
+
+@pytest.mark.root
 def test_root_does_not_stay_root_unless_it_is_told_to(place: Place) -> None:
     bot = place.script("import os; print('uid', os.getuid())", uid=None)
     assert bot.run_to_end() == 78

@@ -20,13 +20,13 @@ from multibot_plugin.bots.check import (
     check_imports,
     check_launch,
     check_readable,
-    check_token,
     check_token_form,
     check_token_free,
     check_workdir,
 )
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.bots.identity import Identity, identify, obstacle
+from multibot_plugin.bots.telegram import check_token
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 
 TOKEN = "123456789:" + "A" * 35

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_rows import invoke
 
-from multibot_plugin.cli.logs import Follower, Source, _followed, _tail
+from multibot_plugin.cli.logs import Follower, Source, _followed, _last, _tail
 
 TOKEN = "123456789:" + "AbC-_" * 7
 
@@ -118,9 +118,28 @@ def test_a_follower_survives_rotation_truncation_and_absence(log: Path) -> None:
 
 def test_a_line_without_an_end_is_shown_in_pieces(log: Path) -> None:
     file = log / "bot-a.log"
-    with Follower(file) as follower:
-        file.write_bytes(b"x" * 300_000)
-        assert follower.lines() == [b"x" * 300_000]
+    with Follower(file) as follower, file.open("ab") as out:
+        out.write(b"x " * 150_000 + TOKEN[:20].encode())
+        out.flush()
+        assert follower.lines() == [b"x " * 150_000]  # half a token waits for its other half
+        out.write(TOKEN[20:].encode() + b"\n")
+        out.flush()
+        assert follower.lines() == [TOKEN.encode()]
+
+
+@pytest.mark.parametrize("cut", range(3, 44, 5))
+def test_half_a_token_at_a_cut_is_not_shown(log: Path, cut: int) -> None:
+    file = log / "bot-a.log"
+    end = b" " + b"y " * ((256 * 1024 - len(TOKEN) + cut) // 2 - 1)
+    file.write_bytes(b"x " * 40_000 + TOKEN.encode() + end)
+    with file.open("rb") as opened:
+        (line,) = _last(opened, 1, None)
+    assert not any(TOKEN[n : n + 8].encode() in line for n in range(len(TOKEN) - 7))
+    file.write_bytes(TOKEN[:20].encode())
+    with Follower(file) as follower, file.open("ab") as out:
+        out.write(TOKEN[20:].encode() + b" said\nnext\n")
+        out.flush()
+        assert follower.lines() == [b" said", b"next"]
 
 
 def test_several_are_followed_at_once_and_no_line_is_lost_after_the_tail(log: Path) -> None:

@@ -55,7 +55,7 @@ def test_three_deaths_in_the_window_are_a_warning_that_names_the_last() -> None:
 def test_once_told_it_is_over_when_no_death_is_left_in_the_window() -> None:
     told = observation(runs=(run(5, PID), run(10)), open=frozenset({"deaths"}))
     (found,) = alive.multibot_check(told)
-    assert found.text == "died once within 10 min, last: killed without a word"
+    assert found.text == "died once within 10 min, last: killed (SIGKILL or crash of the interpreter)"
     assert alive.multibot_check(replace(told, runs=(run(601, PID), run(700)))) == []
 
 

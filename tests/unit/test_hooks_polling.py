@@ -64,7 +64,7 @@ def test_a_bot_that_never_polled_is_deaf_only_where_it_must_poll(
 def test_the_text_says_for_how_long() -> None:
     (finding,) = polling.multibot_check(observation(heartbeat=heartbeat(poll_success_mono=NOW - 47)))
     assert finding == Finding(
-        "greeter", "deaf", Level.CRITICAL, "deaf: no successful getUpdates for 47 s", Health.DEAF, 0.0, True
+        "greeter", "deaf", Level.CRITICAL, "deaf: no successful getUpdates for 47 s", Health.DEAF, 0.0, True, NOW - 47
     )
     (finding,) = polling.multibot_check(observation(heartbeat=heartbeat(poll_success_mono=NOW - 600)))
     assert finding.text == "deaf: no successful getUpdates for 10 min"

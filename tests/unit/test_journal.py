@@ -229,3 +229,29 @@ def test_any_words_survive(tmp_path_factory: pytest.TempPathFactory, text: str, 
     made = [entry(actor=text, detail={text: number}), Wish(new_id(), 0.0, text, text, text, flag)]
     journal.append(*made)
     assert drain(journal) == made
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"at": "x"}, {"at": True}, {"detail": [1]}, {"actor": 5}, {"bot": {}}, {"id": None}, {"kind": "x"}, {"kind": []}],
+)
+def test_a_line_with_a_wrong_type_is_no_entry(journal: Journal, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    journal.append(entry())
+    path = tmp_path / "journal" / "active.jsonl"
+    line = json.loads(path.read_text())
+    with path.open("a") as file:
+        file.write(json.dumps(line | wrong) + "\n" + "[" * 100_000 + "\n[1]\n")
+    assert journal.wishes() == {}
+    batch = journal.pending()
+    assert batch is not None
+    assert (len(batch.entries), len(batch.unreadable)) == (1, 3)
+
+
+def test_an_entry_as_deep_as_it_can_be_is_set_aside(journal: Journal, tmp_path: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    bad = entry(detail=deep)
+    journal.append(entry())
+    journal.reject(bad, "too deep")
+    assert bad.id in (tmp_path / "journal" / "rejected.jsonl").read_text()

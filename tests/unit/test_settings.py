@@ -99,3 +99,19 @@ def test_set_and_show_say_the_same_of_when_a_change_takes_effect(
     shown = invoke(tmp_path, "config", "show", name, "--origin", "-o", "wide").stdout
     assert EFFECTS[find(name).applies] in shown
     assert said.startswith(f"takes effect {EFFECTS[find(name).applies]}")
+
+
+@pytest.mark.parametrize(
+    ("name", "raw"),
+    [("stop_wait_s", 1e300), ("start_grace_s", 1e300), ("deaf_after_s", "8d"), ("memory_for_s", 1e9),
+     ("frozen_after_s", 1e9), pytest.param("memory_limit", 10**4000, id="huge"), ("restart_budget", 10**9)],
+)  # fmt: skip
+def test_what_can_only_be_a_mistake_is_refused_in_a_short_line(name: str, raw: object) -> None:
+    with pytest.raises(BadValue) as caught:
+        read_value(find(name), raw)
+    assert f"is above {find(name).kind.show(find(name).most)}" in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_every_duration_and_size_has_an_end() -> None:
+    assert [s.name for s in SETTINGS if s.kind.name in ("size", "seconds", "count") and s.most is None] == []
