@@ -32,4 +32,6 @@ def multibot_check(observation: Observation) -> list[Finding]:
 
 
 def _size(value: float) -> str:
+    if value < _MB:
+        return f"{value / 1024:.0f} KB"
     return f"{value / _MB:.0f} MB" if value >= 10 * _MB else f"{value / _MB:.1f} MB"

@@ -50,8 +50,8 @@ class Kind:
 class Setting:
     """One row of the table. ``scope`` both: a fleet default that a bot may override.
 
-    ``least`` and ``most``: the bounds of a number that is useful; what a person types by mistake (a tick of 0 s, a
-    poll that no server holds) is refused at every door.
+    ``least`` and ``most``: the bounds of a number that is useful (the default, say 0 for none, always is); what a
+    person types by mistake (a tick of 0 s, a poll that no server holds) is refused at every door.
     """
 
     name: str
@@ -223,8 +223,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("frozen_after_s", SECONDS, 30.0, "both", "live",
             "build bots: event loop silent for so long: frozen", least=10.0, most=_WEEK_S),
     Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll", most=_WEEK_S),
+    # Python alone needs 10 MB; "100" is somebody's 100MB.
     Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0: none",
-            most=_PETABYTE),
+            least=16 * 1024**2, most=_PETABYTE),
     Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning", most=100),
     Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again",
             most=100),
@@ -257,11 +258,11 @@ def read_value(setting: Setting, raw: Any, where: str = "") -> Any:
     place = f"{where}: " if where else ""
     try:
         value = setting.kind.read(raw)
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         # A URL may carry a password; no other setting is a secret.
         shown = "this value" if setting.kind is DATABASE_URL else _BRIEF.repr(raw)
         raise BadValue(f"{place}{setting.name} {shown} is not {setting.kind.expected}") from None
-    if setting.least is not None and value < setting.least:
+    if setting.least is not None and value < setting.least and value != setting.default:
         raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is below {setting.kind.show(setting.least)}")
     if setting.most is not None and value > setting.most:
         raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is above {setting.kind.show(setting.most)}")

@@ -159,8 +159,7 @@ def _hold(start: Launch) -> int:
 
 def _traces(start: Launch, recorder: Recorder) -> sweep.Traces:
     """Return by what a process of this bot is recognised."""
-    own_uid = start.dropped and not start.settings.user
-    return sweep.Traces(start.paths.bot, str(start.paths.run_dir), recorder.digests, os.getuid(), own_uid)
+    return sweep.Traces(start.paths.bot, str(start.paths.run_dir), recorder.digests, os.getuid())
 
 
 def _take_lock(start: Launch, recorder: Recorder) -> Optional[int]:

@@ -24,16 +24,15 @@ _PAUSE_S = 0.03
 class Traces:
     """By what a process of ``bot`` is recognised.
 
-    ``own_uid``: nobody else's process has ``uid`` as its real user id. Else it carries ``family.MARK`` in its
-    environment (kept over an exec), or has the command line of a runner with one of ``digests`` (kept over a fork, and
-    readable whatever the process did to hide its memory), or descends from such a process.
+    It has ``uid`` as its real user id and carries ``family.MARK`` in its environment (kept over an exec), or the command
+    line of a runner with one of ``digests`` (kept over a fork, and readable whatever the process did to hide its
+    memory), or descends from such a process. The user id alone is not enough: another installation may use it.
     """
 
     bot: str
     run_dir: str
     digests: Tuple[str, ...]
     uid: int
-    own_uid: bool
 
 
 class _Process(NamedTuple):
@@ -51,7 +50,7 @@ def members(traces: Traces, running: Optional[int] = None) -> Tuple[int, ...]:
     children: Dict[int, List[int]] = {}
     for pid, process in table.items():
         children.setdefault(process.parent, []).append(pid)
-    found = {p for p, t in table.items() if t.uid == traces.uid and (traces.own_uid or _carries(p, traces))}
+    found = {p for p, t in table.items() if t.uid == traces.uid and _carries(p, traces)}
     waiting = {pid for pid in found if table[pid].name == family.WAITING}
     spared = {os.getpid(), *waiting, *(_with_children([running], children) if running else ())}
     return tuple(_with_children(found - waiting, children) - spared)

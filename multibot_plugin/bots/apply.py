@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from multibot_plugin.bots.files import (
     write_bot,
     write_key,
 )
+from multibot_plugin.bots.leftovers import end_left
 from multibot_plugin.bots.plan import Plan, Rendered, make_plan
 from multibot_plugin.bots.render import Place, read_rendered, render, with_autostart
 from multibot_plugin.bots.unfinished import Whose, Work, working
@@ -129,6 +131,10 @@ def apply(
         work.note(due if only is None else due & only, whose)
         write(home, plan, force=force)
         applied = conform(supervisor, answer, sections, work.left, lambda bots: work.note(bots, whose), only=only)
+        for bot in applied.removed:
+            end_left(home, bot)
+        for bot in applied.stopped:
+            end_left(home, bot, partial(supervisor.running, program(bot)))
         if not applied.failed:
             with changing(home.state / "render.lock"):  # nobody writes files now that nothing names yet
                 sweep(home, [*sections.values(), *read_rendered(read_text(home.rendered)).values()], only)
@@ -195,3 +201,13 @@ def set_autostart(home: Home, supervisor: Supervisor | None, bot: str, enabled: 
 def not_applied(home: Home, bots: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the bots that supervisord runs otherwise than rendered; ``bots`` are the rows of getBots."""
     return tuple(sorted(differing({row["id"]: row for row in bots}, read_rendered(read_text(home.rendered)))))
+
+
+def rendered_uids(home: Home) -> dict[str, int]:
+    """Return the user ids of their own that bots are rendered with, by bot."""
+    found = {}
+    for bot, section in read_rendered(read_text(home.rendered)).items():
+        deployment = read_deployment(home, section)
+        if deployment is not None and deployment.settings.uid is not None and not deployment.settings.user:
+            found[bot] = deployment.settings.uid
+    return found

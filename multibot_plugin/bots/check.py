@@ -23,6 +23,8 @@ from multibot_runner.protocol import BOT_ID, TOKEN
 
 OLDEST_PYTHON = (3, 10)
 _INTERPRETER_TIMEOUT_S = 30.0
+# What has another name where it is installed from.
+_PROJECTS = {"telegram": "python-telegram-bot", "telebot": "pyTelegramBotAPI"}
 _PROBE = Path(__file__).with_name("probe.py")
 
 
@@ -122,6 +124,8 @@ def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, 
         "folder": os.path.dirname(os.path.realpath(file)) if file else settings["workdir"] or str(work),
         "file": str(file or ""), "module": module, "function": function, "run": config.launch == "script",
         "modules": ["telegram.ext"] if config.launch == "build" else [],
+        "token_var": settings["token_var"] if config.launch == "script" else "",
+        "python": bool(settings["python"]), "workdir": settings["workdir"],
     }  # fmt: skip
     check_imports(who, python, question, bot_environment(config.env, work))
 
@@ -180,14 +184,27 @@ def check_imports(who: Identity, python: Path, question: Mapping[str, Any], env:
         raise Refused(f"{who} cannot read {replies['unreadable']}")
     if "undefined" in replies:
         raise Refused(f"no function {question['function']!r} in {replies['undefined']}")
+    if "literal" in replies:
+        variable = question["token_var"]
+        raise Refused(
+            f"{replies['literal']}: the token stands there as a text, so the one given here would not be used: "
+            f'write {replies["instead"]}(os.environ["{variable}"]) (or leave the question out: --no-check)'
+        )
 
 
 def _missing(module: str, python: Path, question: Mapping[str, Any]) -> str:
     if module == question["module"]:
         path = f"--build /path/file.py:{question['function']}" if question["function"] else "--script /path/file.py"
-        return f"No module named {module!r} for {python}: give {path}, or --python /path/venv/bin/python"
-    name = f"{module.partition('.')[0]!r}" + (" (python-telegram-bot)" if module == "telegram.ext" else "")
-    return f"No module named {name} for {python}: give --python /path/venv/bin/python"
+        ways = [f"give {path}", "--workdir DIR that holds it"]
+        ways += [] if question["python"] else ["--python /path/venv/bin/python"]
+        where = f"in {question['workdir']} or " if question["workdir"] else ""
+        return f"No module named {module!r} {where}for {python}: {', '.join(ways[:-1])}, or {ways[-1]}"
+    name = module.partition(".")[0]
+    project = _PROJECTS.get(name, name)
+    if question["python"]:
+        return f"No module named {name!r} for {python}: {shlex.quote(str(python))} -m pip install {project}"
+    told = f" ({project})" if project != name else ""
+    return f"No module named {name!r}{told} for {python}: give --python /path/venv/bin/python"
 
 
 def _run_probe(who: Identity, python: Path, question: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:

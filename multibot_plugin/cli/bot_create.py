@@ -13,6 +13,7 @@ import click
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
 from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
+from multibot_plugin.cli.bot_power import outlast
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
 from multibot_plugin.errors import BadValue, MultibotError, Refused
@@ -43,6 +44,7 @@ def create(context: Context, /, bot: str, build: str | None, script: str | None,
         raise click.UsageError("what runs? One of --build MODULE:FUNCTION, --script FILE, --command 'PROGRAM ARGS'")
     draft = _draft(bot, launch, given.read_env(env), given.read_settings(options), not no_start, options)
     config, telegram = context.run(_store(context, draft, not no_check))
+    outlast(context, [bot], draft.enabled)  # a wish may wait that was about a bot of this name before
     say_environment(context)
     result = apply_now(context, later=True, only=bot)
     say_result(context, result, besides=bot)
@@ -64,8 +66,9 @@ def _draft(bot: str, launch: tuple[str, str], env: dict[str, str], settings: dic
 async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotConfig, TelegramBot | None]:
     """Check the draft and insert it, with a user id of its own where it needs one; all or nothing."""
     from multibot_plugin.bots import check as checks
-    from multibot_plugin.bots.store import allot_uid, fetch_bots, insert_bot
+    from multibot_plugin.bots.store import fetch_bots, insert_bot
     from multibot_plugin.bots.telegram import check_token
+    from multibot_plugin.bots.uids import allot
     from multibot_plugin.database.pool import translated
 
     values = context.settings.for_bot(draft.settings)
@@ -80,7 +83,7 @@ async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotCo
             async with connection.transaction():
                 config = draft
                 if os.geteuid() == 0 and not values["user"]:
-                    uid = await allot_uid(connection, context.settings["bot_uid_range"])
+                    uid = await allot(connection, context.settings["bot_uid_range"], context.home)
                     config = replace(draft, uid=uid)
                 check_place(context, config, values, check)
                 row = await insert_bot(connection, context.actor, config)

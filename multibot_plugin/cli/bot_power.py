@@ -150,11 +150,15 @@ def wish(context: Context, bots: Sequence[str], enabled: bool) -> None:
         say(f"{error}; the wish is kept in the journal until it answers")
         _append(context, *_wishes(context, bots, enabled))
         return
-    # An earlier wish that waits in the journal would undo this one: then this one goes there, too, behind it.
-    if _wish_waits(context.home.journal):
-        _append(context, *_wishes(context, bots, enabled))
+    outlast(context, bots, enabled)
     if missing:
         say(f"{', '.join(missing)}: not in the database any more; '{context.home.command('apply')}' removes it")
+
+
+def outlast(context: Context, bots: Sequence[str], enabled: bool) -> None:
+    """Keep what is in the database already from being undone by an earlier wish that waits in the journal."""
+    if _wish_waits(context.home.journal):
+        _append(context, *_wishes(context, bots, enabled))  # behind it
 
 
 def _wishes(context: Context, bots: Sequence[str], enabled: bool) -> list[Wish]:
@@ -230,7 +234,7 @@ def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun
     with context.supervisor() as supervisor:
         try:
             if act == "stop":
-                return _stop(supervisor, row, now)
+                return _stop(context, supervisor, row, now)
             return (_start if act == "start" else _restart)(context, supervisor, row, now, begun)
         except SupervisordAway:
             raise
@@ -258,13 +262,20 @@ def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], don
     return Outcome(bot, False, f"{verdict.text} (see '{context.home.command(f'logs {bot}')}')", took)
 
 
-def _stop(supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
-    begun = time.monotonic()
-    if not row["pid"] and _over(row["statename"], row["exit_code"]):
-        return Outcome(row["id"], True, "is stopped already")
-    stop_for_good(supervisor, row, now)
+def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
+    from multibot_plugin.bots.leftovers import end_left
+    from multibot_plugin.supervisor.client import program
+
+    begun, bot = time.monotonic(), str(row["id"])
+    over = not row["pid"] and _over(row["statename"], row["exit_code"])
+    if not over:
+        stop_for_good(supervisor, row, now)
+    left = end_left(context.home, bot, lambda: supervisor.running(program(bot)))
+    too = f"; killed {left} process(es) that it left behind" if left else ""
+    if over:
+        return Outcome(bot, True, f"is stopped already{too}")
     took = time.monotonic() - begun
-    return Outcome(row["id"], True, f"{'killed' if now else 'stopped'} in {took:.1f} s", took)
+    return Outcome(bot, True, f"{'killed' if now else 'stopped'} in {took:.1f} s{too}", took)
 
 
 def stop_for_good(supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> None:

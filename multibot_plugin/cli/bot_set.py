@@ -78,7 +78,8 @@ def _changes(bot: str, launch: tuple[str, str] | None, env: Mapping[str, str], u
 
 async def _store(context: Context, bot: str, changes: dict[str, Any], check: bool) -> bool:
     """Check the changed bot and store it, all or nothing; return whether that changed anything."""
-    from multibot_plugin.bots.store import allot_uid, fetch_bot, fetch_bots, update_bot
+    from multibot_plugin.bots.store import fetch_bot, fetch_bots, update_bot
+    from multibot_plugin.bots.uids import allot
     from multibot_plugin.database.pool import translated
 
     async with context.database() as connection:
@@ -91,7 +92,8 @@ async def _store(context: Context, bot: str, changes: dict[str, Any], check: boo
         with translated(connection):
             async with connection.transaction():
                 if os.geteuid() == 0 and not values["user"] and config.uid is None:
-                    changes = changes | {"uid": await allot_uid(connection, context.settings["bot_uid_range"])}
+                    uid = await allot(connection, context.settings["bot_uid_range"], context.home)
+                    changes = changes | {"uid": uid}
                     config = BotConfig.from_row(merged(before, changes))
                 if _concerns_place(changes):
                     check_place(context, config, values, check)

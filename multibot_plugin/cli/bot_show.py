@@ -30,7 +30,7 @@ from multibot_plugin.cli.remedies import Remedy, remedy
 from multibot_runner.protocol import KILLED, Run
 
 _LAST_ENDS = 5
-_NEXT, _TITLE = "Next:", 10
+_LOG, _NEXT, _TITLE = "Log (", "Next:", 10
 _DAY_S = 86400.0
 
 
@@ -46,10 +46,10 @@ def show_bot(context: Context, bot: str, json_wanted: bool) -> None:
         return
     head, *lines = describe(picture, context.home.command)
     show(fold(f"{mark(symbol(picture.row))} {head}", 3))
+    raw = False
     for line in lines:
-        # What is typed stays in one piece.
-        typed = line.startswith((_NEXT, " " * len(_NEXT)))
-        show(f"   {line}".rstrip() if typed else fold(f"   {line}", 3 + _TITLE + 1))
+        raw = raw or line.startswith(_LOG)  # a log, and what is to be typed, are shown as they are
+        show(f"   {line}".rstrip() if raw else fold(f"   {line}", 3 + _TITLE + 1))
 
 
 def describe(picture: Picture, command: Any) -> Iterator[str]:
@@ -63,7 +63,7 @@ def describe(picture: Picture, command: Any) -> Iterator[str]:
         yield "Last ends"
         yield from (f"  {line}" for line in ends)
     yield ""
-    yield f"Log (the end of {picture.log})" if picture.log_lines else f"Log (nothing in {picture.log})"
+    yield f"{_LOG}the end of {picture.log})" if picture.log_lines else f"{_LOG}nothing in {picture.log})"
     yield from (f"  {line}" for line in picture.log_lines)
     following = next_step(picture, command)
     lines = [*following.commands, *([f"({following.why})"] if following.why else [])]

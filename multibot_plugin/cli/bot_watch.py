@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 0.1
 # A runner that gives up does so no earlier than 1.5 s after its start; a script's polls show once its library is in.
 _POLL_TAKEN_S = 1.0
+_MONITOR_S = 3.0  # it looks every second while a bot comes up
 _COMMAND_PROVEN_S, _SCRIPT_PROVEN_S = 2.0, 4.0
 
 
@@ -36,12 +37,16 @@ def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0
     """
     paths = home.bot(bot)
     launch, _ = read_live(paths)
-    deadline = time.monotonic() + patience_s
+    deadline, agreed = time.monotonic() + patience_s, None
     while True:
         row, heartbeat = supervisor.row(bot), read_heartbeat(paths)
         verdict = judge(row, heartbeat, launch, time.monotonic())
         if verdict is None and time.monotonic() > deadline:
             verdict = at_the_end(row, heartbeat)
+        if verdict is not None and verdict.ok and _is_awaited(row):
+            # Else 'list' would say "unknown" of a bot that was just said to be polling.
+            agreed = agreed or time.monotonic() + _MONITOR_S
+            verdict = verdict if time.monotonic() > min(agreed, deadline) else None
         if verdict is not None:
             reason = "" if verdict.ok else one_line(last_words(read_runs(paths)))[:200]
             return Verdict(verdict.ok, f"{verdict.text}: {reason}" if reason else verdict.text)
@@ -67,6 +72,11 @@ def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now:
     if proven_s is not None and not heartbeat.polling_seen and (row["uptime_s"] or 0.0) >= proven_s:
         return Verdict(True, "running")
     return None
+
+
+def _is_awaited(row: Mapping[str, Any]) -> bool:
+    """Whether the monitor, which watches, is about to look at this process for the first time since it runs."""
+    return row["state"] == "running" and row["health"] == "unknown" and row["cause"] in ("", "just started")
 
 
 def _holds_a_poll(heartbeat: Heartbeat, now: float) -> bool:

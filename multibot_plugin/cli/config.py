@@ -123,7 +123,8 @@ def get(context: Context, name: str, form: str) -> None:
         show(shown_value(setting, context.settings[name]))
 
 
-@config.command("set")
+# A value may begin with "-": the id of a group, or a mistake that is worth a better word than "no such option".
+@config.command("set", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("value")
 @json_option()
@@ -154,6 +155,23 @@ def set_value(context: Context, name: str, value: str, json_wanted: bool) -> Non
     say(f"  {effect(context, setting)}")
     if setting.variable in os.environ:
         say(f"  now overridden by {setting.variable} in this environment")
+    if name.startswith("alerts.telegram."):
+        _warn_of_alerts(load(toml))
+
+
+def _warn_of_alerts(settings: Settings) -> None:
+    """Say what keeps alerts from arriving, if something does; the setting stands all the same."""
+    from multibot_plugin.cli.alerting import ask_telegram
+
+    file = settings["alerts.telegram.token_file"]
+    found = _token_file_problems(Path(file)) if file else []
+    try:
+        if not found:
+            ask_telegram(settings)
+    except MultibotError as error:
+        found.append(str(error))
+    for problem in found:
+        say(f"  warning: {problem}")
 
 
 _STEPS = {"restart": ("apply",), "live": ("apply",), "installation": ("stop", "init", "start")}

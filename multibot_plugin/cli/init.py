@@ -57,7 +57,8 @@ def check_reach(home: Home, settings: Settings) -> None:
     """Raise Refused when the bots' own user ids could not run our interpreter or reach their files."""
     from multibot_plugin.cli.reach import why_unreachable
 
-    if reason := why_unreachable(int(settings["bot_uid_range"].partition("-")[0]), home.state):
+    # The last of them: an earlier one may be a bot's, and its runner would take the probe for a process left behind.
+    if reason := why_unreachable(int(settings["bot_uid_range"].partition("-")[2]), home.state):
         raise Refused(reason)
 
 

@@ -45,16 +45,15 @@ COLUMNS: Sequence[Column] = (
     Column("CONNECTIONS", lambda row: _or_nothing(row["connections"]), right=True, shown="wide", yields=2),
     Column("DIGEST", lambda row: _or_nothing(row["digest"]), shown="wide", yields=1),
 )
-CAUSE = Column("CAUSE", lambda row: row["cause"] or "", least=24)
+EVERY_CAUSE = Column("CAUSE", lambda row: row["cause"] or "", least=24)
+# What is well needs no cause: "(no view)" says of a command bot that its polls cannot be seen.
+CAUSE = Column("CAUSE", lambda row: "" if row["health"] == Health.HEALTHY else row["cause"] or "", least=24)
 
 
 def columns_for(rows: Sequence[fleet.Row], wide: bool = False) -> Sequence[Column]:
-    """Return the columns for these bots: CAUSE where a bot that is not well has one (``wide``: where any has).
-
-    What is well needs no cause: "(no view)" says of a command bot that its polls cannot be seen.
-    """
-    told = any(row["cause"] and (wide or row["health"] != Health.HEALTHY) for row in rows)
-    return [*COLUMNS, CAUSE] if told else COLUMNS
+    """Return the columns for these bots: CAUSE where a bot that is not well has one (``wide``: where any has)."""
+    cause = EVERY_CAUSE if wide else CAUSE
+    return [*COLUMNS, cause] if any(map(cause.cell, rows)) else COLUMNS
 
 
 @click.command("list")

@@ -247,16 +247,17 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], wide: bo
 
 
 def fold(text: str, indent: int) -> str:
-    """Return a sentence folded between words where the terminal ends, what follows indented by ``indent``."""
+    """Return a sentence folded between words where the terminal ends, what follows indented by ``indent``.
+
+    Only its first character may have a colour (``mark``).
+    """
+    plain = click.unstyle(text)
     wrapper = textwrap.TextWrapper(
-        width=width(),
-        subsequent_indent=" " * indent,
-        break_long_words=False,
-        break_on_hyphens=False,
-        expand_tabs=False,
-        replace_whitespace=False,
-    )
-    return wrapper.fill(text)
+        width=width(), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+        expand_tabs=False, replace_whitespace=False,
+    )  # fmt: skip
+    coloured = len(text) - len(plain)
+    return text[: coloured + 1] + wrapper.fill(plain)[1:] if coloured else wrapper.fill(plain)
 
 
 @contextmanager

@@ -238,7 +238,8 @@ def bots(context: Context, form: str, url: str | None) -> None:
              "pending": "PENDING", "faults": "FAULTS"}  # fmt: skip
     columns = [Column("BOT", lambda row: str(row["name"]))]
     for key, title in names.items():
-        columns.append(Column(title, lambda row, key=key: str(row[key]), right=True))  # type: ignore[misc]
+        shown = "full" if key in ("polls", "number") else "always"
+        columns.append(Column(title, lambda row, key=key: str(row[key]), right=True, shown=shown))  # type: ignore[misc, arg-type]
     show_rows(form, "bots", rows, columns, identity="name")
 
 

@@ -18,6 +18,8 @@ from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, Superv
 if TYPE_CHECKING:
     import psutil
 
+    from multibot_plugin.home import Home
+
 _POLL_S = 0.05
 _MORE_S = 15.0  # what supervisord needs besides the bots' own time
 _DATABASE_S = 60.0  # of its own section
@@ -54,7 +56,7 @@ def _stop(context: Context, supervisor: Supervisor, now: bool, yes: bool) -> dic
     pid = pid or supervisor.pid()
     confirm(f"Stop supervisord and {count(len(living), 'running bot')}?", yes)
     _record(context, now)
-    _shut_down(supervisor, pid, now)
+    _shut_down(context.home, supervisor, pid, now)
     say(f"Stopped. To start it again: {context.home.command('start')}")
     return {"stopped": True, "pid": pid, "bots": [row["id"] for row in living]}
 
@@ -71,7 +73,7 @@ def _record(context: Context, now: bool) -> None:
         say(f"multibot: not recorded: {error}")
 
 
-def _shut_down(supervisor: Supervisor, pid: int, now: bool) -> None:
+def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
     """Let supervisord stop everything and end; return when no process of theirs is left.
 
     It is asked for nothing else: should this command be killed, supervisord goes on alone, and never lives on with
@@ -87,6 +89,10 @@ def _shut_down(supervisor: Supervisor, pid: int, now: bool) -> None:
                     kill_tree(row["pid"])
             longest_s = max((row["stop_wait_s"] for row in rows), default=0)
             _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
+    from multibot_plugin.bots.leftovers import end_all_left
+
+    if left := end_all_left(home):
+        say(f"killed {left} process(es) that bots left behind")
 
 
 def _living(supervisor: Supervisor) -> list[dict[str, Any]]:

@@ -207,7 +207,10 @@ def find(record: Path, start: str = "multibot sandbox serve") -> Sandbox:
     Raises Unreachable.
     """
     try:
-        return Sandbox(json.loads(record.read_text())["url"], start=start)
+        found = json.loads(record.read_text())
+        if found["pid"] is None:
+            raise Unreachable(f"the sandbox has ended: run '{start}'")
+        return Sandbox(found["url"], start=start)
     except (OSError, ValueError, KeyError, TypeError):
         raise Unreachable(f"no sandbox has been started here: run '{start}'") from None
 

@@ -22,13 +22,15 @@ from multibot_plugin.errors import MultibotError, Refused
 from multibot_plugin.sandbox.client import Sandbox
 from multibot_runner.protocol import replace_file
 
+_LOOK_WAIT_S = 2.0
+
 
 @dataclass(frozen=True)
 class Options:
     """How to run. ``port`` 0: the port of the record if it is free, so that bots find a restarted sandbox again.
 
-    ``record``: file for {"url", "pid"}; ``user``: account that root drops to, ``make_user``: made where it is missing;
-    ``lifeline``: end with stdin.
+    ``record``: file for {"url", "pid"}, the pid null once it has ended; ``user``: account that root drops to,
+    ``make_user``: made where it is missing; ``lifeline``: end with stdin.
     """
 
     host: str = "127.0.0.1"
@@ -44,7 +46,8 @@ class Options:
 def run(options: Options) -> None:
     """Serve until SIGTERM or SIGINT. Prints one line with the URL once it listens.
 
-    Raises Refused for a port that is taken, a record that cannot be written, an account that does not exist;
+    Raises Refused for a port that is taken, a record that cannot be written or is another sandbox's that runs, an
+    account that does not exist;
     MultibotError when aiohttp is not installed.
     """
     try:
@@ -53,17 +56,22 @@ def run(options: Options) -> None:
         if error.name != "aiohttp":
             raise
         raise MultibotError("the sandbox needs aiohttp: pip install 'supervisor-multibot[sandbox]'") from None
+    record = Path(options.record) if options.record else None
+    if record:
+        _check_alone(record)
     listening = _listen(options)
     if options.user and options.make_user:
         make_account(lambda line: print(line, file=sys.stderr), options.user)
     account = _account(options.user)
     url = server.url_of(listening)
-    if options.record:
-        _write_record(Path(options.record), url)  # before the drop: the directory may be root's
+    # Before the drop: the directory may be root's.
+    descriptor = _write_record(record, url) if record else None
     if account:
         _drop(account)
     print(f"sandbox: {url}", flush=True)
     asyncio.run(_serve(listening, options))
+    if descriptor is not None:
+        _close_record(descriptor, url)
 
 
 async def _serve(listening: socket.socket, options: Options) -> None:
@@ -91,12 +99,33 @@ def _listen(options: Options) -> socket.socket:
     return server.listen(options.host, options.port)
 
 
-def _write_record(record: Path, url: str) -> None:
+def _check_alone(record: Path) -> None:
+    """Raise Refused when the sandbox of this record answers: two would take the record from each other."""
+    try:
+        found = json.loads(record.read_text())
+        url, pid = str(found["url"]), int(found["pid"])
+        Sandbox(url, _LOOK_WAIT_S).last()
+    except (OSError, ValueError, KeyError, TypeError, MultibotError):
+        return
+    raise Refused(f"a sandbox runs here already: {url} (pid {pid}); for a second one: --record FILE")
+
+
+def _write_record(record: Path, url: str) -> int:
+    """Write the record and return its descriptor, with which it can be changed also after the drop."""
     try:
         record.parent.mkdir(parents=True, exist_ok=True)
         replace_file(record, json.dumps({"url": url, "pid": os.getpid()}).encode(), mode=0o644, fsync=False)
+        return os.open(record, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         raise Refused(f"{record}: cannot be written: {error.strerror}") from error
+
+
+def _close_record(descriptor: int, url: str) -> None:
+    """Say in our record, and in no other that took its place, that this sandbox has ended; its port is remembered."""
+    with suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"url": url, "pid": None}).encode(), 0)
+        os.close(descriptor)
 
 
 def _account(user: str | None) -> pwd.struct_passwd | None:

@@ -146,6 +146,10 @@ class Supervisor:
         found: dict[str, Any] = self._call("supervisor.getProcessInfo", program)
         return found
 
+    def running(self, program: str) -> int:
+        """Return the pid of a program; 0 when it does not run."""
+        return int(self.info(program)["pid"])
+
     # -- orders ------------------------------------------------------------------------------------------------
 
     def start(self, program: str, wait_s: float | None = 15.0, *, stopping_s: float = 120.0) -> None:
@@ -170,7 +174,7 @@ class Supervisor:
         supervisord itself sends SIGKILL when the program's own time is up; ``wait_s`` only ends our waiting.
         """
         self._unless(NOT_RUNNING, "supervisor.stopProcess", program, False)
-        if now and (pid := int(self.info(program)["pid"])):
+        if now and (pid := self.running(program)):
             kill_tree(pid)
         if wait_s is not None:
             self._wait(program, STOPPED_STATES.__contains__, wait_s)

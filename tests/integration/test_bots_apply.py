@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from supervisord import Supervisord, row, rows, supervisord, wait_for
+from supervisord import UIDS, Supervisord, row, rows, supervisord, wait_for
 
 from multibot_plugin.bots import apply as apply_module
 from multibot_plugin.bots import conform as conform_module
@@ -508,7 +508,7 @@ def test_a_configuration_that_supervisord_refuses_is_told_without_its_values(run
 
 def test_files_belong_to_the_bot_alone_in_directories_that_it_cannot_change(running: Supervisord) -> None:
     running.apply(rows("one"))
-    paths, owner = running.home.bot("one"), 70001 if os.geteuid() == 0 else os.geteuid()
+    paths, owner = running.home.bot("one"), UIDS + 1 if os.geteuid() == 0 else os.geteuid()
     digest = running.rows()["one"]["digest"]
     for path in (paths.settings(digest), paths.token(digest)):
         assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (owner, 0o400)

@@ -215,7 +215,7 @@ def test_a_change_that_cannot_work_is_refused_and_changes_nothing(system: System
         done = system.run("bot", "set", "echo", *words, code=code, text=token)
         assert text in done.stderr, (words, done.stderr)
         assert snapshot(system) == before
-    assert "did you mean 'echo'" in system.run("bot", "set", "ecko", "--memory-limit", "1MB", code=4).stderr
+    assert "did you mean 'echo'" in system.run("bot", "set", "ecko", "--memory-limit", "64MB", code=4).stderr
     assert system.pid("echo") == pid
 
 
@@ -310,13 +310,14 @@ def test_delete_asks_keeps_the_work_and_purge_removes_it(system: System) -> None
     assert "add --yes" in system.run("bot", "delete", "echo", code=6).stderr
     assert alive(pid)
     done = system.run("bot", "delete", "echo", "--yes")
-    assert f"kept: {work}" in done.stderr
+    assert f"kept: {work} and {system.home.bot_log('echo')} (--purge " in done.stderr
     assert not alive(pid)
     assert work.is_dir()
     assert not list(work.parent.glob("*.token"))
     assert system.sql("SELECT id FROM bot_configs") == []
     system.create_bot("echo", *command(system))
-    system.run("bot", "delete", "echo", "--yes", "--purge")
+    done = system.run("bot", "delete", "echo", "--yes", "--purge")
+    assert "echo deleted, with its working directory and logs" in done.stderr
     assert not work.parent.exists()
     assert not system.home.bot_log("echo").exists()
 
@@ -487,6 +488,44 @@ def test_an_earlier_wish_that_waits_in_the_journal_does_not_undo_a_later_one(sys
     wait_for(lambda: not list(system.home.journal.glob("[0-9a]*.jsonl")), "an empty journal")
     assert _wishes(system) == {"echo": True}
     system.wait_polling("echo")
+
+
+def test_a_wish_about_a_deleted_bot_is_not_fulfilled_on_a_new_one_of_its_name(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    system.supervisorctl("stop", "multibot")  # the monitor, which would bring the wish in
+    try:
+        Journal(system.home.journal).append(Wish(new_id(), 1.0, "operator", "supervisorctl", "echo", False))
+        system.run("bot", "delete", "echo", "--yes")
+        system.create_bot("echo", *command(system))
+    finally:
+        system.supervisorctl("start", "multibot")
+    wait_for(lambda: not list(system.home.journal.glob("[0-9a]*.jsonl")), "an empty journal")
+    assert _wishes(system) == {"echo": True}
+    system.wait_polling("echo")
+
+
+@pytest.mark.parametrize("document", ['{"deaths_limit": 1e5000}', '{"deaths_limit": ' + "[" * 3000 + "]" * 3000 + "}"])
+def test_a_row_that_python_cannot_read_is_shown_mended_and_deleted(system: System, document: str) -> None:
+    for bot in ("echo", "other"):
+        system.create_bot(bot, *command(system))
+    broken = "UPDATE bot_configs SET settings = $1::text::jsonb WHERE id = 'echo'"
+    system.sql(broken, document)
+    assert "number too long or a value too deep" in system.run("apply", code=1).stderr
+    assert "number too long or a value too deep" in system.run("bot", "show", "echo").stdout
+    system.json("bot", "show", "echo", "--json")
+    system.run("bot", "set", "other", "--deaths-limit", "5")
+    system.run("bot", "set", "echo", "--unset", "deaths_limit")
+    system.run("bot", "show", "echo")
+    system.sql(broken, document)
+    system.run("bot", "delete", "echo", "--yes")
+
+
+def test_more_than_the_runner_reads_is_refused_and_changes_nothing(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    before = snapshot(system)
+    large = [word for n in range(4) for word in ("--env", f"LARGE{n}={'x' * 100_000}")]
+    assert "larger than 256 KiB" in system.run("bot", "set", "echo", *large, code=2).stderr
+    assert snapshot(system) == before
 
 
 def test_a_bot_that_nobody_applied_is_told_apart_from_one_that_is_unknown(system: System) -> None:

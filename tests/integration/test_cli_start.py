@@ -172,6 +172,7 @@ def test_for_systemd_only_a_crash_is_a_failure(made: Installation) -> None:
     for kill, code in ((False, 0), (True, -signal.SIGKILL)):
         process = made.popen("start", "--foreground")
         wait_for(made.alive, "supervisord answers")
+        wait_for(lambda: healthy(made), "everything up")
         family = psutil.Process(process.pid).children(recursive=True)
         if kill:
             process.kill()

@@ -53,13 +53,15 @@ def test_a_healthy_bot_is_shown_with_all_that_is_known() -> None:
 
 
 def test_a_bot_in_trouble_is_so_since_its_incident_began_and_the_cause_is_said_once() -> None:
-    incident = {"id": "1", "bot": "shop", "check": "polling", "level": "critical", "text": "deaf", "since_at": NOW - 90,
-                "told": ["Telegram (ops)"]}  # fmt: skip
+    incident = {"id": "1", "bot": "shop", "check": "polling", "level": "critical", "text": "deaf", "since_at": NOW - 90}
     row = ROW | {"health": "deaf", "cause": "no successful getUpdates for 90 s"}
     shown = replace(picture(incidents=(incident,)), row=row)
     assert headline(shown).endswith("(1 min): no successful getUpdates for 90 s")
     assert headline(shown).startswith("shop — deaf since ")
-    assert any(line.startswith("Alerts     ✖ deaf, critical, since ") for line in describe(shown, command))
+    (alert,) = (line for line in describe(shown, command) if line.startswith("Alerts     ✖ deaf, critical, since "))
+    assert "told" not in alert
+    told = replace(shown, incidents=(incident | {"told": ["Telegram (ops)"]},))
+    assert any(line == f"{alert}, told to Telegram (ops)" for line in describe(told, command))
 
 
 def test_a_rejected_token_names_the_way_out() -> None:

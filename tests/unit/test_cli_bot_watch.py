@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from multibot_plugin.cli.bot_watch import at_the_end, judge, last_words
+from multibot_plugin.cli.bot_watch import _is_awaited, at_the_end, judge, last_words
 from multibot_runner.protocol import BACKING_OFF, LOCKED_OUT, RUNNING, Exit, Heartbeat, Run
 
 NOW = 1000.0
@@ -91,3 +91,20 @@ def test_the_last_words_are_those_of_the_newest_run_that_ended() -> None:
     dead = Run(1.0, 1.0, 5, "d", exit=Exit(2.0, "crashed", "RuntimeError", code=1))
     assert last_words((Run(3.0, 3.0, 6, "d"), dead)) == "RuntimeError"
     assert last_words(()) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "awaited"),
+    [
+        ({"cause": "just started"}, True),
+        ({"cause": ""}, True),
+        ({"cause": "the monitor does not run"}, False),
+        ({"cause": "no successful getUpdates yet"}, False),
+        ({"health": "healthy", "cause": "first poll open"}, False),
+        ({"state": "backing-off", "cause": ""}, False),
+    ],
+)
+def test_a_monitor_that_watches_is_given_a_moment_to_see_the_new_process(
+    changes: dict[str, str], awaited: bool
+) -> None:
+    assert _is_awaited({"state": "running", "health": "unknown", **changes}) is awaited

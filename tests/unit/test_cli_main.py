@@ -14,7 +14,7 @@ import pytest
 from cli_rows import FakeContext, invoke, row
 from click.testing import CliRunner
 
-from multibot_plugin.cli import main
+from multibot_plugin.cli import main, output
 from multibot_plugin.cli.output import (
     Column,
     Context,
@@ -217,6 +217,16 @@ def test_a_table_has_no_trailing_blanks_and_aligns_wide_characters() -> None:
     ]
     text = table([{"name": "日本", "n": 7}, {"name": "a[red]b", "n": 10}], columns)
     assert text.splitlines() == ["NAME      N  T", "日本      7  x", "a[red]b  10  x"]
+
+
+def test_a_sentence_is_folded_between_words_whatever_its_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "width", lambda: 24)
+    text = "✖ shop  died  11 times within /a/path-that/is-longer-than/the-terminal min"
+    lines = ["✖ shop  died  11 times", "    within", "    /a/path-that/is-longer-than/the-terminal", "    min"]
+    assert output.fold(text, 4).splitlines() == lines
+    painted = "\x1b[31m✖\x1b[0m"
+    assert output.fold(painted + text[1:], 4) == painted + "\n".join(lines)[1:]
+    assert output.fold("   ", 4).strip() == ""
 
 
 def test_nobody_is_asked_without_a_terminal() -> None:

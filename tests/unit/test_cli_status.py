@@ -12,9 +12,10 @@ import pytest
 from cli_rows import NOW, FakeContext, FakeSupervisor, invoke, row, stopped
 
 from multibot_plugin.cli import fleet
+from multibot_plugin.cli.alerting import unsent, where_alerts_go
 from multibot_plugin.cli.fleet import Fleet
 from multibot_plugin.cli.remedies import remedy
-from multibot_plugin.cli.status import Database, header, lines, moment, where_alerts_go
+from multibot_plugin.cli.status import Database, header, lines, moment
 from multibot_plugin.home import Home, find_home
 from multibot_plugin.settings import load
 from multibot_runner.protocol import Exit, Run, encode
@@ -213,3 +214,17 @@ def test_json_says_what_is_away(tmp_path: Path) -> None:
 def test_an_unknown_bot_is_exit_code_4(tmp_path: Path) -> None:
     result = invoke(tmp_path, "status", "ecko", context=FakeContext([row("echo")]))
     assert (result.exit_code, result.stderr) == (4, "multibot: no bot 'ecko' (did you mean 'echo'?)\n")
+
+
+def test_a_channel_that_fails_is_said_with_why_and_how_many_wait(tmp_path: Path, home: Home) -> None:
+    failing = {"channel": "telegram", "to": "Telegram (chat 7)", "waiting": 3, "failure": "chat not found"}
+    picture = {"channels": ["Telegram (chat 7)", "pager"], "deliveries": [failing]}
+    none = load(Path("/nonexistent"), environ={})
+    assert unsent(picture) == ["alerts cannot be sent to Telegram (chat 7): chat not found; 3 wait"]
+    assert unsent({"deliveries": [failing | {"waiting": 1}, failing | {"failure": ""}]})[0].endswith("; 1 waits")
+    assert where_alerts_go(none, picture) == "alerts go to Pager"
+    assert where_alerts_go(none, picture | {"channels": ["Telegram (chat 7)"]}) == "alerts do not arrive"
+    assert (
+        header(home, none, seen(row("a")), FINE, picture)[-1]
+        == "✖ alerts cannot be sent to Telegram (chat 7): chat not found; 3 wait"
+    )

@@ -27,6 +27,17 @@ def test_a_record_that_holds_no_path_is_none(tmp_path: Path, content: bytes) -> 
     assert find_home(str(tmp_path)).run == home.run == tmp_path / "run"
 
 
+@pytest.mark.parametrize(("given", "typed"), [(None, ""), ("same", ""), ("other", "--home other")])
+def test_a_home_that_is_exported_is_not_typed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str | None, typed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MULTIBOT_HOME", str(tmp_path / "same"))
+    assert find_home(given).option == typed
+    monkeypatch.delenv("MULTIBOT_HOME")
+    assert find_home("same").command("list") == "multibot --home same list"
+
+
 def test_an_interrupted_init_leaves_the_record_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = find_home(str(tmp_path))
     make_runtime(home)

@@ -171,3 +171,8 @@ def test_a_clear_level_above_the_warning_level_does_not_hide_the_warning() -> No
     odd = {"memory_limit": 100 * MB, "memory_clear_percent": 95}
     seen = observation(odd, memory_bytes=85 * MB, open=frozenset({"memory"}))
     assert [f.level for f in memory.multibot_check(seen)] == [Level.WARNING]
+
+
+def test_a_size_below_a_megabyte_is_shown_in_kilobytes() -> None:
+    (found,) = memory.multibot_check(observation({"memory_limit": 102_400}, memory_bytes=40 * MB))
+    assert found.text == "over its memory limit: 40 MB of 100 KB"

@@ -36,6 +36,9 @@ def outside(setting: Setting) -> tuple[Any, str]:
         ("frozen_after_s", "3s", "frozen_after_s 3s is below 10s"),
         ("memory_warning_percent", "101", "memory_warning_percent 101 is above 100"),
         ("deaths_limit", "51", "deaths_limit 51 is above 50"),
+        ("memory_limit", "100", "memory_limit 100 is below 16MB"),
+        ("memory_limit", 100, "memory_limit 100 is below 16MB"),
+        ("memory_limit", "512KB", "memory_limit 512KB is below 16MB"),
     ],
 )
 def test_a_value_beyond_a_bound_is_refused_and_the_bound_is_named(name: str, raw: object, message: str) -> None:
