@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from multibot_plugin.home import Home
-from multibot_runner.protocol import BOT_ID, BadFile, BotPaths, RunnerSettings, decode, read_file
+from multibot_runner.protocol import BOT_ID, BotPaths
 from multibot_runner.readers import read_runs
 from multibot_runner.sweep import Traces, end, members
-
-_LOWEST_UID = 1000  # an id below it is never a bot's own
 
 
 def end_left(home: Home, bot: str, running: Callable[[], int] = lambda: 0) -> int:
@@ -42,15 +39,12 @@ def _traces(paths: BotPaths) -> list[Traces]:
 
     The bot may have rewritten its settings, so whose they are counts: only root can change that.
     """
-    found: dict[tuple[int, bool], None] = {}
-    digests = {run.digest for run in read_runs(paths)}
+    digests, uids = {run.digest for run in read_runs(paths)}, set()
     for path in _settings_of(paths.state_dir):
         digests.add(path.stem)
-        with contextlib.suppress(BadFile, OSError):
-            settings, uid = decode(RunnerSettings, read_file(path)), path.lstat().st_uid
-            own = os.geteuid() == 0 and not settings.user and settings.uid == uid >= _LOWEST_UID
-            found[uid, own] = None
-    return [Traces(paths.bot, str(paths.run_dir), tuple(digests), uid, own) for uid, own in found]
+        with contextlib.suppress(OSError):
+            uids.add(path.lstat().st_uid)
+    return [Traces(paths.bot, str(paths.run_dir), tuple(digests), uid) for uid in sorted(uids)]
 
 
 def _settings_of(directory: Path) -> list[Path]:

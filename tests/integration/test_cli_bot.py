@@ -12,6 +12,8 @@ import psutil
 import pytest
 from system import System, alive, new_token, wait_for
 
+from multibot_plugin.journal import Journal, Wish, new_id
+
 ROOT = os.geteuid() == 0
 
 
@@ -512,7 +514,7 @@ def test_a_row_that_python_cannot_read_is_shown_mended_and_deleted(system: Syste
     system.sql(broken, document)
     assert "number too long or a value too deep" in system.run("apply", code=1).stderr
     assert "number too long or a value too deep" in system.run("bot", "show", "echo").stdout
-    system.json("bot", "show", "echo", "--json")
+    system.json("bot", "show", "echo")
     system.run("bot", "set", "other", "--deaths-limit", "5")
     system.run("bot", "set", "echo", "--unset", "deaths_limit")
     system.run("bot", "show", "echo")
