@@ -24,9 +24,9 @@ _PAUSE_S = 0.03
 class Traces:
     """By what a process of ``bot`` is recognised.
 
-    It has ``uid`` as its real user id and carries ``family.MARK`` in its environment (kept over an exec), or the command
-    line of a runner with one of ``digests`` (kept over a fork, and readable whatever the process did to hide its
-    memory), or descends from such a process. The user id alone is not enough: another installation may use it.
+    It has ``uid`` as its real user id and carries ``family.MARK`` in its environment (kept over an exec), or the
+    command line of a runner with one of ``digests`` (kept over a fork, and readable whatever the process did to hide
+    its memory), or descends from such a process. The user id alone is not enough: another installation may use it.
     """
 
     bot: str

@@ -135,7 +135,7 @@ def _tell(context: Context, config: BotConfig, telegram: TelegramBot | None, res
     user = config.settings.get("user")
     runs_as = f", as {user}" if user else f", uid {config.uid}" if config.uid is not None else ""
     if not ok:
-        raise MultibotError(f"{config.id} is stored, but {state}: see '{context.home.command(f'logs {config.id}')}'")
+        raise MultibotError(f"{config.id} is stored, but {state}")
     say(f"{config.id}{name} created: {config.launch}{runs_as}, {state}; see '{_show(context, config.id)}'")
     return 0 if result.ok else 1
 
@@ -151,11 +151,11 @@ def outcome(context: Context, bot: str, result: Result, starting: bool) -> tuple
     """
     failure = result.failure(bot)
     if failure:
-        return False, failure
+        return False, f"{failure.rstrip(' .:')}: see '{context.home.command(f'logs {bot}')}'"
     if result.away is not None:
         return True, f"starts with supervisord ('{context.home.command('start')}')"
     if not starting:
         return True, f"not started ('{context.home.command(f'bot start {bot}')}')"
     with context.supervisor() as supervisor:
         verdict = watch(context.home, supervisor, bot)
-    return verdict.ok, verdict.text
+    return verdict.ok, verdict.told

@@ -259,7 +259,7 @@ def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], don
     took = time.monotonic() - begun
     if verdict.ok:
         return Outcome(bot, True, f"{done} in {took:.1f} s, {verdict.text}", took)
-    return Outcome(bot, False, f"{verdict.text} (see '{context.home.command(f'logs {bot}')}')", took)
+    return Outcome(bot, False, verdict.told, took)
 
 
 def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:

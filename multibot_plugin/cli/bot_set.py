@@ -153,7 +153,7 @@ def _tell(context: Context, bot: str, result: Result, json_wanted: bool) -> int:
         differences = {d.name: d.text for d in change.differences} if change else {}
         show_json({"bot": {"id": bot, "effect": effect, "changed": differences, "result": state, "ok": ok}})
     if not ok:
-        raise MultibotError(f"{bot} is changed, but {state}: see '{context.home.command(f'logs {bot}')}'")
+        raise MultibotError(f"{bot} is changed, but {state}")
     say(f"{bot}: {_words(effect, state, result, bot)}")
     return 0 if result.ok else 1
 

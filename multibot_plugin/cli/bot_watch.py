@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from multibot_plugin.cli.output import one_line
+from multibot_plugin.cli.remedies import remedy
 from multibot_plugin.home import Home
 from multibot_runner.protocol import BACKING_OFF, EXIT_FINAL, LOCKED_OUT, Heartbeat, Run
 from multibot_runner.readers import read_heartbeat, read_live, read_runs
@@ -24,10 +25,19 @@ _COMMAND_PROVEN_S, _SCRIPT_PROVEN_S = 2.0, 4.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a start. ``ok`` False: it failed; ``text`` says how it is, for ``echo: polling``."""
+    """What became of a start. ``ok`` False: it failed; ``text`` says how it is, for ``echo: polling``.
+
+    ``todo``: after a failure, what to type, one after the other.
+    """
 
     ok: bool
     text: str
+    todo: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The text and what to type."""
+        return f"{self.text}: {', then '.join(map(repr, self.todo))}" if self.todo else self.text
 
 
 def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0) -> Verdict:
@@ -48,9 +58,17 @@ def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0
             agreed = agreed or time.monotonic() + _MONITOR_S
             verdict = verdict if time.monotonic() > min(agreed, deadline) else None
         if verdict is not None:
-            reason = "" if verdict.ok else one_line(last_words(read_runs(paths)))[:200]
-            return Verdict(verdict.ok, f"{verdict.text}: {reason}" if reason else verdict.text)
+            return verdict if verdict.ok else _explained(home, verdict, row)
         time.sleep(_LOOK_EVERY_S)
+
+
+def _explained(home: Home, verdict: Verdict, row: Mapping[str, Any]) -> Verdict:
+    """Return a failure with the runner's words for it, and what to type."""
+    bot = str(row["id"])
+    reason = one_line(last_words(read_runs(home.bot(bot))))[:200].rstrip(" .:")
+    final = ", and does not start again by itself" if row["state"] == "quarantined" else ""
+    todo = remedy(row, reason, home.command).commands or (home.command(f"logs {bot}"),)
+    return Verdict(False, f"{verdict.text}{f': {reason}' if reason else ''}{final}", todo)
 
 
 def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now: float) -> Verdict | None:

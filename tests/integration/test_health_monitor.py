@@ -151,7 +151,7 @@ async def test_a_deaf_bot_is_told_about_once_restarted_and_told_about_when_it_is
     assert [i["check"] for i in place.status()["incidents"]] == ["deaf"]
     place.beat(start_mono=place.clock.mono)
     await tick(place, monitor)
-    assert place.told()[1:] == ["● greeter is well again after 15 s (deaf)."]
+    assert place.told()[1:] == ["● greeter is well again after 76 s (deaf)."]
     await tick(place, monitor)
     assert len(place.alerts) == 2
     assert place.actions() == ["monitor.started", "incident.opened", "bot.restarted", "incident.resolved"]
@@ -311,7 +311,7 @@ async def test_a_stop_through_supervisorctl_becomes_the_wish_once(place: Place) 
     assert sorted((w.bot, w.enabled, w.door) for w in wishes) == [
         ("echo", False, "supervisorctl"), ("greeter", False, "supervisorctl"),
     ]  # fmt: skip
-    assert place.told()[-1] == "○ echo was stopped (deaf for 9 s)."
+    assert place.told()[-1] == "○ echo was stopped (deaf for 114 s)."
 
 
 async def test_a_start_through_supervisorctl_becomes_the_wish(place: Place) -> None:
@@ -595,7 +595,7 @@ async def test_a_bot_out_of_sight_is_removed_only_after_a_while(place: Place) ->
     del place.supervisor.processes["greeter"]
     for _ in range(2):
         await tick(place, monitor, GONE_AFTER_S / 2)
-    assert place.told()[1:] == ["○ greeter was removed (deaf for 25 s)."]
+    assert place.told()[1:] == ["○ greeter was removed (deaf for 2 min)."]
 
 
 async def test_a_disabled_plugin_is_told_recorded_and_its_incidents_end(place: Place) -> None:

@@ -113,8 +113,9 @@ def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -
     assert shown[0].split()[:3] == ["BOT", "STATE", "HEALTH"]
     assert [line.split()[:2] for line in shown[1:]] == [["one", "running"], ["two", "running"]]
     assert [line.split()[0] for line in shared.ctl("bots", "t*").splitlines()] == ["BOT", "two"]
-    assert shared.ctl("bots", "onee", code=1) == "ERROR (no bot 'onee' (did you mean 'one'?))\n"
+    assert shared.ctl("bots", "onee", code=4) == "multibot: no bot 'onee' (did you mean 'one'?)\n"
     help_text = shared.ctl("help", "bots")
+    assert shared.ctl("bots", "--help") == help_text
     assert help_text.startswith("bots")
     assert "-s URL" in help_text
     assert "multibot commands" in shared.ctl("help")
