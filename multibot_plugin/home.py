@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from multibot_plugin.errors import BadValue, Refused
+from multibot_plugin.errors import BadValue, NoInstallation, Refused
 from multibot_runner.protocol import RUN_VARIABLE, STATE_VARIABLE, BadFile, BotPaths, read_file, replace_file
 
 # How supervisord's programs (runner, monitor, what an operator adds) learn of the four directories.
@@ -114,12 +115,14 @@ def find_home(directory: str | None = None) -> Home:
     """Return the home for ``--home DIR`` (or ``MULTIBOT_HOME``), else what supervisord's programs are told
     (``HOME_VARIABLES``, all four), else root's or the user's.
 
-    Raises BadValue where a path could not be written into supervisord's configuration.
+    Raises BadValue where a path could not be written into supervisord's configuration, or is a file.
     """
     exported = os.environ.get("MULTIBOT_HOME")
     directory = directory or exported
     if directory:
         top = Path(directory).absolute()
+        if file := file_in_the_way(top):
+            raise BadValue(f"{file} is not a directory")
         known = exported and Path(exported).absolute() == top
         home = Home(top, top / "state", top / "run", top / "log", "" if known else f"--home {shlex.quote(directory)}")
     elif told := _told_home():
@@ -177,6 +180,65 @@ def _recorded(home: Home) -> Path | None:
     except (BadFile, UnicodeDecodeError):
         return None
     return path if path.is_absolute() else None
+
+
+def check_installed(home: Home) -> None:
+    """Raise NoInstallation when ``init`` was never run for this home, Refused when it belongs to somebody else.
+
+    Root may look at everybody's.
+    """
+    if os.geteuid() != 0:
+        check_owner(home)
+    if not (home.supervisord_conf.is_file() or home.digest_key.is_file()):
+        raise no_installation(home)
+
+
+def no_installation(home: Home) -> NoInstallation:
+    return NoInstallation(f"no installation in {home.config}: run '{home.command('init')}'")
+
+
+def check_owner(home: Home) -> None:
+    """Raise Refused when this installation, as far as it exists, belongs to somebody else."""
+    for directory in (home.state, home.config):
+        owner = owner_of(directory)
+        if owner not in (None, os.geteuid()):
+            name = user_name(owner)
+            who = name or "its owner"
+            raise Refused(
+                f"the installation in {home.config} belongs to {name or f'user id {owner}'}: run this as {who}, "
+                "or use another --home"
+            )
+
+
+def owner_of(path: Path) -> int | None:
+    """Return the user id that owns ``path``, or the directory above it that keeps us out; None: it is not there."""
+    for place in (path, *path.parents):
+        try:
+            return place.stat().st_uid
+        except PermissionError:
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def user_name(uid: int | None) -> str:
+    """Return the name of an account, nothing for a user id without one."""
+    try:
+        return pwd.getpwuid(-1 if uid is None else uid).pw_name
+    except (KeyError, OverflowError):
+        return ""
+
+
+def file_in_the_way(path: Path) -> Path | None:
+    """Return what is no directory, but should be one for ``path`` to be a directory; None without such a thing."""
+    for place in (path, *path.parents):
+        try:
+            if place.exists():
+                return None if place.is_dir() else place
+        except OSError:
+            return None
+    return None
 
 
 def make_runtime(home: Home) -> None:

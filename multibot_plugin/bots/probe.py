@@ -72,7 +72,7 @@ def literal_token(tree: ast.Module, variable: str) -> Any:
     """Return the line and the call in which a bot gets its token as a text; None also when it reads ``variable``."""
     texts: dict[str, bool] = {}
     for node in ast.walk(tree):
-        if is_text(node) and node.value == variable:
+        if isinstance(node, ast.Constant) and node.value == variable:
             return None
         if isinstance(node, ast.Assign):
             for name in node.targets:

@@ -35,7 +35,8 @@ def set_bot(context: Context, /, bot: str, build: str | None, script: str | None
             no_apply: bool, json_wanted: bool, **options: Any) -> int:  # fmt: skip
     """Change a bot's configuration and apply it.
 
-    Only what is given changes. Settings that are marked live in docs/settings.md take effect without a restart.
+    Only what is given changes, and only for this bot: what is pending for others stays so. Settings that are marked
+    live in docs/settings.md take effect without a restart.
     """
     settings = given.read_settings(options)
     changes = _changes(

@@ -26,18 +26,17 @@ def alerts(patient: Patient) -> Found:
     where = where_alerts_go(settings, patient.picture)
     if broken and "log only" in broken[0]:
         return Check("alerts", BAD, broken[0], _alert_remedies(patient))
-    if broken or (failing := unsent(patient.picture)):
-        return [Check("alerts", BAD, text) for text in broken or failing]
     if where.endswith("log only"):
         text = "alerts: no channel configured, alerts go to the log only"
         return Check("alerts", WARNING, text, _alert_remedies(patient))
+    failing = unsent(patient.picture)
+    found = [Check("alerts", BAD, text) for text in (*broken, *failing)]
     try:
-        ask_telegram(settings)
-    except Refused as error:
-        return Check("alerts", BAD, str(error))
+        if not failing:
+            ask_telegram(settings)
     except MultibotError as error:
-        return Check("alerts", WARNING, str(error))
-    return Check("alerts", GOOD, where)
+        found.append(Check("alerts", BAD if isinstance(error, Refused) else WARNING, str(error)))
+    return found or Check("alerts", GOOD, where)
 
 
 def _alert_remedies(patient: Patient) -> tuple[str, ...]:

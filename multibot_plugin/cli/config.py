@@ -23,7 +23,8 @@ from multibot_plugin.cli.output import (
     show_json,
     show_rows,
 )
-from multibot_plugin.errors import BadValue, MultibotError, Refused, did_you_mean
+from multibot_plugin.errors import BadValue, MultibotError, did_you_mean
+from multibot_plugin.home import no_installation
 from multibot_plugin.settings import (
     COUNT,
     DATABASE_URL,
@@ -139,7 +140,7 @@ def set_value(context: Context, name: str, value: str, json_wanted: bool) -> Non
     new = with_setting(old, setting, checked)
     changed = flatten(tomllib.loads(new)) != flatten(tomllib.loads(old))
     if changed and not toml.parent.is_dir():
-        raise Refused(f"{toml.parent} does not exist: run '{context.home.command('init')}' first")
+        raise no_installation(context.home)
     if changed:
         try:
             replace_file(toml, new.encode(), mode=toml.stat().st_mode & 0o777 if toml.is_file() else 0o600)

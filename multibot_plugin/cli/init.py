@@ -14,7 +14,7 @@ import click
 from multibot_plugin.cli.config import toml_value
 from multibot_plugin.cli.output import Context, confirm, json_option, pass_context, say, show_json, step
 from multibot_plugin.errors import MultibotError, Refused
-from multibot_plugin.home import Home
+from multibot_plugin.home import Home, check_owner
 from multibot_plugin.settings import FLEET_SETTINGS, Settings
 from multibot_runner.protocol import replace_file
 
@@ -44,13 +44,6 @@ def init(context: Context, yes: bool, json_wanted: bool) -> None:
         places = {name: str(getattr(home, name)) for name in ("config", "state", "run", "log")}
         show_json({**places, "database": "database_url" if settings["database_url"] else "embedded", "files": made})
     say(f"Ready. Next: {home.command('start')}")
-
-
-def check_owner(home: Home) -> None:
-    """Raise Refused when this installation, as far as it exists, belongs to somebody else."""
-    for directory in (home.state, home.config):
-        if directory.is_dir() and (owner := directory.stat().st_uid) != os.geteuid():
-            raise Refused(f"{directory} belongs to user id {owner}: run this as its owner, or use another --home")
 
 
 def check_reach(home: Home, settings: Settings) -> None:

@@ -16,7 +16,7 @@ import click
 
 from multibot_plugin.cli import fleet
 from multibot_plugin.cli.output import Context, clean, colours, complete_bot, pass_context, say, show
-from multibot_plugin.home import Home
+from multibot_plugin.home import Home, check_installed
 from multibot_runner.protocol import PROGRAM_PREFIX, BadFile, read_file
 from multibot_runner.redact import redact
 
@@ -72,7 +72,10 @@ def logs(context: Context, bots: tuple[str, ...], follow: bool, lines: int, as_j
 
 
 def _sources(home: Home, words: Sequence[str]) -> list[Source]:
-    """Return the logs that the ids or patterns name, a deleted bot's too while its file is there; raises NoSuchBot."""
+    """Return the logs that the ids or patterns name, a deleted bot's too while its file is there.
+
+    Raises NoSuchBot, NoInstallation.
+    """
     from multibot_plugin.bots.files import read_text
     from multibot_plugin.bots.render import read_rendered
 
@@ -80,6 +83,8 @@ def _sources(home: Home, words: Sequence[str]) -> list[Source]:
     files = home.log.glob(f"{prefix}*{suffix}") if home.log.is_dir() else ()
     found = {file.name[len(prefix) : -len(suffix)] for file in files}
     found |= set(read_rendered(read_text(home.rendered)))
+    if not found:
+        check_installed(home)
     rows = fleet.select([{"id": bot} for bot in sorted(found)], words)
     return [Source(row["id"], home.bot_log(row["id"]), _tokens(home, row["id"])) for row in rows]
 

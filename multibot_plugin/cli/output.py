@@ -23,7 +23,7 @@ import click
 from multibot_plugin.cli.tables import UNLIMITED, lay_out
 from multibot_plugin.cli.tables import Column as Column
 from multibot_plugin.errors import MultibotError, Refused
-from multibot_plugin.home import Home, find_home
+from multibot_plugin.home import Home, check_installed, check_owner, find_home
 from multibot_plugin.settings import Settings, load
 from multibot_runner.protocol import PROGRAM_PREFIX
 from multibot_runner.redact import redact
@@ -60,6 +60,8 @@ class Context:
 
     @cached_property
     def settings(self) -> Settings:
+        if os.geteuid() != 0:
+            check_owner(self.home)
         return load(self.home.toml)
 
     @property
@@ -74,9 +76,13 @@ class Context:
         return current_actor(self.door)
 
     def supervisor(self, timeout_s: float = 10.0) -> Supervisor:
-        """Return a client of this home's supervisord; its calls raise SupervisordAway when nothing answers."""
+        """Return a client of this home's supervisord; its calls raise SupervisordAway when nothing answers.
+
+        Raises NoInstallation and Refused (home.check_installed).
+        """
         from multibot_plugin.supervisor.client import Supervisor
 
+        check_installed(self.home)
         return Supervisor.of(self.home, timeout_s)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -87,9 +93,13 @@ class Context:
 
     @asynccontextmanager
     async def database(self, timeout_s: float = 5.0) -> AsyncIterator[Any]:
-        """Give a connection (raises DatabaseAway), closed afterwards."""
+        """Give a connection (raises DatabaseAway), closed afterwards.
+
+        Raises NoInstallation and Refused (home.check_installed).
+        """
         from multibot_plugin.database.pool import connect
 
+        check_installed(self.home)
         connection = await connect(self.home, self.settings, timeout_s)
         try:
             yield connection

@@ -16,10 +16,10 @@ from typing import NoReturn
 import click
 
 from multibot_plugin.cli.applying import Result, apply_now, as_json, say_result
-from multibot_plugin.cli.init import check_owner, make_places
+from multibot_plugin.cli.init import make_places
 from multibot_plugin.cli.output import Context, count, json_option, one_line, pass_context, say, show_json, step
 from multibot_plugin.errors import DatabaseAway, MultibotError, Refused, SupervisordAway
-from multibot_plugin.home import Home
+from multibot_plugin.home import Home, check_owner, no_installation
 from multibot_plugin.settings import FLEET_SETTINGS
 from multibot_plugin.supervisor.client import (
     BAD_NAME,
@@ -74,10 +74,10 @@ def start(context: Context, foreground: bool, json_wanted: bool) -> int:
 
 
 def check_initialised(home: Home) -> None:
-    """Raise Refused unless ``init`` was run for this home, by us."""
+    """Raise NoInstallation unless ``init`` was run for this home, Refused when that was not by us."""
     check_owner(home)
     if not (home.supervisord_conf.is_file() and home.digest_key.is_file()):
-        raise Refused(f"there is no installation in {home.config} yet: run '{home.command('init')}'")
+        raise no_installation(home)
 
 
 def command(home: Home, *options: str) -> list[str]:

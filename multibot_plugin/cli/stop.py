@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multibot_plugin.cli.init import check_owner
 from multibot_plugin.cli.output import Context, confirm, count, json_option, pass_context, say, show_json, step
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError, SupervisordAway, Unreachable
+from multibot_plugin.home import check_owner
 from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, kill_tree
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from multibot_plugin.bots import apply as apply_module
 from multibot_plugin.bots import conform as conform_module
 from multibot_plugin.bots.apply import apply, finish, not_applied, set_autostart, write
 from multibot_plugin.bots.files import write_bot
+from multibot_plugin.bots.plan import narrowed
 from multibot_plugin.bots.render import read_rendered
 from multibot_plugin.bots.unfinished import Whose, restarting, under_way
 from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, SupervisordAway
@@ -69,6 +70,28 @@ def test_a_change_rendered_and_then_taken_over_by_stock_supervisorctl_restarts_o
     running.wait_state("RUNNING", *TEN)
     after = running.pids()
     assert [bot for bot in TEN if before[bot] != after[bot]] == ["bot7"]
+
+
+def test_a_plan_for_one_bot_restarts_no_other_and_keeps_the_files_that_others_run_from(running: Supervisord) -> None:
+    bots = rows("one", "two", "three")
+    running.apply(bots)
+    running.wait_state("RUNNING", *bots)
+    before, digests = running.pids(), {bot: seen["digest"] for bot, seen in running.rows().items()}
+    for bot in bots.values():
+        bot["env"] = {"A": "1"}
+    write(running.home, narrowed(running.plan(bots), {"three"}))  # rendered, and not taken over by supervisord
+    del bots["two"]
+    plan = narrowed(running.plan(bots), {"one"})
+    assert plan.others == ("two",)
+    assert apply(running.home, plan, running.client).restarted == ("one",)
+    running.wait_state("RUNNING", "one", "two", "three")
+    after = running.pids()
+    assert [bot for bot in before if before[bot] != after[bot]] == ["one"]
+    for bot in ("two", "three"):
+        assert running.home.bot(bot).token(digests[bot]).exists()
+    assert not running.home.bot("one").token(digests["one"]).exists()
+    applied = running.apply(bots)
+    assert (applied.restarted, applied.removed) == (("three",), ("two",))
 
 
 def test_a_live_setting_restarts_nothing_and_stands_in_the_file_for_the_monitor(running: Supervisord) -> None:

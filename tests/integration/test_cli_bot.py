@@ -181,6 +181,38 @@ def test_a_token_in_a_command_is_warned_of_and_never_printed(system: System) -> 
 # --- set -------------------------------------------------------------------------------------------------------
 
 
+def test_a_change_of_one_bot_leaves_what_is_pending_for_the_others_and_says_so(system: System) -> None:
+    for bot in ("one", "two"):
+        system.create_bot(bot, *command(system))
+    before = {bot: system.pid(bot) for bot in ("one", "two")}
+    apply = system.home.command("apply")
+    system.run("config", "set", "stop_wait_s", "11s")
+    try:
+        done = system.run("bot", "set", "one", "--env", "A=1")
+        assert "one: restarted" in done.stderr
+        assert f"two: differs from what is applied, left as it is: '{apply}'\n" in done.stderr
+        assert (system.pid("one") != before["one"], system.pid("two")) == (True, before["two"])
+        system.create_bot("three", *command(system))
+        system.run("bot", "delete", "three", "--yes", "--purge")
+        assert system.pid("two") == before["two"]
+        assert "two: restarted (stop_wait_s 10s → 11s)" in system.run("apply").stderr
+    finally:
+        system.run("config", "set", "stop_wait_s", "10s")
+        system.run("apply")
+
+
+def test_a_setting_of_this_shell_alone_is_named(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    told = (
+        "MULTIBOT_STOP_WAIT_S of this shell is used, not multibot.toml: "
+        f"'{system.home.command('config set stop_wait_s ...')}' keeps it\n"
+    )
+    for words in (("apply",), ("bot", "set", "echo", "--env", "A=1")):
+        assert told in system.run(*words, MULTIBOT_STOP_WAIT_S="12s").stderr
+    assert told not in system.run("apply", MULTIBOT_STOP_WAIT_S="10s").stderr
+    assert "MULTIBOT" not in system.run("apply").stderr
+
+
 def test_a_live_setting_restarts_nothing_and_another_restarts_the_bot(system: System) -> None:
     system.create_bot("echo", *command(system))
     pid = system.pid("echo")
@@ -471,7 +503,7 @@ def test_with_supervisord_away_bots_are_stored_and_start_with_it(system: System)
         assert "start'" in system.run("bot", "restart", "early", code=5).stderr
         shown = system.run("bot", "show", "early").stdout
         assert "supervisord" in shown
-        assert "start" in shown.splitlines()[-1]
+        assert shown.splitlines()[-2].endswith(" start")
         system.run("bot", "create", "late", *command(system), "--token-stdin", code=5, text=registered(system, "late"))
     finally:
         system.run("start")

@@ -91,7 +91,7 @@ def test_a_run_that_was_cut_off_is_completed_by_the_next(made: Installation) -> 
     made.home.supervisord_conf.unlink()
     made.home.toml.unlink()
     shutil.rmtree(made.home.postgres_data)
-    made.run("start", code=6)
+    made.run("start", code=5)
     made.run("init")
     assert made.home.supervisord_conf.is_file()
     assert made.home.postgres_data.is_dir()

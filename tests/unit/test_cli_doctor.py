@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_rows import FakeContext, invoke, row
+from cli_rows import FakeContext, row
 
 from multibot_plugin.cli import checks, checks_host, fleet
 from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Patient
@@ -28,15 +28,6 @@ def patient(tmp_path: Path, picture: dict[str, object] | None = None) -> Patient
 def only(found: object) -> Check:
     (check,) = [found] if isinstance(found, Check) else found  # type: ignore[attr-defined]
     return check  # type: ignore[no-any-return]
-
-
-def test_before_init_there_is_one_line(tmp_path: Path) -> None:
-    result = invoke(tmp_path, "doctor")
-    assert result.exit_code == 6
-    assert (
-        result.stderr
-        == f"multibot: there is no installation in {tmp_path} yet: run 'multibot --home {tmp_path} init'\n"
-    )
 
 
 def test_a_broken_multibot_toml_is_a_finding_and_the_other_checks_go_on(tmp_path: Path) -> None:

@@ -84,6 +84,7 @@ def test_an_unknown_bot_is_guessed(tmp_path: Path, log: Path) -> None:
 
 
 def test_nothing_logged_yet_is_said(tmp_path: Path) -> None:
+    (tmp_path / "supervisord.conf").touch()
     result = invoke(tmp_path, "logs")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing was logged yet\n")
 

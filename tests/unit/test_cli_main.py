@@ -13,6 +13,7 @@ import click
 import pytest
 from cli_rows import FakeContext, invoke, row
 from click.testing import CliRunner
+from postgres import short_directory
 
 from multibot_plugin.cli import main, output
 from multibot_plugin.cli.output import (
@@ -83,6 +84,60 @@ def test_a_misspelt_command_is_guessed() -> None:
     assert result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "guess"),
+    [(("restart", "mybot"), "multibot bot restart"), (("show", "mybot"), "multibot bot show"),
+     (("bot", "list"), "multibot list"), (("statsu",), "status"), (("bot", "crate"), "create"),
+     (("list", "--jsno"), "--json")],
+)  # fmt: skip
+def test_what_was_meant_is_guessed_in_one_way_also_in_another_group(words: tuple[str, ...], guess: str) -> None:
+    result = CliRunner().invoke(main, list(words))
+    wrong = next(word for word in reversed(words) if word != "mybot")
+    what = "option" if wrong.startswith("--") else "command"
+    place = " ".join(["multibot", *words[:1]]) if words[0] in ("bot", "list") else "multibot"
+    expected = f"multibot: no such {what} {wrong!r} (did you mean {guess!r}?): see '{place} --help'\n"
+    assert (result.exit_code, result.stderr) == (2, expected)
+
+
+ALL = ("list", "status", "doctor", "apply", "render-config", "logs", "start", "stop", "bot show x", "bot start x",
+       "bot set x --env A=1", "bot delete x", "config set stop_wait_s 1s")  # fmt: skip
+
+
+@pytest.mark.parametrize("words", ALL)
+def test_without_an_installation_every_command_says_the_same(tmp_path: Path, words: str) -> None:
+    home = tmp_path / "nothing"
+    result = invoke(home, *words.split())
+    expected = f"multibot: no installation in {home}: run 'multibot --home {home} init'\n"
+    assert (result.exit_code, result.stderr, result.stdout) == (5, expected, "")
+    assert not home.exists()
+
+
+def test_a_file_is_no_home(tmp_path: Path) -> None:
+    file = tmp_path / "mybot.py"
+    file.touch()
+    for home in (file, file / "home"):
+        result = invoke(home, "list")
+        assert (result.exit_code, result.stderr) == (2, f"multibot: {file} is not a directory\n")
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("words", [("list",), ("status",), ("doctor",), ("apply",), ("config", "show"), ("start",)])
+def test_a_stranger_is_told_whose_installation_it_is(words: tuple[str, ...]) -> None:
+    with short_directory() as directory:
+        home = directory / "home"
+        (home / "state").mkdir(parents=True)
+        (home / "supervisord.conf").touch(mode=0o600)
+        (home / "multibot.toml").touch(mode=0o600)
+        for mode in (0o700, 0o711):
+            home.chmod(mode)
+            done = subprocess.run(
+                [sys.executable, "-P", "-m", "multibot_plugin.cli", "--home", str(home), *words],
+                user=1234, group=1234, extra_groups=[], env={}, cwd="/", capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            whose = f"the installation in {home} belongs to root: run this as root, or use another --home"
+            assert (done.returncode, done.stderr) == (6, f"multibot: {whose}\n")
+
+
 def test_a_wrong_option_is_one_line_with_exit_code_2(tmp_path: Path) -> None:
     result = invoke(tmp_path, "list", "--jsno")
     assert result.exit_code == 2
@@ -110,6 +165,10 @@ class Failing(Context):
         (Refused("no"), 6, "multibot: no\n"),
         (ZeroDivisionError("oops"), 1, f"multibot: ZeroDivisionError: oops {AGAIN}\n"),
         (ValueError("123456789:" + "A" * 35), 1, f"multibot: ValueError: 123456789:<redacted> {AGAIN}\n"),
+        (ZeroDivisionError(), 1, f"multibot: something went wrong (ZeroDivisionError) {AGAIN}\n"),
+        (OSError(28, "No space left on device"), 1, "multibot: No space left on device\n"),
+        (FileNotFoundError(2, "No such file or directory", "/x/y"), 1, "multibot: /x/y: No such file or directory\n"),
+        (NotADirectoryError(20, "Not a directory", "/etc/passwd/x"), 1, "multibot: /etc/passwd is not a directory\n"),
         (KeyboardInterrupt(), 130, "\n"),
         (BrokenPipeError(32, "Broken pipe"), 1, ""),
     ],

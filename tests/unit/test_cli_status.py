@@ -180,6 +180,7 @@ def test_moments_are_as_short_as_they_can_be() -> None:
 
 
 def test_without_a_database_bots_are_still_shown_and_the_exit_code_is_3(tmp_path: Path) -> None:
+    (tmp_path / "supervisord.conf").touch()
     result = invoke(tmp_path, "status", context=FakeContext([row("a"), QUARANTINED]))
     assert result.exit_code == 3
     assert "✖ shop   quarantined" in result.stdout
