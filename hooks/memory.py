@@ -17,11 +17,10 @@ def multibot_check(observation: Observation) -> list[Finding]:
     clear = limit * float(observation.settings["memory_clear_percent"]) / 100
     for_s = float(observation.settings["memory_for_s"])
     if used is None:
-        # On its way back from a restart not known is not well; where no process is expected, it uses none.
-        if "memory" not in observation.open or observation.state == "quarantined" or not observation.enabled:
-            return []
+        # On its way back from a restart: not known is not well.
         text = "near its memory limit when last seen"
-        return [Finding(observation.bot, "memory", Level.WARNING, text, Health.DEGRADED, for_s)]
+        held = [Finding(observation.bot, "memory", Level.WARNING, text, Health.DEGRADED, for_s)]
+        return held if "memory" in observation.open else []
     if used >= limit:
         text = f"over its memory limit: {_size(used)} of {_size(limit)}"
         return [Finding(observation.bot, "memory", Level.CRITICAL, text, Health.OVER_LIMIT, for_s, restart=True)]
@@ -32,6 +31,4 @@ def multibot_check(observation: Observation) -> list[Finding]:
 
 
 def _size(value: float) -> str:
-    if value < _MB:
-        return f"{value / 1024:.0f} KB"
     return f"{value / _MB:.0f} MB" if value >= 10 * _MB else f"{value / _MB:.1f} MB"
