@@ -271,12 +271,17 @@ def kill_tree(pid: int) -> None:
     """SIGKILL a program's process and everything that it started, in whatever process group that is."""
     import psutil
 
-    try:
-        process = psutil.Process(pid)
-        family = [process, *process.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for member in family:  # the runner first, so that it starts nothing any more
+    stopped: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        found = [psutil.Process(pid)]
+        # A stopped process forks no more; an orphan may still be handed to one that was looked at already: again.
+        while found:
+            for member in found:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.suspend()
+            stopped += found
+            found = [child for child in stopped[0].children(recursive=True) if child not in stopped]
+    for member in stopped:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
 

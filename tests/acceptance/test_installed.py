@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from system import System, leave_nothing, of_directory, wait_for
 
-pytestmark = pytest.mark.xdist_group("installed")  # one environment for all of them
 ROOT = Path(__file__).resolve().parents[2]
 
 
