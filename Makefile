@@ -1,7 +1,10 @@
 # make demo        everything once, for real, on this machine        make demo-stop   its end
 # make test        all tests (what CI runs)                          make test-unit   the quick ones
 # make lint        ruff and mypy --strict                            make bench       figures into docs/benchmarks.md
-.PHONY: help demo demo-stop test test-unit lint types bench docs clean environment
+# make environment the virtual environment, and how to enter it      make docs        the generated parts of docs/
+# make clean       what make made, but for the demo's state
+
+.PHONY: help demo demo-stop test test-unit lint types bench docs clean environment venv
 
 ENV = . build/environment;
 # The tests mostly wait for processes: four modules at a time keep two cores busy.
@@ -11,38 +14,42 @@ IS_ROOT := $(shell test "$$(id -u)" = 0 && echo yes)
 SELECT = $(if $(IS_ROOT),,-m 'not root')
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '1,/^$$/ s/^# //p' Makefile | sed '/^\./d' 
 
-environment:
+# What to type next is printed: root in a directory that is closed to the bots' user ids gets one elsewhere.
+environment: venv
+	@$(ENV) echo ". $${VENV#"$$(pwd -P)/"}/bin/activate"
+
+venv:
 	@sh demo/environment.sh
 
-demo: environment
+demo: venv
 	@$(ENV) exec "$$VENV/bin/multibot" --home "$$DEMO" demo
 
-demo-stop: environment
+demo-stop: venv
 	@$(ENV) exec "$$VENV/bin/multibot" --home "$$DEMO" demo --stop
 
-test: environment lint
+test: venv lint
 	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) $(SPREAD) tests
 
-test-unit: environment
+test-unit: venv
 	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) tests/unit tests/test_layout.py
 
-lint: environment types
+lint: venv types
 	@$(ENV) "$$VENV/bin/ruff" check --quiet . && "$$VENV/bin/ruff" format --quiet --check .
 
 # setuptools' editable mapping cannot be followed by mypy (runner/ is imported as multibot_runner): links can.
-types: environment
+types: venv
 	@mkdir -p build/types
 	@for p in multibot_plugin:multibot_plugin multibot_runner:runner multibot_hooks:hooks multibot_templates:templates multibot_demo:demo; do \
 	    ln -sfn "../../$${p#*:}" "build/types/$${p%%:*}"; done
 	@$(ENV) cd build/types && "$$VENV/bin/mypy" --config-file ../../setup.cfg --no-error-summary \
 	    -p multibot_plugin -p multibot_runner -p multibot_hooks -p multibot_templates -p multibot_demo
 
-bench: environment
+bench: venv
 	@$(ENV) exec "$$VENV/bin/python" bench/run.py
 
-docs: environment
+docs: venv
 	@$(ENV) exec "$$VENV/bin/python" docs/generate.py
 
 clean:

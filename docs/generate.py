@@ -8,19 +8,19 @@ import sys
 from pathlib import Path
 
 from multibot_plugin import hookspecs
-from multibot_plugin.settings import SETTINGS, Setting
+from multibot_plugin.settings import EFFECTS, SETTINGS, Setting
 from multibot_plugin.supervisor.rpc import MultibotInterface
 
 DOCS = Path(__file__).resolve().parent
 _SCOPE = {"fleet": "fleet", "bot": "bot", "both": "fleet, bot"}
-_APPLIES = {"restart": "bot restarts", "live": "at the next tick", "monitor": "at the monitor's next tick"}
 _BEGIN, _END = "<!-- generated from the code: make docs -->", "<!-- end of the generated part -->"
 
 
 def _row(setting: Setting) -> str:
     default = setting.kind.show(setting.default) if setting.default != "" else ""
-    cells = (f"`{setting.name}`", setting.kind.expected, f"`{default}`" if default else "–",
-             _SCOPE[setting.scope], _APPLIES[setting.applies], setting.help)  # fmt: skip
+    value = f"{setting.kind.expected}, {setting.bounds}" if setting.bounds else setting.kind.expected
+    cells = (f"`{setting.name}`", value, f"`{default}`" if default else "–",
+             _SCOPE[setting.scope], EFFECTS[setting.applies], setting.help)  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from multibot_plugin.hookspecs import Finding, Health, Level, Observation, hookimpl
+from multibot_plugin.hookspecs import KILLED, Finding, Health, Level, Observation, hookimpl
 
 _REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
 _WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIGKILL by the waiter fit into it
+_STANDING_S = 30.0
 _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
 
 
@@ -13,7 +14,7 @@ _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process soone
 def multibot_check(observation: Observation) -> list[Finding]:
     if observation.state == "quarantined":
         return [_quarantined(observation)]
-    findings = [*_dying(observation), *_locked_out(observation)]
+    findings = [*_standing(observation), *_dying(observation), *_locked_out(observation)]
     if "quarantined" in observation.open and not _back(observation):
         text = "quarantined until now: it is being started again"
         findings.append(Finding(observation.bot, "quarantined", Level.CRITICAL, text, Health.DEGRADED))
@@ -24,7 +25,8 @@ def _quarantined(observation: Observation) -> Finding:
     last = observation.runs[0].exit if observation.runs else None
     why = last.text if last else "it cannot be started; its log says why"
     health = Health.UNAUTHORISED if last and last.cause == _REJECTED else Health.DEGRADED
-    return Finding(observation.bot, "quarantined", Level.CRITICAL, f"quarantined: {why}", health)
+    since = observation.now - (observation.now_at - last.ended_at) if last else None
+    return Finding(observation.bot, "quarantined", Level.CRITICAL, f"quarantined: {why}", health, since_mono=since)
 
 
 def _back(observation: Observation) -> bool:
@@ -33,6 +35,14 @@ def _back(observation: Observation) -> bool:
     if observation.state != "running" or heartbeat is None:
         return False
     return heartbeat.poll_success_mono is not None or observation.now - heartbeat.start_mono > _LIVED_S
+
+
+def _standing(observation: Observation) -> list[Finding]:
+    """A bot that is wanted stands still, and supervisord will not start it; a restart passes through that."""
+    if observation.state != "stopped" or not observation.enabled:
+        return []
+    text = "is wanted, but does not run: start it"
+    return [Finding(observation.bot, "standing", Level.WARNING, text, Health.DEGRADED, for_s=_STANDING_S)]
 
 
 def _locked_out(observation: Observation) -> list[Finding]:
@@ -70,6 +80,6 @@ def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, st
         if not run.died or not observation.now - window_s <= ended <= observation.now:
             break
         count += 1
-        words = words or (run.exit.text if run.exit else "killed without a word")
+        words = words or (run.exit.text if run.exit else KILLED)
         ended = run.start_mono
     return count, words

@@ -17,6 +17,7 @@ _CONFLICT, _FLOOD = 409, 429
 _CONFLICTS = 2  # one alone is what a restart may leave behind: the old process's last poll
 _CONFLICT_WINDOW_S = 60.0
 _CONFLICT_QUIET_S = 30.0  # libraries wait up to 30 s after a conflict
+_THROTTLED_S = 10.0  # one refused poll that is soon made up for is nobody's business
 
 
 @hookimpl
@@ -40,8 +41,8 @@ def multibot_check(observation: Observation) -> list[Finding]:
 def _unauthorised(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
     if heartbeat.poll_code not in _REJECTED:
         return None
-    text = f"unauthorised: Telegram rejects its token ({heartbeat.poll_code})"
-    return Finding(observation.bot, "unauthorised", Level.CRITICAL, text, Health.UNAUTHORISED)
+    text, since = f"unauthorised: Telegram rejects its token ({heartbeat.poll_code})", heartbeat.poll_failure_mono
+    return Finding(observation.bot, "unauthorised", Level.CRITICAL, text, Health.UNAUTHORISED, since_mono=since)
 
 
 @dataclass
@@ -66,7 +67,8 @@ def _conflicted(observation: Observation, heartbeat: Heartbeat) -> Finding | Non
         return None
     # No restart: it would only feed the fight.
     text = "conflicted: another process polls with its token (409)"
-    return Finding(observation.bot, "conflicted", Level.CRITICAL, text, Health.CONFLICTED)
+    since = min((t for t in seen.times if observation.now - t < _CONFLICT_WINDOW_S), default=None)
+    return Finding(observation.bot, "conflicted", Level.CRITICAL, text, Health.CONFLICTED, since_mono=since)
 
 
 def _fighting(times: Iterable[float], now: float, told: bool) -> bool:
@@ -84,7 +86,8 @@ def _frozen(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
     if silent_s <= float(observation.settings["frozen_after_s"]):
         return None
     text = f"frozen: its event loop stands still for {_span(silent_s)}"
-    return Finding(observation.bot, "frozen", Level.CRITICAL, text, Health.FROZEN, restart=True)
+    since = heartbeat.loop_mono
+    return Finding(observation.bot, "frozen", Level.CRITICAL, text, Health.FROZEN, restart=True, since_mono=since)
 
 
 def _deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
@@ -104,12 +107,18 @@ def _deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
         return None
     if silent_s <= limit_s:
         return None
-    if heartbeat.poll_code == _FLOOD:
-        # It will poll when Telegram lets it; a restart would add calls.
-        return Finding(
-            observation.bot, "deaf", Level.CRITICAL, f"{text} (Telegram: too many requests, 429)", Health.DEAF
-        )
-    return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=True)
+    since, flooded = observation.now - silent_s, heartbeat.poll_code == _FLOOD
+    if flooded:  # it will poll when Telegram lets it; a restart would add calls
+        text = f"{text} (Telegram: too many requests, 429)"
+    return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=not flooded, since_mono=since)
+
+
+def _throttled(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
+    if heartbeat.poll_code != _FLOOD:
+        return None
+    # No restart: its first poll would come before Telegram wants it.
+    text = "throttled: Telegram asks it to poll less often (429)"
+    return Finding(observation.bot, "throttled", Level.WARNING, text, Health.THROTTLED, for_s=_THROTTLED_S)
 
 
 def deaf_after_s(heartbeat: Heartbeat, override_s: float) -> float:
@@ -127,11 +136,18 @@ def _heard(observation: Observation, heartbeat: Heartbeat) -> bool:
 def _held(observation: Observation, check: str) -> Finding:
     """Return what is still the matter with a bot that is coming up again: a restart alone cures nothing."""
     text = f"{check}: no successful getUpdates yet since it came back"
-    return Finding(observation.bot, check, Level.CRITICAL, text, Health(check))
+    level = Level.WARNING if check == "throttled" else Level.CRITICAL
+    return Finding(observation.bot, check, level, text, Health(check))
 
 
 def _span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-_RULES = {"unauthorised": _unauthorised, "conflicted": _conflicted, "frozen": _frozen, "deaf": _deaf}
+_RULES = {
+    "unauthorised": _unauthorised,
+    "conflicted": _conflicted,
+    "frozen": _frozen,
+    "deaf": _deaf,
+    "throttled": _throttled,
+}

@@ -14,11 +14,13 @@ from typing import Any
 
 import httpx
 
-from multibot_plugin.hookspecs import Alert, MonitorInfo, hookimpl
+from multibot_plugin.hookspecs import Alert, MonitorInfo, hookimpl, redact
 
 _TOKEN = re.compile(r"\d{3,12}:[A-Za-z0-9_-]{30,64}")
 _LONGEST_S = 8.0
 _FLOOD, _REJECTED = 429, (401, 404)
+# What a bot may not do before somebody has spoken to it, in Telegram's words.
+_UNKNOWN_CHAT = re.compile("chat not found|initiate conversation|bot was blocked|bot is not a member", re.IGNORECASE)
 
 
 class NotSent(Exception):
@@ -94,8 +96,9 @@ def _post(token: str, text: str) -> None:
         raise NotSent(f"Telegram asks for a pause of {pause_s:.0f} s")
     if answer.status_code in _REJECTED:
         raise NotSent(f"Telegram rejects the token in {_channel.token_file} ({answer.status_code})")
-    said = _TOKEN.sub("<redacted>", str(body.get("description", "no description")))
-    raise NotSent(f"Telegram answers {answer.status_code}: {said}")
+    said = redact(str(body.get("description", "no description")), [token])
+    todo = ": write /start to your alerts bot in this chat" if _UNKNOWN_CHAT.search(said) else ""
+    raise NotSent(f"Telegram answers {answer.status_code}: {said}{todo}")
 
 
 def _body(answer: httpx.Response) -> dict[str, Any]:

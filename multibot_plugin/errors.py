@@ -3,7 +3,7 @@
     MultibotError 1
       +- BadValue 2           a value, a file or a row that cannot be used as it is
       +- NoSuchBot 4
-      +- Unreachable 5        supervisord, the database or the sandbox is away
+      +- Unreachable 5        supervisord, the database or the sandbox is away, or was never installed
       +- Refused 6            possible, but not allowed or not confirmed
 
 A message is one line: what, where, what to do. It never holds a token or a value of a bot's environment.
@@ -41,6 +41,10 @@ class Unreachable(MultibotError):
     """supervisord, the database or another program of ours does not answer."""
 
     exit_code = 5
+
+
+class NoInstallation(Unreachable):
+    """``init`` was never run for this home."""
 
 
 class SupervisordAway(Unreachable):

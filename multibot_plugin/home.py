@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pwd
 import re
+import shlex
 import shutil
 import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from multibot_plugin.errors import BadValue, Refused
-from multibot_runner.protocol import RUN_VARIABLE, STATE_VARIABLE, BotPaths
+from multibot_plugin.errors import BadValue, NoInstallation, Refused
+from multibot_runner.protocol import RUN_VARIABLE, STATE_VARIABLE, BadFile, BotPaths, read_file, replace_file
 
 # How supervisord's programs (runner, monitor, what an operator adds) learn of the four directories.
 HOME_VARIABLES = ("MULTIBOT_CONFIG", STATE_VARIABLE, RUN_VARIABLE, "MULTIBOT_LOG")
@@ -31,7 +33,8 @@ class Home:
     """The four directories of an installation and the files in them.
 
     ``config`` is for the operator, ``state`` survives a reboot, ``run`` need not, ``log`` holds the logs.
-    ``option`` is what to type after ``multibot`` to reach this home again ("" or "--home DIR").
+    ``option`` is what to type after ``multibot`` to reach this home again ("--home DIR", or "" where it is the
+    default or the one in MULTIBOT_HOME).
     """
 
     config: Path
@@ -75,11 +78,6 @@ class Home:
         return self.state / "digest.key"
 
     @property
-    def host_id(self) -> Path:
-        """This host's identity, a UUID made by ``init``."""
-        return self.state / "host_id"
-
-    @property
     def journal(self) -> Path:
         return self.state / "journal"
 
@@ -117,13 +115,16 @@ def find_home(directory: str | None = None) -> Home:
     """Return the home for ``--home DIR`` (or ``MULTIBOT_HOME``), else what supervisord's programs are told
     (``HOME_VARIABLES``, all four), else root's or the user's.
 
-    Raises BadValue where a path could not be written into supervisord's configuration.
+    Raises BadValue where a path could not be written into supervisord's configuration, or is a file.
     """
-    directory = directory or os.environ.get("MULTIBOT_HOME")
+    exported = os.environ.get("MULTIBOT_HOME")
+    directory = directory or exported
     if directory:
         top = Path(directory).absolute()
-        shown = directory if " " not in directory else f"'{directory}'"
-        home = Home(top, top / "state", top / "run", top / "log", f"--home {shown}")
+        if file := file_in_the_way(top):
+            raise BadValue(f"{file} is not a directory")
+        known = exported and Path(exported).absolute() == top
+        home = Home(top, top / "state", top / "run", top / "log", "" if known else f"--home {shlex.quote(directory)}")
     elif told := _told_home():
         return told
     elif os.geteuid() == 0:
@@ -162,14 +163,82 @@ def _runtime(home: Home) -> Path:
 
     It is recorded because XDG_RUNTIME_DIR differs between a login, cron and su.
     """
-    record = home.state / "runtime"
-    if record.is_file():
-        return Path(record.read_text().strip())
+    recorded = _recorded(home)
+    if recorded is not None:
+        return recorded
     if len(str(home.socket)) <= _LONGEST_SOCKET and _SAFE_PATH.fullmatch(str(home.run)):
         return home.run
     short = hashlib.sha256(str(home.state).encode()).hexdigest()[:12]
     base = Path("/run") if os.geteuid() == 0 else Path("/tmp")  # noqa: S108 - checked by make_runtime
     return base / f"multibot-{os.geteuid()}-{short}"
+
+
+def _recorded(home: Home) -> Path | None:
+    """Return the runtime directory in its record; None without one, and where the record holds no path."""
+    try:
+        path = Path(read_file(home.state / "runtime").decode().strip())
+    except (BadFile, UnicodeDecodeError):
+        return None
+    return path if path.is_absolute() else None
+
+
+def check_installed(home: Home) -> None:
+    """Raise NoInstallation when ``init`` was never run for this home, Refused when it belongs to somebody else.
+
+    Root may look at everybody's.
+    """
+    if os.geteuid() != 0:
+        check_owner(home)
+    if not (home.supervisord_conf.is_file() or home.digest_key.is_file()):
+        raise no_installation(home)
+
+
+def no_installation(home: Home) -> NoInstallation:
+    return NoInstallation(f"no installation in {home.config}: run '{home.command('init')}'")
+
+
+def check_owner(home: Home) -> None:
+    """Raise Refused when this installation, as far as it exists, belongs to somebody else."""
+    for directory in (home.state, home.config):
+        owner = owner_of(directory)
+        if owner not in (None, os.geteuid()):
+            name = user_name(owner)
+            who = name or "its owner"
+            raise Refused(
+                f"the installation in {home.config} belongs to {name or f'user id {owner}'}: run this as {who}, "
+                "or use another --home"
+            )
+
+
+def owner_of(path: Path) -> int | None:
+    """Return the user id that owns ``path``, or the directory above it that keeps us out; None: it is not there."""
+    for place in (path, *path.parents):
+        try:
+            return place.stat().st_uid
+        except PermissionError:
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def user_name(uid: int | None) -> str:
+    """Return the name of an account, nothing for a user id without one."""
+    try:
+        return pwd.getpwuid(-1 if uid is None else uid).pw_name
+    except (KeyError, OverflowError):
+        return ""
+
+
+def file_in_the_way(path: Path) -> Path | None:
+    """Return what is no directory, but should be one for ``path`` to be a directory; None without such a thing."""
+    for place in (path, *path.parents):
+        try:
+            if place.exists():
+                return None if place.is_dir() else place
+        except OSError:
+            return None
+    return None
 
 
 def make_runtime(home: Home) -> None:
@@ -183,4 +252,4 @@ def make_runtime(home: Home) -> None:
         raise Refused(f"{home.run} belongs to somebody else: remove it, or use another --home")
     home.run.chmod(0o711)
     home.state.mkdir(mode=0o711, parents=True, exist_ok=True)
-    (home.state / "runtime").write_text(f"{home.run}\n")
+    replace_file(home.state / "runtime", f"{home.run}\n".encode(), 0o644)

@@ -4,7 +4,8 @@ A plugin is a module (or an object) registered under the entry point group ``mul
 carry ``@hookimpl``. All hooks run in the monitor, are synchronous, and are called plugin by plugin: each plugin has
 one daemon thread, a time limit (``monitor.plugin_timeout_s``) and no second call while one hangs. An exception is
 logged, counted and costs that plugin's answer only; after five failures in a row the plugin is disabled, which
-raises an alert. A plugin sees values, never live objects of the monitor.
+raises an alert. A plugin sees values, never live objects of the monitor. ``redact(text, tokens=())`` takes tokens out
+of what a plugin says or logs.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from typing import Any
 import pluggy
 
 from multibot_plugin.health.states import Alert, Finding, Health, Level, Observation
-from multibot_runner.protocol import Exit, Heartbeat, Run
+from multibot_runner.protocol import KILLED, Exit, Heartbeat, Run
+from multibot_runner.redact import redact
 
-__all__ = ["Alert", "Exit", "Finding", "Health", "Heartbeat", "Level", "MonitorInfo", "Observation", "Run",
-           "hookimpl", "multibot_channel", "multibot_check", "multibot_configure", "multibot_send_alert"]  # fmt: skip
+__all__ = ["KILLED", "Alert", "Exit", "Finding", "Health", "Heartbeat", "Level", "MonitorInfo", "Observation", "Run",
+           "hookimpl", "multibot_channel", "multibot_check", "multibot_configure", "multibot_send_alert",
+           "redact"]  # fmt: skip
 
 PROJECT = "multibot"
 hookspec = pluggy.HookspecMarker(PROJECT)

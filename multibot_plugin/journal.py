@@ -12,13 +12,14 @@ import os
 import socket
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.locks import locked
+from multibot_plugin.shapes import build
 from multibot_runner.protocol import sync_directory
 
 _MIB = 1024 * 1024
@@ -78,12 +79,18 @@ class Batch:
 
 
 class Journal:
-    """The journal in ``directory`` (made when first written). ``limit`` bytes at most wait for the database."""
+    """The journal in ``directory`` (made when first written). ``limit`` bytes at most wait for the database.
 
-    def __init__(self, directory: Path, limit: int = 64 * _MIB, segment: int = _MIB) -> None:
+    ``patience_s``: how long to wait for another process that holds the journal's lock.
+    """
+
+    def __init__(
+        self, directory: Path, limit: int = 64 * _MIB, segment: int = _MIB, patience_s: float = _LOCK_PATIENCE_S
+    ) -> None:
         self._directory = directory
         self._limit = limit
         self._segment = segment
+        self._patience_s = patience_s
 
     def append(self, *entries: Entry) -> None:
         """Write ``entries``, all or none of them, and return when they are on the disk. Any process may.
@@ -105,7 +112,11 @@ class Journal:
 
     def size(self) -> int:
         """Return how many bytes wait for the database."""
-        return sum(path.stat().st_size for path in self._files() if path.exists())
+        size = 0
+        for path in self._files():
+            with suppress(FileNotFoundError):  # never written, or brought into the database just now
+                size += path.stat().st_size
+        return size
 
     def pending(self) -> Batch | None:
         """Return the oldest entries that are not in the database yet, closed to writers; None without any.
@@ -145,8 +156,12 @@ class Journal:
             if path.exists() and path.stat().st_size > _MIB:
                 path.replace(path.with_suffix(".old"))
             with open(path, "ab", opener=_private) as file:
-                what = entry if isinstance(entry, str) else asdict(entry)
-                file.write(json.dumps({"reason": reason, "entry": what}).encode() + b"\n")
+                what = entry if isinstance(entry, str) else vars(entry)
+                try:
+                    line = json.dumps({"reason": reason, "entry": what}, default=dict)
+                except RecursionError:  # as deep as it could just be read
+                    line = json.dumps({"reason": reason, "entry": getattr(entry, "id", "a line")})
+                file.write(line.encode() + b"\n")
 
     def _files(self) -> list[Path]:
         return [*self._closed(), self._directory / _ACTIVE]
@@ -185,9 +200,9 @@ class Journal:
         sync_directory(self._directory)
         return path
 
-    def _locked(self) -> AbstractContextManager[None]:
+    def _locked(self) -> AbstractContextManager[int]:
         error = JournalError(f"{self._directory}: another process holds the journal's lock")
-        return locked(self._directory / "lock", _LOCK_PATIENCE_S, error)
+        return locked(self._directory / "lock", self._patience_s, error)
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:
@@ -218,12 +233,10 @@ def _read(path: Path) -> Batch:
         try:
             if line:
                 entries.append(_entry(json.loads(line)))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             unreadable.append(line.decode(errors="replace"))
     return Batch(path, tuple(entries), tuple(unreadable))
 
 
 def _entry(item: Any) -> Entry:
-    kind = _KINDS[item["kind"]]
-    names = {f.name for f in fields(kind)}
-    return kind(**{key: value for key, value in item.items() if key in names})
+    return build(_KINDS[item["kind"]], item)

@@ -13,8 +13,8 @@ _LOOK_EVERY_S = 0.01
 
 
 @contextlib.contextmanager
-def locked(path: Path, wait_s: float, error: Exception) -> Iterator[None]:
-    """Hold the lock file ``path`` (made where it is missing); it is free again when its holder dies.
+def locked(path: Path, wait_s: float, error: Exception) -> Iterator[int]:
+    """Hold the lock file ``path`` (made where it is missing) and give its descriptor; it is free when its holder dies.
 
     Raises ``error`` when somebody else holds it for longer than ``wait_s`` seconds: a stopped process must not stop
     everybody else for ever.
@@ -30,6 +30,6 @@ def locked(path: Path, wait_s: float, error: Exception) -> Iterator[None]:
                 if time.monotonic() > deadline:
                     raise error from None
                 time.sleep(_LOOK_EVERY_S)
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)

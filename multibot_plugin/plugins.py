@@ -15,21 +15,32 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeVar
 
 import pluggy
 
 from multibot_plugin import hookspecs
 from multibot_plugin.alerts.format import one_line
 from multibot_plugin.hookspecs import PROJECT, Alert, Finding, Health, Level, MonitorInfo, Observation
-from multibot_plugin.workers import StillBusy, TooSlow, Worker
+from multibot_plugin.workers import StillBusy, TooSlow, Worker, text_of
 
 GROUP = "multibot.hooks"
 FAILURES_ALLOWED = 5
 LOAD_TIMEOUT_S = 30.0
+MOST_FINDINGS = 20  # of one plugin about one bot
+_LONGEST_TEXT = 4000  # of what a plugin says, before it is made one line
 HOOKS = tuple(name for name in hookspecs.__all__ if name.startswith("multibot_"))
 _CHECK = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
 _log = logging.getLogger("multibot.plugins")
+_T = TypeVar("_T")
+
+
+class PluginError(Exception):
+    """What a plugin raised, in words that are made here and now: in its own thread. ``reason``: see ``_reason``."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(describe(error))
+        self.reason = _reason(error)
 
 
 class SendFailed(Exception):
@@ -101,26 +112,26 @@ class Plugins:
         if plugin is None or plugin.disabled or "multibot_send_alert" not in plugin.hooks:
             raise SendFailed("the plugin is not there or disabled")
         try:
-            results = await plugin.worker.call(
-                lambda: [_no_coroutine(r) for r in plugin.hooks["multibot_send_alert"](alert=alert)], self._timeout_s
-            )
+            hook = plugin.hooks["multibot_send_alert"]
+            call = _in_words(lambda: [_sent(r) for r in hook(alert=alert)])
+            results = await plugin.worker.call(call, self._timeout_s)
         except (TooSlow, StillBusy) as error:
             self._failed(plugin, f"sending an alert: {error}")
             raise SendFailed(str(error)) from error
         except Exception as error:
             _log.warning("channel %s: alert not sent: %s", name, describe(error))
-            raise SendFailed(describe(error)) from error
+            raise SendFailed(error.reason if isinstance(error, PluginError) else describe(error)) from error
         if not results:
             return None
-        if results[0] is not True:
-            raise SendFailed(f"answered {one_line(repr(results[0]), 100)} instead of True")
+        if results[0]:
+            raise SendFailed(f"answered {results[0]} instead of True")
         return True
 
-    async def channels(self) -> list[str]:
-        """Return where alerts reach people: one line for each channel that is configured (the log is not counted)."""
+    async def channels(self) -> dict[str, str]:
+        """Return where alerts reach people: a few words for each plugin whose channel is configured (not the log)."""
         asked = [p for p in self._active() if "multibot_send_alert" in p.hooks]
         shown = await asyncio.gather(*(self._describe(p) for p in asked))
-        return [text for text in shown if text]
+        return {p.name: text for p, text in zip(asked, shown, strict=True) if text}
 
     def senders(self) -> tuple[str, ...]:
         """Return the names of the plugins that send alerts."""
@@ -150,7 +161,7 @@ class Plugins:
             return
         self._plugins[name] = plugin = _Plugin(name, Worker(f"plugin {name}"))
         try:
-            plugin.hooks = _hooks(name, await plugin.worker.call(point.load, LOAD_TIMEOUT_S))
+            plugin.hooks = await plugin.worker.call(_in_words(lambda: _hooks(name, point.load())), LOAD_TIMEOUT_S)
         except Exception as error:
             self._disable(plugin, f"cannot be loaded: {describe(error)}", error)
 
@@ -159,7 +170,7 @@ class Plugins:
         if hook is None:
             return
         try:
-            await plugin.worker.call(lambda: [_no_coroutine(r) for r in hook(info=info)], self._timeout_s)
+            await plugin.worker.call(_in_words(lambda: [_no_coroutine(r) for r in hook(info=info)]), self._timeout_s)
         except Exception as error:
             self._disable(plugin, f"cannot be configured: {describe(error)}", error)
 
@@ -185,8 +196,9 @@ class Plugins:
         if hook is None:
             return plugin.name
         try:
-            results = await plugin.worker.call(lambda: [_no_coroutine(r) for r in hook()], self._timeout_s)
-            return one_line(str(results[0]), 100) if results else None
+            call = _in_words(lambda: [_shown(_no_coroutine(r)) for r in hook()])
+            results = await plugin.worker.call(call, self._timeout_s)
+            return results[0] if results else None
         except Exception as error:
             self._failed(plugin, f"describing its channel: {describe(error)}", error)
             return plugin.name
@@ -207,7 +219,28 @@ class Plugins:
 
 def describe(error: BaseException) -> str:
     """Return an exception as one line in which no token can be read."""
-    return one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__, 300)
+    text = text_of(error)[:_LONGEST_TEXT]
+    if isinstance(error, PluginError):
+        return text
+    return one_line(f"{type(error).__name__}: {text}" if text else type(error).__name__, 300)
+
+
+def _in_words(function: Callable[[], _T]) -> Callable[[], _T]:
+    """Return ``function``, raising PluginError instead of anything: the words are made in the plugin's thread."""
+
+    def call() -> _T:
+        try:
+            return function()
+        except BaseException as error:
+            raise PluginError(error) from error
+
+    return call
+
+
+def _reason(error: BaseException) -> str:
+    """Return why an alert was not sent: a channel's own exception speaks for itself, one of Python's needs its name."""
+    text = text_of(error)[:_LONGEST_TEXT]
+    return one_line(text, 300) if text and type(error).__module__ != "builtins" else describe(error)
 
 
 def _hooks(name: str, loaded: Any) -> dict[str, pluggy.HookCaller]:
@@ -223,6 +256,15 @@ def _hooks(name: str, loaded: Any) -> dict[str, pluggy.HookCaller]:
     return {hook: caller for hook, caller in callers.items() if caller.get_hookimpls()}
 
 
+def _shown(value: Any, longest: int = 100) -> str:
+    return one_line(str(value)[:_LONGEST_TEXT], longest)
+
+
+def _sent(result: Any) -> str:
+    """Return nothing for True, else what was answered instead."""
+    return "" if _no_coroutine(result) is True else _shown(repr(result)) or type(result).__name__
+
+
 def _ask(hook: pluggy.HookCaller, observation: Observation) -> tuple[Finding, ...] | BaseException:
     try:
         findings: list[Finding] = []
@@ -230,10 +272,14 @@ def _ask(hook: pluggy.HookCaller, observation: Observation) -> tuple[Finding, ..
             _no_coroutine(result)
             if not isinstance(result, list | tuple):
                 raise TypeError(f"answered {type(result).__name__}, not a list of findings")
+            if len(findings) + len(result) > MOST_FINDINGS:
+                raise ValueError(f"answered {len(result)} findings about one bot, at most {MOST_FINDINGS} are taken")
             findings.extend(_checked(item, observation.bot) for item in result)
         return tuple(findings)
     except BaseException as error:  # also SystemExit: it costs this answer only
-        return error
+        failure = PluginError(error)
+        failure.__cause__ = error
+        return failure
 
 
 def _no_coroutine(result: Any) -> Any:
@@ -247,13 +293,17 @@ def _checked(finding: Any, bot: str) -> Finding:
     if not isinstance(finding, Finding):
         raise TypeError(f"answered a list with {type(finding).__name__} in it, not a Finding")
     if finding.bot != bot:
-        raise ValueError(f"asked about {bot!r}, answered about {one_line(str(finding.bot), 40)!r}")
+        raise ValueError(f"asked about {bot!r}, answered about {_shown(finding.bot, 40)!r}")
     if not isinstance(finding.check, str) or not _CHECK.fullmatch(finding.check):
-        raise ValueError(f"check {one_line(str(finding.check), 80)!r} is not a word of a-z, 0-9, _, . and -")
+        raise ValueError(f"check {_shown(finding.check, 80)!r} is not a word of a-z, 0-9, _, . and -")
     for_s = float(finding.for_s)
     if not 0 <= for_s < math.inf:
         raise ValueError(f"check {finding.check}: for_s {for_s} is not a time")
+    since_mono = None if finding.since_mono is None else float(finding.since_mono)
+    if since_mono is not None and not math.isfinite(since_mono):
+        raise ValueError(f"check {finding.check}: since_mono {since_mono} is not a time")
     return replace(
         finding, level=Level(finding.level), health=Health(finding.health), for_s=for_s,
-        text=one_line(str(finding.text), 500) or finding.check, restart=bool(finding.restart),
+        text=_shown(finding.text, 500) or finding.check, restart=bool(finding.restart),
+        since_mono=since_mono,
     )  # fmt: skip

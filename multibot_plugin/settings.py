@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import reprlib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,10 +19,20 @@ from typing import Any, Literal
 from multibot_plugin.errors import BadValue, did_you_mean
 
 Scope = Literal["fleet", "bot", "both"]
-Applies = Literal["restart", "live", "monitor"]  # the bot restarts | nothing does | the monitor reads the file anew
+Applies = Literal["restart", "live", "monitor", "new", "installation"]
 Origin = Literal["flag", "environment", "file", "default"]
 
+# When a change takes effect, as ``config`` and docs/settings.md say it.
+EFFECTS: Mapping[Applies, str] = {
+    "restart": "with apply, which restarts the bots concerned",
+    "live": "with apply, restarting nothing",
+    "monitor": "at the monitor's next tick",
+    "new": "for bots created from then on",
+    "installation": "with stop, init and start",
+}
+
 _UNITS = {"B": 1, "KB": 1024, "MB": 1024**2, "GB": 1024**3}
+_WEEK_S, _PETABYTE = 7 * 86400.0, 1024**5  # what is more is a mistake
 _TIMES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -37,7 +48,11 @@ class Kind:
 
 @dataclass(frozen=True)
 class Setting:
-    """One row of the table. ``scope`` both: a fleet default that a bot may override."""
+    """One row of the table. ``scope`` both: a fleet default that a bot may override.
+
+    ``least`` and ``most``: the bounds of a number that is useful (the default, say 0 for none, always is); what a
+    person types by mistake (a tick of 0 s, a poll that no server holds) is refused at every door.
+    """
 
     name: str
     kind: Kind
@@ -45,11 +60,22 @@ class Setting:
     scope: Scope
     applies: Applies
     help: str
+    least: float | None = None
+    most: float | None = None
 
     @property
     def variable(self) -> str:
         """The environment variable that overrides the file: dots become two underscores."""
         return "MULTIBOT_" + self.name.upper().replace(".", "__")
+
+    @property
+    def bounds(self) -> str:
+        """``1s to 50s``, ``at least 10s``, ``at most 100``, or nothing."""
+        if self.least is None:
+            return "" if self.most is None else f"at most {self.kind.show(self.most)}"
+        if self.most is None:
+            return f"at least {self.kind.show(self.least)}"
+        return f"{self.kind.show(self.least)} to {self.kind.show(self.most)}"
 
 
 def _size(raw: Any) -> int:
@@ -163,37 +189,50 @@ DATABASE_URL = Kind("database url", _database_url, _plain, "a postgresql:// URL"
 UID_RANGE = Kind("uid range", _uid_range, _plain, "a range of user ids (like 70000-99999)")
 VARIABLE = Kind("variable", _variable, _plain, "a name of an environment variable")
 
+_BRIEF = reprlib.Repr()  # a value from the database may be a book
+_BRIEF.maxstring = _BRIEF.maxother = 200
+
 SETTINGS: tuple[Setting, ...] = (
-    Setting("database_url", DATABASE_URL, "", "fleet", "monitor",
+    Setting("database_url", DATABASE_URL, "", "fleet", "installation",
             "PostgreSQL to use instead of the embedded one; a password belongs into a passfile"),
-    Setting("pg_bin", PATH, "", "fleet", "monitor", "directory of postgres and initdb for the embedded server"),
-    Setting("bot_uid_range", UID_RANGE, "70000-99999", "fleet", "restart",
+    Setting("pg_bin", PATH, "", "fleet", "installation", "directory of postgres and initdb for the embedded server"),
+    Setting("bot_uid_range", UID_RANGE, "70000-99999", "fleet", "new",
             "root installs: the user ids that bots get, one each, never reused"),
     Setting("alerts.telegram.token_file", PATH, "", "fleet", "monitor",
             "file with the token of the bot that sends alerts"),
     Setting("alerts.telegram.chat_id", CHAT, "", "fleet", "monitor", "chat that alerts go to"),
-    Setting("monitor.tick_s", SECONDS, 5.0, "fleet", "monitor", "time between two looks at every bot"),
+    Setting("monitor.tick_s", SECONDS, 5.0, "fleet", "monitor", "time between two looks at every bot",
+            least=0.1, most=3600.0),
     Setting("monitor.plugin_timeout_s", SECONDS, 10.0, "fleet", "monitor",
-            "a plugin that needs longer for one call is reported and, after five times, disabled"),
+            "a plugin that needs longer for one call is reported and, after five times, disabled",
+            least=0.1, most=600.0),
     Setting("bot_api_url", URL, "https://api.telegram.org", "both", "restart", "Bot API server that bots talk to"),
-    Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL"),
-    Setting("poll_timeout_s", SECONDS, 50.0, "both", "restart", "build bots: how long one getUpdates waits"),
+    Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL", most=3600.0),
+    # Telegram holds a poll for 50 s at most; with 0 a bot would ask without a pause.
+    Setting("poll_timeout_s", SECONDS, 50.0, "both", "restart", "build bots: how long one getUpdates waits",
+            least=1.0, most=50.0),
     Setting("backoff_max_s", SECONDS, 300.0, "both", "restart",
-            "longest wait before a bot that keeps dying starts again"),
-    Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together"),
-    Setting("deaths_limit", COUNT, 3, "both", "live", "so many deaths in the window raise an alert; 0 never"),
+            "longest wait before a bot that keeps dying starts again", least=1.0, most=86400.0),
+    Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together",
+            least=1.0, most=86400.0),
+    # No more runs than that are remembered (multibot_runner.protocol).
+    Setting("deaths_limit", COUNT, 3, "both", "live", "deaths in the window that raise an alert; 0: never", most=50),
     Setting("deaf_after_s", SECONDS, 0.0, "both", "live",
-            "no successful getUpdates for so long means deaf; 0: 45 s, or 3 polls and 15 s where that is longer"),
+            "no successful getUpdates for so long: deaf; 0: automatic (45 s, or three polls and 15 s)", most=_WEEK_S),
+    # The loop beats every 3 s.
     Setting("frozen_after_s", SECONDS, 30.0, "both", "live",
-            "the event loop of a build bot is silent for so long: frozen"),
-    Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll"),
-    Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0 none"),
-    Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning"),
-    Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again"),
+            "build bots: event loop silent for so long: frozen", least=10.0, most=_WEEK_S),
+    Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll", most=_WEEK_S),
+    # Python alone needs 10 MB; "100" is somebody's 100MB.
+    Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0: none",
+            least=16 * 1024**2, most=_PETABYTE),
+    Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning", most=100),
+    Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again",
+            most=100),
     Setting("memory_for_s", SECONDS, 60.0, "both", "live",
-            "the limit must be passed for so long before anything happens"),
+            "how long the limit must be passed before anything happens", most=_WEEK_S),
     Setting("restart_budget", COUNT, 3, "both", "live",
-            "restarts by the monitor per bot and hour; then it only alerts"),
+            "restarts by the monitor per bot and hour; then it only alerts", most=1000),
     Setting("token_var", VARIABLE, "BOT_TOKEN", "bot", "restart",
             "environment variable in which a script or command finds its token"),
     Setting("user", TEXT, "", "bot", "restart", "root installs: account to run as instead of a uid of its own"),
@@ -216,13 +255,18 @@ def find(name: str) -> Setting:
 
 def read_value(setting: Setting, raw: Any, where: str = "") -> Any:
     """Return the checked value of ``raw``; raises BadValue naming the setting, the value and ``where``."""
+    place = f"{where}: " if where else ""
     try:
-        return setting.kind.read(raw)
-    except (ValueError, TypeError, OverflowError):
+        value = setting.kind.read(raw)
+    except (ValueError, TypeError, OverflowError, RecursionError):
         # A URL may carry a password; no other setting is a secret.
-        shown = "this value" if setting.kind is DATABASE_URL else repr(raw)
-        place = f"{where}: " if where else ""
+        shown = "this value" if setting.kind is DATABASE_URL else _BRIEF.repr(raw)
         raise BadValue(f"{place}{setting.name} {shown} is not {setting.kind.expected}") from None
+    if setting.least is not None and value < setting.least and value != setting.default:
+        raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is below {setting.kind.show(setting.least)}")
+    if setting.most is not None and value > setting.most:
+        raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is above {setting.kind.show(setting.most)}")
+    return value
 
 
 @dataclass(frozen=True)
@@ -269,7 +313,7 @@ def _read_file(toml: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
         document = tomllib.loads(toml.read_text())
     except FileNotFoundError:
         return {}, {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not only TOMLDecodeError: a number of 5,000 digits
         raise BadValue(f"{toml}: not TOML: {error}") from error
     except OSError as error:
         raise BadValue(f"{toml}: cannot be read: {error.strerror}") from error

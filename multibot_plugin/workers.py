@@ -23,6 +23,14 @@ class StillBusy(Exception):
     """A call that was too slow has not returned yet; the new one was not begun."""
 
 
+def text_of(error: BaseException) -> str:
+    """Return what an exception says of itself; its class may be a plugin's, and do anything when it is asked."""
+    try:
+        return str(error)
+    except BaseException:
+        return "(it cannot be put into words)"
+
+
 @dataclass(frozen=True)
 class _Job:
     function: Callable[[], Any]
@@ -39,11 +47,6 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._turn = asyncio.Lock()
         self._busy = False
-
-    @property
-    def busy(self) -> bool:
-        """Whether a call is under way or hanging."""
-        return self._busy
 
     async def call(self, function: Callable[[], T], timeout_s: float) -> T:
         """Return ``function()``, made in the thread once the calls before it are over.
@@ -72,7 +75,7 @@ class Worker:
             return value
         if isinstance(error, Exception):
             raise error
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise RuntimeError(f"{type(error).__name__}: {text_of(error)}") from error
 
     def close(self) -> None:
         """Let the thread end once it is idle."""

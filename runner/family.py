@@ -1,17 +1,16 @@
-"""Processes around a bot, read from /proc: parents, descendants, and what an earlier run left behind."""
+"""Processes around a bot: what the kernel does for them, and who descends from whom (read from /proc)."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import os
-import signal
-import time
 from typing import Dict, List, Optional, Tuple
 
 MARK = "MULTIBOT_BOT_RUN"  # in the environment of everything that a bot starts: the bot's runtime directory
+WAITING = b"mb-waits"  # the name (/proc/PID/comm) of a runner until it has the bot's lock
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER = 1, 4, 36
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 4, 15, 36
 
 
 def _prctl(option: int, value: int) -> None:
@@ -34,6 +33,15 @@ def hide_memory() -> None:
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent dies."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def rename(name: bytes) -> bytes:
+    """Give this process a name (at most 15 bytes) and return the one that it had."""
+    with open("/proc/self/comm", "rb") as file:
+        before = file.read().strip()
+    text = ctypes.create_string_buffer(name, 16)
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, text, 0, 0, 0)
+    return before
 
 
 def parent_of(pid: int) -> Optional[int]:
@@ -67,32 +75,3 @@ def signal_all(pids: Tuple[int, ...], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, number)
-
-
-def leftovers(mark: str) -> Tuple[int, ...]:
-    """Return our user's processes, other than this one, that carry this mark: an earlier run started them."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):
-            if os.stat(f"/proc/{entry}").st_uid != os.geteuid():
-                continue
-            with open(f"/proc/{entry}/environ", "rb") as file:
-                if wanted in file.read().split(b"\0"):
-                    found.append(int(entry))
-    return tuple(found)
-
-
-def end_leftovers(mark: str, within_s: float = 2.0) -> int:
-    """Kill what an earlier run left behind; return how many processes that were."""
-    count = 0
-    deadline = time.monotonic() + within_s
-    while True:
-        pids = leftovers(mark)
-        count = max(count, len(pids))
-        if not pids or time.monotonic() > deadline:
-            return count
-        signal_all(pids, signal.SIGKILL)
-        time.sleep(0.02)

@@ -11,9 +11,7 @@ from typing import Any, Dict, Tuple
 
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.process import Account
-from multibot_runner.protocol import TOKEN, BadFile, BotPaths, RunnerSettings, decode, encode, read_file
-
-FORMS = ("build", "script", "command")
+from multibot_runner.protocol import FORMS, TOKEN, BadFile, BotPaths, RunnerSettings, decode, encode, read_file
 
 
 @dataclass(frozen=True)
@@ -30,10 +28,7 @@ class Launch:
 
 
 def load(paths: BotPaths, digest: str) -> Tuple[RunnerSettings, str]:
-    """Return the settings and the token of this digest; raises Misconfigured.
-
-    Types are checked as far as a wrong one could do harm before the drop.
-    """
+    """Return the settings and the token of this digest; raises Misconfigured."""
     try:
         settings = decode(RunnerSettings, read_file(paths.settings(digest)))
         token = read_file(paths.token(digest)).decode("ascii").strip()

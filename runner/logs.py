@@ -1,4 +1,4 @@
-"""Tokens stay out of what is written: one function for texts, and one for streams that arrive in pieces.
+"""Tokens stay out of a bot's log: redaction (redact.py) of streams that arrive in pieces.
 
 Everything Python writes (print, logging, warnings, tracebacks, ``sys.stdout.buffer``) passes ``install``'s raw layer:
 synchronous, no thread. What C code or a bot's children write to the descriptors does not; readers redact again.
@@ -13,30 +13,14 @@ import os
 import re
 import select
 import sys
-from typing import Any, Callable, Iterable, List, Optional, TextIO, Tuple
+from typing import Any, Callable, Iterable, List, Optional, TextIO
 
-# A token: the bot's number, a colon (perhaps URL-encoded, perhaps more than once), at least 30 characters.
-_COLON = r":|%(?:25)*3[Aa]"
-_PATTERN = rf"(?<!\d)(\d{{3,12}})({_COLON})[A-Za-z0-9_-]{{30,}}"
-_TEXT = re.compile(_PATTERN)
-_BYTES = re.compile(_PATTERN.encode())
+from multibot_runner.redact import COLON, PATTERN, redact, secrets_of
+
+_BYTES = re.compile(PATTERN.encode())
 # What may be the beginning of one: digits, digits and a part of the colon, or all that and some characters.
-_TAIL = re.compile(rf"(?<!\d)\d{{1,12}}(?:(?:{_COLON})[A-Za-z0-9_-]*|%(?:25)*[23]?)?\Z".encode())
+_TAIL = re.compile(rf"\d{{1,12}}(?:(?:{COLON})[A-Za-z0-9_-]*|%(?:25)*[23]?)?\Z".encode())
 _WINDOW = 160  # longer than any token: 12 + 64 characters and an encoded colon
-_SHORTEST_SECRET = 20
-
-
-def _secrets(tokens: Iterable[str]) -> Tuple[str, ...]:
-    """Return what must not be seen of each token: all behind its colon, in whatever form the colon is written."""
-    return tuple(s for s in (t.partition(":")[2] or t for t in tokens) if len(s) >= _SHORTEST_SECRET)
-
-
-def redact(text: str, tokens: Iterable[str] = ()) -> str:
-    """Return ``text`` with ``<redacted>`` for all that looks like a token and for the secret part of ``tokens``."""
-    text = _TEXT.sub(r"\1\2<redacted>", text)
-    for secret in _secrets(tokens):
-        text = text.replace(secret, "<redacted>")
-    return text
 
 
 class Redactor:
@@ -46,7 +30,7 @@ class Redactor:
     """
 
     def __init__(self, tokens: Iterable[str] = ()) -> None:
-        self._known = tuple(s.encode() for s in _secrets(tokens))
+        self._known = tuple(s.encode() for s in secrets_of(tokens))
         self._held = b""
         self._holding = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import itertools
 import os
@@ -11,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Callable, Optional, Sequence
 
-from multibot_runner import backoff, family, launch, lock, logs, outcome, process, stop
+from multibot_runner import backoff, family, launch, lock, logs, outcome, process, stop, sweep
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import (
@@ -125,15 +126,23 @@ def _refuse(paths: BotPaths, digest: str, start_mono: float, text: str) -> int:
 def _hold(start: Launch) -> int:
     """Take the bot's lock, write down the start, wait out the backoff, and run."""
     recorder = Recorder(start.paths, start.start_mono, LOCKED_OUT)
-    descriptor = _take_lock(start, recorder)
+    before = family.rename(family.WAITING)  # not to be taken for a process of the run that has the lock
+    try:
+        descriptor = _take_lock(start, recorder)
+    except OSError as error:  # the directory is the bot's: it may have put anything there
+        recorder.read_runs()
+        recorder.begin(start.digest)
+        text = f"{start.paths.lock} cannot be used as its lock file ({error.strerror}): remove it"
+        return _end(start, recorder, outcome.misconfigured(text))
     if descriptor is None:
         return 0
+    family.rename(before)
     earlier = recorder.read_runs()
     recorder.begin(start.digest)
-    if earlier:
-        count = family.end_leftovers(str(start.paths.run_dir))
-        if count:
-            logs.say(f"killed {count} process(es) that the last run left behind")
+    traces = _traces(start, recorder)
+    count = sweep.end(lambda: sweep.members(traces))
+    if count:
+        logs.say(f"killed {count} process(es) that the last run left behind")
     deaths = backoff.deaths_in_a_row(earlier, time.time(), start.settings.backoff_max_s)
     wait_s = backoff.wait_s(deaths, start.settings.backoff_max_s)
     if wait_s:
@@ -146,6 +155,11 @@ def _hold(start: Launch) -> int:
     if start.settings.python and start.settings.launch != "command":
         return _exec(start, recorder, descriptor)
     return _run(start, recorder)
+
+
+def _traces(start: Launch, recorder: Recorder) -> sweep.Traces:
+    """Return by what a process of this bot is recognised."""
+    return sweep.Traces(start.paths.bot, str(start.paths.run_dir), recorder.digests, os.getuid())
 
 
 def _take_lock(start: Launch, recorder: Recorder) -> Optional[int]:
@@ -190,13 +204,17 @@ def _resume(start: Launch) -> int:
 def _run(start: Launch, recorder: Recorder) -> int:
     """Run the bot in its form; nothing of it is imported before this."""
     command = start.settings.launch == "command"
+    last = sweep.LastAct(_traces(start, recorder))
+    atexit.register(last)  # called last: Python waits for the bot's own children (multiprocessing) before it
     # A command's stop is enforced by its own loop; the timer is for a loop that hangs itself.
-    stop.Stopper(recorder, start.settings.stop_wait_s + (1.0 if command else 0.0)).install()
+    stop.Stopper(recorder, start.settings.stop_wait_s + (1.0 if command else 0.0), last).install()
     recorder.update(phase=RUNNING, until_mono=None)
     try:
         result = _form(start.settings.launch)(start, recorder)
     except Misconfigured as error:
         result = outcome.misconfigured(str(error))
+    if recorder.stopping or result.signal is not None:  # no time to wait for them, or no exit handlers
+        last()
     return _end(start, recorder, result)
 
 

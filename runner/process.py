@@ -19,6 +19,7 @@ from multibot_runner.protocol import BotPaths, RunnerSettings
 
 _OURS = ("MULTIBOT_", "SUPERVISOR_")
 UMASK = 0o022
+_OOM = Path("/proc/self/oom_score_adj")
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def become(context: Context) -> None:
     for kind, value in context.limits:
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (value if hard < 0 else min(value, hard), hard))
+    _give_up_protection()  # before the drop, which takes the right to it
     if context.account is not None:
         _drop(context.account)
     family.die_with_parent(signal.SIGTERM)  # after the drop, which clears it
@@ -146,6 +148,13 @@ def become(context: Context) -> None:
 
 class ParentGone(Exception):
     """supervisord died while this process was starting: nobody would ever stop it."""
+
+
+def _give_up_protection() -> None:
+    """Be as good a victim of the kernel's OOM killer as others: a protection of supervisord's service is inherited."""
+    with contextlib.suppress(OSError, ValueError):
+        if int(_OOM.read_text()) < 0:
+            _OOM.write_text("0")
 
 
 def _drop(account: Account) -> None:

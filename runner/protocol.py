@@ -15,11 +15,13 @@ import stat
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple, Type, TypeVar
+from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type, TypeVar
 
 BOT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,38}")
 PROGRAM_PREFIX = "bot-"
 TOKEN = re.compile(r"\d{3,12}:[A-Za-z0-9_-]{30,64}")
+
+FORMS = ("build", "script", "command")  # how a bot is launched
 
 EXIT_FINAL = 78  # EX_CONFIG: a restart cannot help; the only code in supervisord's ``exitcodes``
 EXIT_NOT_NOW = 75  # EX_TEMPFAIL: not now, no crash
@@ -36,11 +38,15 @@ STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED = (
     "misconfigured",
     "finished",
 )
+KILLED = "killed (SIGKILL or crash of the interpreter)"  # what is said of a run that died without a word
 # What a runner is doing (``Heartbeat.phase``).
 LOCKED_OUT, BACKING_OFF, RUNNING, STOPPING = "locked-out", "backing-off", "running", "stopping"
 
-_CAP = 256 * 1024
+FILE_CAP = 256 * 1024  # of every file that is read here, unless its reader says otherwise
+STATUS_CAP = 16 * 1024 * 1024  # of the monitor's status.json
 _KEPT_RUNS = 50
+_LONGEST_TEXT = 500
+_LONGEST_NUMBER = 1e11  # a time that datetime can show, far beyond any pid, count or length of time
 _T = TypeVar("_T")
 
 
@@ -105,7 +111,7 @@ class RunnerSettings:
     """
 
     bot: str
-    launch: str  # build | script | command
+    launch: str  # one of FORMS
     target: str
     token_var: str
     env: Mapping[str, str] = dataclasses.field(repr=False)
@@ -159,10 +165,7 @@ class Exit:
 
 @dataclass(frozen=True)
 class Run:
-    """One start. ``exit`` None and not ``stopping``: it died without a word, or is still running.
-
-    ``deliberate``: a person or the monitor started it (the first after a boot, after a stop, or after exit 78).
-    """
+    """One start. ``exit`` None and not ``stopping``: it died without a word, or is still running."""
 
     started_at: float
     start_mono: float
@@ -186,32 +189,87 @@ def encode(value: Any) -> bytes:
 
 
 def decode(kind: Type[_T], data: bytes) -> _T:
-    """Return the ``kind`` that ``encode`` made ``data`` from; unknown keys are ignored.
+    """Return the ``kind`` that ``encode`` made ``data`` from, every field of its type; unknown keys are ignored.
 
-    Raises BadFile when ``data`` is not such a thing.
+    What a bot may have written itself (all but RunnerSettings) is harmless in it: texts are one short line, times lie
+    between 1970 and the year 5138. Raises BadFile when ``data`` is not such a thing.
     """
-    try:
-        return _build(kind, json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise BadFile(f"not a {kind.__name__}: {error}") from error
+    return _build(kind, _parse(data))
 
 
 def decode_runs(data: bytes) -> Tuple[Run, ...]:
-    """Return the runs in ``data``, newest first; raises BadFile."""
+    """Return the runs in ``data``, newest first; each as ``decode`` returns it. Raises BadFile."""
+    items = _parse(data)
+    if not isinstance(items, list):
+        raise BadFile("not a list of runs")
+    return tuple(_build(Run, item) for item in items[:_KEPT_RUNS])
+
+
+def decode_object(data: bytes) -> Dict[str, Any]:
+    """Return the JSON object in ``data``; raises BadFile. What it holds is not checked."""
+    item = _parse(data)
+    if not isinstance(item, dict):
+        raise BadFile("not a JSON object")
+    return item
+
+
+def _parse(data: bytes) -> Any:
+    """Return the value in ``data``, None for the NaN and Infinity that Python takes and JSON does not have."""
     try:
-        return tuple(_build(Run, item) for item in json.loads(data))
-    except (ValueError, TypeError) as error:
-        raise BadFile(f"not a list of runs: {error}") from error
+        return json.loads(data, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:  # the latter from 200,000 brackets
+        raise BadFile(f"not JSON: {type(error).__name__}") from error
 
 
 def _build(kind: Type[_T], item: Any) -> _T:
     if not isinstance(item, dict):
-        raise TypeError(f"{type(item).__name__} where an object was expected")
-    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    known: Dict[str, Any] = {key: value for key, value in item.items() if key in names}
-    if kind is Run and known.get("exit") is not None:
-        known["exit"] = _build(Exit, known["exit"])
-    return kind(**known)
+        raise BadFile(f"not a {kind.__name__}: {type(item).__name__} where an object was expected")
+    known: Dict[str, Any] = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        if field.name in item:
+            known[field.name] = _field(kind, str(field.type), item[field.name], field.name)
+    try:
+        return kind(**known)
+    except TypeError as error:  # a field without a default is missing
+        raise BadFile(f"not a {kind.__name__}: {error}") from error
+
+
+def _field(kind: Type[Any], annotation: str, value: Any, name: str) -> Any:
+    if annotation.startswith("Optional["):
+        return None if value is None else _field(kind, annotation[len("Optional[") : -1], value, name)
+    if annotation == "Exit":
+        return _build(Exit, value)
+    if not _CHECKS[annotation](value):
+        # The value may be a secret.
+        raise BadFile(f"not a {kind.__name__}: {name} is a {type(value).__name__} or out of range")
+    return _one_line(value) if annotation == "str" and kind is not RunnerSettings else value
+
+
+def is_number(value: Any, longest: float = _LONGEST_NUMBER) -> bool:
+    """Whether ``value`` is a finite number from 0 to ``longest``, that all our arithmetic can take."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= longest
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, int) and is_number(abs(value)) and not isinstance(value, bool)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+_CHECKS: Mapping[str, Callable[[Any], bool]] = {
+    "str": lambda value: isinstance(value, str),
+    "bool": lambda value: isinstance(value, bool),
+    "int": _is_code,
+    "float": is_number,
+    "Mapping[str, str]": _is_texts,
+}
+
+
+def _one_line(text: str) -> str:
+    """Return the beginning of a text as one line: no control character, no half of a character, nothing endless."""
+    return "".join(c if c.isprintable() else " " for c in text[:_LONGEST_TEXT])
 
 
 def with_run(runs: Tuple[Run, ...], run: Run) -> Tuple[Run, ...]:
@@ -253,7 +311,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def read_file(path: Path, cap: int = _CAP) -> bytes:
+def read_file(path: Path, cap: int = FILE_CAP) -> bytes:
     """Return a plain file's content; its owner may be hostile: no links, no fifos, at most ``cap`` bytes.
 
     Raises BadFile (FileNotFoundError as its cause when the file is missing).

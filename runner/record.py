@@ -11,17 +11,15 @@ from typing import Any, Optional, Tuple
 from multibot_runner.protocol import (
     RUNNING,
     STOPPING,
-    BadFile,
     BotPaths,
     Exit,
     Heartbeat,
     Run,
-    decode_runs,
     encode,
-    read_file,
     replace_file,
     with_run,
 )
+from multibot_runner.readers import read_runs
 
 _WRITES_PER_S = 5.0
 _BURST = 10.0
@@ -43,9 +41,13 @@ class Recorder:
 
     def read_runs(self) -> Tuple[Run, ...]:
         """Return the earlier runs, newest first; none when the file is missing or broken."""
-        with contextlib.suppress(BadFile):
-            self._runs = decode_runs(read_file(self.paths.runs))
+        self._runs = read_runs(self.paths)
         return self._runs
+
+    @property
+    def digests(self) -> Tuple[str, ...]:
+        """Return the digests of this run and the earlier ones."""
+        return tuple({run.digest for run in self._runs})
 
     def begin(self, digest: str) -> None:
         """Write down a new run of this process."""

@@ -30,11 +30,15 @@ def wait(seconds: float) -> bool:
 
 
 class Stopper:
-    """Stands before the bot's own SIGTERM handler. ``within_s``: how long a stop may take."""
+    """Stands before the bot's own SIGTERM handler.
 
-    def __init__(self, recorder: Recorder, within_s: float) -> None:
+    ``within_s``: how long a stop may take. ``last`` is called before an end that runs no exit handlers.
+    """
+
+    def __init__(self, recorder: Recorder, within_s: float, last: Callable[[], None] = lambda: None) -> None:
         self._recorder = recorder
         self._within_s = within_s
+        self._last = last
         self._pid = os.getpid()
         self._wanted: _Handler = signal.SIG_DFL
         self._armed = False
@@ -74,6 +78,7 @@ class Stopper:
         elif self._wanted == signal.SIG_DFL:
             if own:
                 self._recorder.finish(outcome.stopped(signal_number=number))
+                self._last()
                 logs.release()
             die_by(number)
 

@@ -32,6 +32,7 @@ from typing import Any
 
 import asyncpg
 
+from multibot_plugin.bots.uids import forget
 from multibot_plugin.database import embedded, migrate, pool
 from multibot_plugin.database.server import NAME, folder, passfile
 from multibot_plugin.home import Home, find_home
@@ -49,6 +50,8 @@ def short_directory() -> Iterator[Path]:
     try:
         yield top
     finally:
+        if os.geteuid() == 0:
+            forget(top)
         shutil.rmtree(top, ignore_errors=True)
 
 

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 import psutil
 
-from multibot_plugin.bots.apply import Applied, apply, load
+from multibot_plugin.bots.apply import apply, load
+from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.plan import Plan
 from multibot_plugin.home import Home
 from multibot_plugin.settings import Settings
@@ -56,6 +57,10 @@ def wait_for(condition: Callable[[], _T], what: str, patience_s: float = PATIENC
     return result
 
 
+# Not those of installations that other tests make at the same time: what is left of a bot is found by its user id.
+UIDS = 92_000 + os.getpid() % 350 * 20
+
+
 def make_home(directory: Path) -> Home:
     return Home(directory, directory / "state", directory / "run", directory / "log", f"--home {directory}")
 
@@ -70,7 +75,7 @@ def row(bot: str, number: int = 1, **changes: Any) -> dict[str, Any]:
         "token": f"{100000 + number}:{TOKEN_TAIL}",
         "env": {},
         "settings": {},
-        "uid": 70000 + number if os.geteuid() == 0 else None,
+        "uid": UIDS + number if os.geteuid() == 0 else None,
         "config_version": 1,
     }
     return columns | changes

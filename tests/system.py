@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 import psutil
 from supervisor.xmlrpc import SupervisorTransport
 
+from multibot_plugin.bots.uids import forget
 from multibot_plugin.database.pool import connect
 from multibot_plugin.errors import DatabaseAway
 from multibot_plugin.home import Home, find_home
@@ -278,5 +279,7 @@ def leave_nothing(directory: Path) -> None:
     psutil.wait_procs(left, timeout=10)
     runtime = find_home(str(directory / "home")).run
     shutil.rmtree(runtime, ignore_errors=True)
+    if os.geteuid() == 0:
+        forget(directory)
     shutil.rmtree(directory)
     assert not left, f"left behind: {left}"

@@ -107,6 +107,7 @@ class FakeSupervisor:
     on_stop: Any = None
     refuse_start: bool = False
     away: bool = False
+    stopping: bool = False
     next_pid: int = 5000
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -115,7 +116,7 @@ class FakeSupervisor:
             raise SupervisordAway("supervisord does not answer at /x: run 'multibot start'")
         rows = [bot_row(bot, p, {}, self.clock.wall, self.clock.mono) for bot, p in self.processes.items()]
         answer = {"schema": 1, "at": self.clock.wall,
-                  "supervisord": {"pid": 1, "state": self.state, "version": "4.3.0"},
+                  "supervisord": {"pid": 1, "state": self.state, "version": "4.3.0", "stopping": self.stopping},
                   "monitor": {"ok": False, "tick_age_s": None}, "bots": rows}  # fmt: skip
         restored: dict[str, Any] = json.loads(json.dumps(answer))
         return restored

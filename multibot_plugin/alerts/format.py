@@ -6,29 +6,20 @@ import re
 from datetime import datetime
 
 from multibot_plugin.health.states import Health, Level
-from multibot_runner.protocol import TOKEN
+from multibot_runner.redact import redact
 
 LONGEST = 4000  # Telegram takes 4,096; counted as it does, in UTF-16 units
 CRITICAL, WARNING, WELL, STOPPED = "✖", "▲", "●", "○"
 MARKS = {Level.CRITICAL: CRITICAL, Level.WARNING: WARNING}
 # Texts that begin with one of these continue "<bot> is ...".
 _ADJECTIVES = (*map(str, Health), "quarantined", "stopped", "over ", "near ")
-# Control characters, and the marks that hide or reorder text.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]+")
+# Control characters, the marks that hide or reorder text, and halves of characters, which no encoding can write.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:
     """Return ``text`` as one line without control characters in which no token can be read, cut to ``longest``."""
     return cut(" ".join(_UNSAFE.sub(" ", redact(text)).split()), longest)
-
-
-def redact(text: str) -> str:
-    """Return ``text`` with the secret part of every Telegram token replaced (also URL-encoded)."""
-    return TOKEN.sub(_mask, re.sub(r"(?<=\d)%3[Aa](?=[A-Za-z0-9_-]{30})", ":", text))
-
-
-def _mask(match: re.Match[str]) -> str:
-    return f"{match[0].partition(':')[0]}:<redacted>"
 
 
 def cut(text: str, longest: int = LONGEST) -> str:

@@ -16,9 +16,10 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.health.states import Alert, Level
+from multibot_plugin.health.states import Alert
 from multibot_plugin.plugins import SendFailed
-from multibot_runner.protocol import replace_file
+from multibot_plugin.shapes import build
+from multibot_runner.protocol import BadFile, decode_object, read_file, replace_file
 
 KEPT_S = 86400.0
 LONGEST_PAUSE_S = 600.0
@@ -45,6 +46,15 @@ class Parcel:
     due: float = 0.0
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """How a channel does: ``waiting`` alerts, and why its last try failed ("" when it did not)."""
+
+    channel: str
+    waiting: int
+    failure: str
+
+
 def pause_s(tries: int) -> float:
     """Return the wait after so many failed tries: 2, 4, 8 ... up to ten minutes."""
     return min(2.0 ** min(tries, 20), LONGEST_PAUSE_S)
@@ -63,6 +73,7 @@ class Outbox:
         self._parcels: dict[str, list[Parcel]] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._news: dict[str, asyncio.Event] = {}
+        self._failures: dict[str, str] = {}
         self._number = 0
 
     def open(self) -> None:
@@ -72,7 +83,7 @@ class Outbox:
                 self._number = max(self._number, int(path.name.partition("-")[0]))
             try:
                 parcel = _read(path)
-            except (OSError, ValueError, TypeError, KeyError):
+            except (OSError, ValueError, BadFile):
                 _log.error("%s is not an alert: set aside", path)
                 with contextlib.suppress(OSError):
                     path.rename(path.with_suffix(".bad"))
@@ -98,6 +109,14 @@ class Outbox:
     def waiting(self) -> int:
         """Return how many parcels wait."""
         return sum(len(parcels) for parcels in self._parcels.values())
+
+    def deliveries(self) -> list[Delivery]:
+        """Return how every channel does that has had an alert since ``open``."""
+        return [Delivery(c, len(self._parcels[c]), self._failures.get(c, "")) for c in sorted(self._parcels)]
+
+    def holds(self, channel: str, incident: str) -> bool:
+        """Whether an alert of this incident still waits for the channel."""
+        return any(p.alert.incident == incident for p in self._parcels.get(channel, ()))
 
     async def close(self) -> None:
         """Stop delivering; what waits stays on the disk."""
@@ -155,12 +174,14 @@ class Outbox:
         try:
             await self._send(parcel.channel, parcel.alert)
         except SendFailed as error:
+            self._failures[parcel.channel] = str(error)
             now, now_at = self._clock()
             parcel.tries += 1
             parcel.due = now + pause_s(parcel.tries)
             if now_at - parcel.alert.at > KEPT_S and parcel.tries >= _LEAST_TRIES:
                 self._give_up(parcel, str(error))
         else:
+            self._failures.pop(parcel.channel, None)
             self._remove(parcel)
 
     def _give_up(self, parcel: Parcel, why: str) -> None:
@@ -178,12 +199,10 @@ class Outbox:
 
 
 def _read(path: Path) -> Parcel:
-    item = json.loads(path.read_bytes())
-    alert = read_alert(item)
+    alert = read_alert(decode_object(read_file(path)))
     return Parcel(path, unquote(path.stem.partition("-")[2]), alert)
 
 
 def read_alert(item: dict[str, object]) -> Alert:
-    """Return the alert that ``dataclasses.asdict`` made ``item`` from; raises ValueError, TypeError or KeyError."""
-    fields: dict[str, object] = {**item, "level": Level(str(item["level"]))}
-    return Alert(**fields)  # type: ignore[arg-type]
+    """Return the alert that ``dataclasses.asdict`` made ``item`` from; raises ValueError."""
+    return build(Alert, item)

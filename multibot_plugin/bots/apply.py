@@ -6,11 +6,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from multibot_plugin.bots.config import BotConfig, Deployment, deploy
+from multibot_plugin.bots.conform import Applied, conform, differing
 from multibot_plugin.bots.files import (
     changing,
     owner_of,
@@ -22,41 +24,19 @@ from multibot_plugin.bots.files import (
     write_bot,
     write_key,
 )
+from multibot_plugin.bots.leftovers import end_left
 from multibot_plugin.bots.plan import Plan, Rendered, make_plan
-from multibot_plugin.bots.render import Place, Section, read_rendered, render, with_autostart
-from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused, Unreachable
+from multibot_plugin.bots.render import Place, read_rendered, render, with_autostart
+from multibot_plugin.bots.unfinished import Whose, Work, working
+from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused
 from multibot_plugin.home import Home
-from multibot_plugin.journal import Journal
+from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_plugin.settings import Settings
-from multibot_plugin.supervisor.client import (
-    STILL_RUNNING,
-    STOPPED_STATES,
-    Reread,
-    Supervisor,
-    SupervisorFault,
-    bot_of,
-    program,
-)
+from multibot_plugin.supervisor.client import Supervisor, program
 from multibot_plugin.supervisor.conf import parse, template
 from multibot_runner.protocol import BOT_ID, replace_file
 
-_POLL_S = 0.1
-_STOP_MORE_S = 15.0
-
-
-@dataclass(frozen=True)
-class Applied:
-    """What was done, by bot. ``foreign``: programs that changed in the files and are not bots (left alone).
-
-    ``failed``: what did not work, a line for each bot; the next apply takes it up again.
-    """
-
-    started: tuple[str, ...] = ()
-    restarted: tuple[str, ...] = ()
-    stopped: tuple[str, ...] = ()
-    removed: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()
-    failed: Mapping[str, str] = field(default_factory=dict)
+_NOBODY = Whose("multibot", "apply")
 
 
 def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python: str = sys.executable) -> Plan:
@@ -129,126 +109,73 @@ def _verify(home: Home, plan: Plan) -> None:
         raise MultibotError("supervisor's parser reads the rendered sections differently from what is meant")
 
 
-def apply(home: Home, plan: Plan, supervisor: Supervisor, *, force: bool = False) -> Applied:
+def apply(
+    home: Home, plan: Plan, supervisor: Supervisor, *, force: bool = False, whose: Whose = _NOBODY
+) -> Applied:  # fmt: skip
     """Write the plan and let supervisord restart exactly what differs from what it runs.
 
     Bots that changed are stopped at the same time, each taken back into operation as soon as it has ended. A change
-    of ``enabled`` alone starts or stops the bot. Nothing but bots is touched. Files that nothing names any more are
-    swept when everything worked. Raises SupervisordAway before anything is written.
+    of ``enabled`` alone starts or stops the bot, and one that is enabled but stands still is started, unless an
+    operator may have stopped it a moment ago. Nothing but bots is touched. Files that nothing names any more are
+    swept when everything worked. ``whose`` command this is: should it be killed in the middle, somebody else finishes
+    it; what an earlier one has left is finished now. Of a plan for some bots only (plan.narrowed) all others stay as
+    they are. Raises SupervisordAway before anything is written.
     """
-    with translated(), changing(home.state / "apply.lock"):
-        before = {row["id"]: row for row in supervisor.bots()["bots"]}
+    with working(home) as work:
+        answer = supervisor.bots()
+        before = {row["id"]: row for row in answer["bots"]}
         _guard(plan, sorted(set(plan.removed) | (set(before) - set(plan.deployments) - set(plan.kept))), force)
-        write(home, plan, force=force)
         sections = read_rendered(plan.file.text)
-        failed: dict[str, str] = {}
-        turned = _turn(supervisor, before, sections, failed)
-        reread = supervisor.reread()
-        changed, removed = _bots(reread.changed), _bots(reread.removed)
-        _replace(supervisor, changed, removed, sections, failed)
-        added = [bot for bot in _bots(reread.added) if _attempt(failed, bot, supervisor.add, program(bot))]
-        for bot in turned:  # told to end before everything else: what is left is to wait for the slow ones
-            if not sections[bot].autostart:
-                _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
-        if not failed:
-            sweep(home, read_rendered(read_text(home.rendered)).values())
-        return _outcome(before, sections, {*added, *turned, *changed}, removed, reread, failed)
+        only = None if plan.only is None else plan.only | work.left.keys()
+        due = differing(before, sections)
+        work.note(due if only is None else due & only, whose)
+        write(home, plan, force=force)
+        applied = conform(supervisor, answer, sections, work.left, lambda bots: work.note(bots, whose), only=only)
+        for bot in applied.removed:
+            end_left(home, bot)
+        for bot in applied.stopped:
+            end_left(home, bot, partial(supervisor.running, program(bot)))
+        if not applied.failed:
+            with changing(home.state / "render.lock"):  # nobody writes files now that nothing names yet
+                sweep(home, [*sections.values(), *read_rendered(read_text(home.rendered)).values()], only)
+        _close(home, work, applied)
+        return applied
 
 
-def _outcome(
-    before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Section], touched: Iterable[str],
-    removed: Iterable[str], reread: Reread, failed: Mapping[str, str],
-) -> Applied:  # fmt: skip
-    """Sort what was touched by what it did and does now."""
-    ran = {bot for bot, row in before.items() if row["statename"] not in STOPPED_STATES}
-    worked = sorted(bot for bot in touched if bot not in failed)
-    names = [*reread.added, *reread.changed, *reread.removed]
-    return Applied(
-        started=tuple(bot for bot in worked if sections[bot].autostart and bot not in ran),
-        restarted=tuple(bot for bot in worked if sections[bot].autostart and bot in ran),
-        stopped=tuple(bot for bot in worked if not sections[bot].autostart and bot in ran),
-        removed=tuple(bot for bot in removed if bot not in failed),
-        foreign=tuple(sorted(set(names) - {program(bot) for bot in _bots(names)})),
-        failed=failed,
-    )
+def finish(home: Home, supervisor: Supervisor) -> Applied | None:
+    """Bring the bots that a killed command has left to what is rendered.
 
-
-def _bots(names: Iterable[str]) -> list[str]:
-    bots = (bot_of(name) for name in names)
-    return sorted(bot for bot in bots if bot is not None and BOT_ID.fullmatch(bot))
-
-
-def _attempt(failed: dict[str, str], bot: str, order: Any, *arguments: Any) -> bool:
-    """Carry out an order for one bot; what supervisord refuses is this bot's failure, not the others'."""
-    try:
-        order(*arguments)
-    except Unreachable:
-        raise
-    except MultibotError as error:
-        failed[bot] = str(error)
-        return False
-    return True
-
-
-def _turn(
-    supervisor: Supervisor, before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Section],
-    failed: dict[str, str],
-) -> list[str]:  # fmt: skip
-    """Start or stop the bots whose ``enabled`` changed; supervisord then sees no difference in that line any more."""
-    turned = []
-    for bot, section in sections.items():
-        if bot not in before or before[bot]["enabled"] == section.autostart:
-            continue
-        supervisor.set_autostart(bot, section.autostart)
-        if section.digest != before[bot]["digest"]:
-            continue  # replaced as a whole in a moment
-        order = supervisor.start if section.autostart else supervisor.stop
-        if _attempt(failed, bot, order, program(bot), None):
-            turned.append(bot)
-    return turned
-
-
-def _replace(
-    supervisor: Supervisor, changed: Iterable[str], removed: Iterable[str], sections: Mapping[str, Section],
-    failed: dict[str, str],
-) -> None:  # fmt: skip
-    """Stop, remove and (those that changed) add again, all at the same time.
-
-    A bot is added as soon as it has ended, so it is never seen stopped for longer than one look.
+    None: there are none, or somebody else has the lock, whose work it is then. A bot that ``failed`` stays noted.
     """
-    open_bots = {bot: True for bot in changed} | {bot: False for bot in removed}
-    rows = {row["id"]: row for row in supervisor.bots()["bots"]} if open_bots else {}
-    now = time.monotonic()
-    deadlines = {bot: now + rows[bot]["stop_wait_s"] + _STOP_MORE_S for bot in open_bots if bot in rows}
-    for bot in list(open_bots):
-        if not _attempt(failed, bot, supervisor.stop, program(bot), None):
-            del open_bots[bot]
-    while open_bots:
-        rows = {row["id"]: row for row in supervisor.bots()["bots"]}
-        for bot, again in list(open_bots.items()):
-            gone = bot not in rows
-            if gone or rows[bot]["statename"] in STOPPED_STATES:
-                if _taken_out(supervisor, bot, failed):
-                    del open_bots[bot]
-                    if again and bot not in failed:
-                        _attempt(failed, bot, supervisor.add, program(bot))
-            elif time.monotonic() > deadlines.get(bot, now + _STOP_MORE_S):
-                failed[bot] = f"bot {bot!r} is still {rows[bot]['statename']} long after its time to stop"
-                del open_bots[bot]
-        if open_bots:
-            time.sleep(_POLL_S)
-
-
-def _taken_out(supervisor: Supervisor, bot: str, failed: dict[str, str]) -> bool:
-    """Remove a bot that has ended; False when it came back in between (then it is told to stop again)."""
     try:
-        supervisor.remove(program(bot))
-    except SupervisorFault as fault:
-        if fault.code == STILL_RUNNING:
-            supervisor.stop(program(bot), None)
-            return False
-        failed[bot] = str(fault)
-    return True
+        with working(home, wait_s=0.0) as work:
+            if not work.left:
+                return None
+            answer, sections = supervisor.bots(), read_rendered(read_text(home.rendered))
+            applied = conform(supervisor, answer, sections, work.left, only=work.left)
+            _close(home, work, applied)
+            return applied
+    except Refused:
+        return None
+
+
+def _close(home: Home, work: Work, applied: Applied) -> None:
+    """Leave a record, in the name of those whose commands were killed, of what was finished for them."""
+    doings = {
+        "bot.restarted": (*applied.started, *applied.restarted),
+        "bot.stopped": (*applied.stopped, *applied.removed),
+    }
+    detail = {"cut off": "finished by multibot after its command was killed"}
+    entries = [
+        AuditEntry(new_id(), time.time(), work.left[bot].actor, work.left[bot].door, bot, action, detail)
+        for action, bots in doings.items()
+        for bot in bots
+        if bot in work.left
+    ]
+    with contextlib.suppress(JournalError):  # a full disk must not keep a bot down
+        Journal(home.journal).append(*entries)
+    if not applied.failed.keys() & work.left.keys():
+        work.finished()
 
 
 def set_autostart(home: Home, supervisor: Supervisor | None, bot: str, enabled: bool) -> None:
@@ -273,7 +200,14 @@ def set_autostart(home: Home, supervisor: Supervisor | None, bot: str, enabled: 
 
 def not_applied(home: Home, bots: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     """Return the bots that supervisord runs otherwise than rendered; ``bots`` are the rows of getBots."""
-    sections = read_rendered(read_text(home.rendered))
-    running = {row["id"]: (row["digest"], row["enabled"]) for row in bots}
-    wanted = {bot: (section.digest, section.autostart) for bot, section in sections.items()}
-    return tuple(sorted(bot for bot in running.keys() | wanted.keys() if running.get(bot) != wanted.get(bot)))
+    return tuple(sorted(differing({row["id"]: row for row in bots}, read_rendered(read_text(home.rendered)))))
+
+
+def rendered_uids(home: Home) -> dict[str, int]:
+    """Return the user ids of their own that bots are rendered with, by bot."""
+    found = {}
+    for bot, section in read_rendered(read_text(home.rendered)).items():
+        deployment = read_deployment(home, section)
+        if deployment is not None and deployment.settings.uid is not None and not deployment.settings.user:
+            found[bot] = deployment.settings.uid
+    return found

@@ -12,32 +12,20 @@ import re
 import shlex
 import shutil
 import subprocess
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.bots.identity import Identity, obstacle, remedy
-from multibot_plugin.errors import BadValue, MultibotError, Refused
+from multibot_plugin.errors import BadValue, Refused
 from multibot_runner.protocol import BOT_ID, TOKEN
 
 OLDEST_PYTHON = (3, 10)
-_TIMEOUT_S = 10.0
 _INTERPRETER_TIMEOUT_S = 30.0
+# What has another name where it is installed from.
+_PROJECTS = {"telegram": "python-telegram-bot", "telebot": "pyTelegramBotAPI"}
 _PROBE = Path(__file__).with_name("probe.py")
-
-
-@dataclass(frozen=True)
-class TelegramBot:
-    """Who Telegram says a token is."""
-
-    id: int
-    username: str
 
 
 def check_id(bot: str) -> None:
@@ -62,53 +50,6 @@ def check_token_free(bot: str, token: str, rows: Iterable[Mapping[str, Any]]) ->
             f"the token of {bot!r} is for the Telegram bot {number} that {row['id']!r} already is, "
             f"which can be polled once: 'multibot bot set {row['id']}' gives {row['id']!r} a new token"
         )
-
-
-# --- Telegram --------------------------------------------------------------------------------------------------
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A Bot API server redirects nowhere; a token is not carried to where somebody points."""
-
-    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage,
-                         newurl: str) -> None:  # fmt: skip
-        return None
-
-
-def check_token(token: str, bot_api_url: str, timeout_s: float = _TIMEOUT_S) -> TelegramBot:
-    """Return who ``token`` is, asked by getMe on the server that the bot will use.
-
-    Raises Refused when the server rejects the token, MultibotError when it cannot be asked.
-    """
-    server = urllib.parse.urlsplit(bot_api_url)
-    shown = f"{server.scheme}://{server.hostname or ''}{f':{server.port}' if server.port else ''}"
-    instead = "try again, or leave the question out: --no-check"
-    try:
-        opener = urllib.request.build_opener(_NoRedirect)
-        with opener.open(f"{bot_api_url}/bot{token}/getMe", timeout=timeout_s) as answer:
-            code, body = answer.status, answer.read(65536)
-    except urllib.error.HTTPError as error:
-        with error:
-            code, body = error.code, error.read(65536)
-    except (OSError, HTTPException, ValueError) as error:
-        # The text of these errors may hold the address, token included.
-        reason = getattr(error, "reason", error)
-        text = (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).replace(token, "...")
-        raise MultibotError(f"{shown} does not answer ({text}): {instead}") from None
-    return _identity_in(code, body, shown, instead)
-
-
-def _identity_in(code: int, body: bytes, shown: str, instead: str) -> TelegramBot:
-    try:
-        answer = json.loads(body)
-        if answer["ok"]:
-            return TelegramBot(int(answer["result"]["id"]), str(answer["result"].get("username", "")))
-        wrong = (int(answer.get("error_code", code)), str(answer.get("description", ""))[:100])
-    except (ValueError, TypeError, KeyError):
-        raise MultibotError(f"{shown} does not answer like a Bot API server (HTTP {code}): check bot_api_url") from None
-    if wrong[0] in (401, 404):
-        raise Refused(f"Telegram rejects this token ({wrong[0]} {wrong[1]}): get a new one from @BotFather")
-    raise MultibotError(f"{shown} answers getMe with {wrong[0]} {wrong[1]}: {instead}")
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -183,6 +124,8 @@ def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, 
         "folder": os.path.dirname(os.path.realpath(file)) if file else settings["workdir"] or str(work),
         "file": str(file or ""), "module": module, "function": function, "run": config.launch == "script",
         "modules": ["telegram.ext"] if config.launch == "build" else [],
+        "token_var": settings["token_var"] if config.launch == "script" else "",
+        "python": bool(settings["python"]), "workdir": settings["workdir"],
     }  # fmt: skip
     check_imports(who, python, question, bot_environment(config.env, work))
 
@@ -241,14 +184,27 @@ def check_imports(who: Identity, python: Path, question: Mapping[str, Any], env:
         raise Refused(f"{who} cannot read {replies['unreadable']}")
     if "undefined" in replies:
         raise Refused(f"no function {question['function']!r} in {replies['undefined']}")
+    if "literal" in replies:
+        variable = question["token_var"]
+        raise Refused(
+            f"{replies['literal']}: the token stands there as a text, so the one given here would not be used: "
+            f'write {replies["instead"]}(os.environ["{variable}"]) (or leave the question out: --no-check)'
+        )
 
 
 def _missing(module: str, python: Path, question: Mapping[str, Any]) -> str:
     if module == question["module"]:
         path = f"--build /path/file.py:{question['function']}" if question["function"] else "--script /path/file.py"
-        return f"No module named {module!r} for {python}: give {path}, or --python /path/venv/bin/python"
-    name = f"{module.partition('.')[0]!r}" + (" (python-telegram-bot)" if module == "telegram.ext" else "")
-    return f"No module named {name} for {python}: give --python /path/venv/bin/python"
+        ways = [f"give {path}", "--workdir DIR that holds it"]
+        ways += [] if question["python"] else ["--python /path/venv/bin/python"]
+        where = f"in {question['workdir']} or " if question["workdir"] else ""
+        return f"No module named {module!r} {where}for {python}: {', '.join(ways[:-1])}, or {ways[-1]}"
+    name = module.partition(".")[0]
+    project = _PROJECTS.get(name, name)
+    if question["python"]:
+        return f"No module named {name!r} for {python}: {shlex.quote(str(python))} -m pip install {project}"
+    told = f" ({project})" if project != name else ""
+    return f"No module named {name!r}{told} for {python}: give --python /path/venv/bin/python"
 
 
 def _run_probe(who: Identity, python: Path, question: Mapping[str, Any], env: Mapping[str, str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pwd
 import re
 import secrets
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -22,16 +22,21 @@ from multibot_plugin.bots.render import Section
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 from multibot_plugin.home import Home
 from multibot_plugin.locks import locked
-from multibot_runner.protocol import BadFile, RunnerSettings, decode, encode, read_file, replace_file
+from multibot_plugin.settings import BY_NAME
+from multibot_runner.protocol import BadFile, RunnerSettings, decode, decode_object, encode, read_file, replace_file
 
 _LOWEST_UID = 1000  # as in settings: a row changed by hand must not make a bot root
-_LOCK_WAIT_S = 60.0
+LOCK_WAIT_S = 60.0
+_KEY_SIZE = 32
 _OF_A_DIGEST = re.compile(r"([0-9a-f]{16})\.(?:json|token)")
 _LEFTOVER = re.compile(r"\..*\.tmp")  # of replace_file, killed between its two steps
 
 
-def changing(path: Path, wait_s: float = _LOCK_WAIT_S) -> AbstractContextManager[None]:
-    """Hold the lock file ``path``; raises Refused when another of us holds it for longer than ``wait_s`` seconds."""
+def changing(path: Path, wait_s: float = LOCK_WAIT_S) -> AbstractContextManager[int]:
+    """Hold the lock file ``path`` and give its descriptor.
+
+    Raises Refused when another of us holds it for longer than ``wait_s`` seconds.
+    """
     path.parent.mkdir(mode=0o711, parents=True, exist_ok=True)
     return locked(path, wait_s, Refused(f"another multibot has been changing this installation for {wait_s:g} s"))
 
@@ -49,11 +54,17 @@ def translated() -> Iterator[None]:
 def read_key(home: Home) -> bytes:
     """Return this installation's key for digests; a new one, not yet written, where there is none."""
     try:
-        return read_file(home.digest_key)
+        key = read_file(home.digest_key)
     except BadFile as error:
         if isinstance(error.__cause__, FileNotFoundError):
-            return secrets.token_bytes(32)
+            return secrets.token_bytes(_KEY_SIZE)
         raise MultibotError(f"{error}: it holds the key that digests are made with") from error
+    if len(key) != _KEY_SIZE:
+        raise MultibotError(
+            f"{home.digest_key} is damaged ({len(key)} of {_KEY_SIZE} bytes): restore it from a backup, or remove it:"
+            " then every bot restarts once"
+        )
+    return key
 
 
 def write_key(home: Home, key: bytes) -> None:
@@ -80,10 +91,10 @@ def read_deployment(home: Home, section: Section) -> Deployment | None:
     try:
         settings = decode(RunnerSettings, read_file(paths.settings(section.digest)))
         token = read_file(paths.token(section.digest)).decode("ascii")
-        live = json.loads(read_file(paths.live))
-    except (BadFile, ValueError):
-        return None
-    if not isinstance(live, dict) or not isinstance(settings.env, dict):
+        live = decode_object(read_file(paths.live))
+        for name in live.keys() & BY_NAME.keys():
+            BY_NAME[name].kind.read(live[name])
+    except (BadFile, ValueError, TypeError, OverflowError, RecursionError):
         return None
     return Deployment(section.id, section.digest, section.autostart, settings, live, token)
 
@@ -144,16 +155,22 @@ def _ensure(path: Path, data: bytes, mode: int, owner: tuple[int, int]) -> None:
         replace_file(path, data, mode, owner)
 
 
-def sweep(home: Home, sections: Iterable[Section]) -> None:
-    """Remove settings and tokens that none of ``sections`` names any more; a bot's working directory stays."""
-    named = {section.id: section.digest for section in sections}
+def sweep(home: Home, sections: Iterable[Section], only: Collection[str] | None = None) -> None:
+    """Remove settings and tokens that none of ``sections`` names any more; a bot's working directory stays.
+
+    A bot may have two sections: the one that supervisord runs and the one that was rendered since. ``only``: leave
+    the files of all other bots alone.
+    """
+    named: dict[str, set[str]] = {}
+    for section in sections:
+        named.setdefault(section.id, set()).add(section.digest)
     top = home.state / "bots"
     for directory in sorted(top.iterdir()) if top.is_dir() else ():
-        if directory.is_symlink() or not directory.is_dir():
+        if directory.is_symlink() or not directory.is_dir() or (only is not None and directory.name not in only):
             continue
         for path in directory.iterdir():
             match = _OF_A_DIGEST.fullmatch(path.name)
-            stale = match is not None and match[1] != named.get(directory.name)
+            stale = match is not None and match[1] not in named.get(directory.name, ())
             gone = path.name == "live.json" and directory.name not in named
             if stale or gone or _LEFTOVER.fullmatch(path.name):
                 path.unlink(missing_ok=True)

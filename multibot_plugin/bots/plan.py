@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from multibot_plugin.bots.config import Deployment
-from multibot_plugin.bots.render import RenderedFile, Section, section_of, split_sections
+from multibot_plugin.bots.render import RenderedFile, Section, read_rendered, section_of, split_sections, with_sections
 from multibot_plugin.settings import BY_NAME
-from multibot_runner.protocol import PROGRAM_PREFIX, TOKEN
+from multibot_runner.protocol import PROGRAM_PREFIX
+from multibot_runner.redact import redact
 
 # What a change does to the bot: it restarts, starts, stops, goes on with new live settings, or is stopped and will
 # start with the new settings when somebody starts it.
@@ -50,6 +51,7 @@ class Plan:
     says why, by bot); they stay as they are. ``file`` replaces ``base``, the text that is rendered now. ``repairs``:
     bots whose section is right, but whose files are missing or damaged.
     ``owners``: (uid, gid) of each deployment's files. ``key``: what the digests were made with.
+    ``only``: the bots that this plan is about (None: all); ``others``: those besides that differ and stay as they are.
     """
 
     added: tuple[str, ...]
@@ -64,6 +66,8 @@ class Plan:
     repairs: tuple[str, ...] = ()
     owners: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     key: bytes = field(default=b"", repr=False)
+    only: frozenset[str] | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def pending(self) -> bool:
@@ -116,6 +120,28 @@ def make_plan(
         file=file,
         base=base,
         repairs=tuple(bot for bot in unchanged if rendered[bot].deployment is None),
+    )
+
+
+def narrowed(plan: Plan, bots: Collection[str]) -> Plan:
+    """Return the part of ``plan`` that is about ``bots``: all others keep the sections they have, word for word."""
+    new = {name.partition(":")[2].removeprefix(PROGRAM_PREFIX): text for name, text in split_sections(plan.file.text)}
+    left = {bot: section for bot, section in read_rendered(plan.base).items() if bot not in bots}
+    texts = {bot: section.text for bot, section in left.items()} | {bot: new[bot] for bot in bots if bot in new}
+    differing = {*plan.added, *plan.removed, *plan.repairs, *plan.problems, *(change.bot for change in plan.changed)}
+    return replace(
+        plan,
+        added=tuple(bot for bot in plan.added if bot in bots),
+        changed=tuple(change for change in plan.changed if change.bot in bots),
+        removed=tuple(bot for bot in plan.removed if bot in bots),
+        unchanged=tuple(bot for bot in plan.unchanged if bot in bots),
+        repairs=tuple(bot for bot in plan.repairs if bot in bots),
+        problems={bot: text for bot, text in plan.problems.items() if bot in bots},
+        deployments={bot: deployment for bot, deployment in plan.deployments.items() if bot in bots},
+        kept=left | {bot: section for bot, section in plan.kept.items() if bot in bots},
+        file=RenderedFile(plan.file.name, with_sections(plan.file.text, texts)),
+        only=frozenset(bots),
+        others=tuple(sorted(differing.difference(bots))),
     )
 
 
@@ -192,7 +218,7 @@ def _launch(deployment: Deployment) -> str:
 def _plain(text: str) -> str:
     """Return one line without control characters, tokens, or the user part of a URL."""
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return re.sub(r"(://)[^/@\s]*@", r"\1***@", TOKEN.sub("<token>", text))
+    return re.sub(r"(://)[^/@\s]*@", r"\1***@", redact(text))
 
 
 def show(plan: Plan, apply_with: str = "multibot apply", *, sections: bool = False) -> str:

@@ -3,8 +3,9 @@
 This text is handed to it as ``python -c``, as the user that the bot will have; nothing of the bot is imported or
 run. Argument: a JSON object: ``folder`` (put first on sys.path), ``file`` or ``module`` (of the bot), ``function``
 (that must be defined in it, may be empty), ``run`` (whether the module is run as a program), ``modules`` (needed
-besides). Output: a JSON object with
-``version``, and one with what is wrong: ``missing`` (a module), ``syntax``, ``unreadable`` or ``undefined`` (one line).
+besides), ``token_var`` (the variable in which the bot finds its token; empty: it is not asked about). Output: a JSON
+object with ``version``, and one with what is wrong: ``missing`` (a module), ``syntax``, ``unreadable`` or ``undefined``
+(one line), or ``literal`` (where a token stands as a text) and ``instead`` (the call that takes it).
 
 Standard library only, and in the language of an old Python 3, so that an old interpreter can say its version.
 """
@@ -67,6 +68,37 @@ def defines(tree: ast.Module, name: str) -> bool:
     return False
 
 
+def literal_token(tree: ast.Module, variable: str) -> Any:
+    """Return the line and the call in which a bot gets its token as a text; None also when it reads ``variable``."""
+    texts: dict[str, bool] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value == variable:
+            return None
+        if isinstance(node, ast.Assign):
+            for name in node.targets:
+                if isinstance(name, ast.Name):
+                    texts[name.id] = is_text(node.value) and texts.get(name.id, True)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            call = call_with_token(node.func)
+            given = node.args[:1] + [k.value for k in node.keywords if k.arg == "token"]
+            if call and any(is_text(v) or (isinstance(v, ast.Name) and texts.get(v.id, False)) for v in given):
+                return node.lineno, call
+    return None
+
+
+def is_text(node: Any) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+
+
+def call_with_token(called: ast.expr) -> str:
+    """Return how a call that takes a token is written, in the libraries that bots are written with; else nothing."""
+    if isinstance(called, ast.Attribute) and called.attr == "token":
+        return ".token"
+    name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
+    return name if name in ("Bot", "TeleBot", "AsyncTeleBot") else ""
+
+
 def find(module: str) -> Any:
     """Return the spec of a dotted module without importing its packages, or None."""
     if module in sys.modules:
@@ -114,6 +146,10 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
             return {"missing": module}
     if tree is not None and question["function"] and not defines(tree, question["function"]):
         return {"undefined": file}
+    if tree is not None and question.get("token_var"):
+        found = literal_token(tree, question["token_var"])
+        if found:
+            return {"literal": f"{file}, line {found[0]}", "instead": found[1]}
     return {}
 
 

@@ -117,6 +117,13 @@ def split_sections(text: str) -> list[tuple[str, str]]:
     return [(header["name"], text[header.start() : end].strip()) for header, end in zip(headers, ends, strict=False)]
 
 
+def with_sections(text: str, sections: Mapping[str, str]) -> str:
+    """Return a rendered file with the beginning of ``text`` and these sections (by bot), sorted by id."""
+    first = _HEADER.search(text)
+    head = text[: first.start()].rstrip() if first else text.rstrip()
+    return head + "\n" + "".join(f"\n{sections[bot]}\n" for bot in sorted(sections))
+
+
 def _read(bot: str, body: str) -> Section | None:
     options = _options(body)
     words = options.get("command", "").split()

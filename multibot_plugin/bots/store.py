@@ -74,13 +74,13 @@ def current_actor(door: str) -> Actor:
 
 async def fetch_bots(connection: asyncpg.Connection) -> list[Row]:
     """Return the row of every bot, by id."""
-    with translated():
+    with translated(connection):
         return [Row(row) for row in await connection.fetch(sql("fetch_bots"))]
 
 
 async def fetch_bot(connection: asyncpg.Connection, bot: str) -> Row:
     """Return the row of ``bot``; raises NoSuchBot."""
-    with translated():
+    with translated(connection):
         row = await connection.fetchrow(sql("fetch_bot"), bot)
         if row is None:
             raise NoSuchBot(bot, await _ids(connection))
@@ -93,7 +93,7 @@ async def insert_bot(connection: asyncpg.Connection, actor: Actor, config: BotCo
     Raises Refused when the id, the number of the token or the uid belongs to another bot, BadValue for a value
     that the database cannot hold.
     """
-    with translated():
+    with translated(connection):
         try:
             async with connection.transaction():
                 await _sign(connection, actor)
@@ -120,7 +120,7 @@ async def update_bot(connection: asyncpg.Connection, actor: Actor, bot: str, cha
     env, no_env = _patch(changes.get("env", {}))
     settings, no_settings = _patch(changes.get("settings", {}))
     token, uid = changes.get("token"), changes.get("uid")
-    with translated():
+    with translated(connection):
         try:
             async with connection.transaction():
                 await _sign(connection, actor)
@@ -137,7 +137,7 @@ async def update_bot(connection: asyncpg.Connection, actor: Actor, bot: str, cha
 
 async def set_enabled(connection: asyncpg.Connection, actor: Actor, bot: str, enabled: bool) -> None:
     """Store the operator's wish whether ``bot`` should run; raises NoSuchBot."""
-    with translated():
+    with translated(connection):
         async with connection.transaction():
             await _sign(connection, actor)
             found = await connection.fetchval(sql("set_enabled"), bot, enabled)
@@ -147,7 +147,7 @@ async def set_enabled(connection: asyncpg.Connection, actor: Actor, bot: str, en
 
 async def delete_bot(connection: asyncpg.Connection, actor: Actor, bot: str) -> None:
     """Remove ``bot``; its audit rows stay and its uid is never given to another. Raises NoSuchBot."""
-    with translated():
+    with translated(connection):
         async with connection.transaction():
             await _sign(connection, actor)
             found = await connection.fetchval(sql("delete_bot"), bot)
@@ -162,7 +162,7 @@ async def allot_uid(connection: asyncpg.Connection, uid_range: str) -> int:
     Refused when the range is used up.
     """
     first, last = (min(int(end), _LARGEST_UID) for end in uid_range.split("-"))
-    with translated():
+    with translated(connection):
         async with connection.transaction():
             await connection.execute(sql("lock_uids"))
             uid: int | None = await connection.fetchval(sql("allot_uid"), first, last)
@@ -181,16 +181,17 @@ async def append_audit(connection: asyncpg.Connection, entries: Iterable[Entry])
             (UUID(e.id), datetime.fromtimestamp(e.at, UTC), e.actor, e.door, e.host, e.bot, e.action, dict(e.detail))
             for e in entries
         ]
-    except (ValueError, OverflowError, OSError, AttributeError) as error:
+    except (ValueError, TypeError, OverflowError, OSError, AttributeError) as error:
         raise BadValue(f"an entry of the journal is not one: {error}") from error
-    with translated():
+    with translated(connection):
         await connection.executemany(sql("append_audit"), rows)
 
 
 async def read_audit(connection: asyncpg.Connection, bot: str | None = None, limit: int = 50) -> list[Row]:
     """Return the newest audit rows first, of one bot or of all: id, at, actor, door, host, bot_id, action, detail."""
-    with translated():
-        return [Row(row) for row in await connection.fetch(sql("read_audit"), bot, limit)]
+    with translated(connection):
+        rows = [Row(row) for row in await connection.fetch(sql("read_audit"), bot, limit)]
+    return [row if isinstance(row["detail"], Mapping) else Row(row, detail={"unreadable": True}) for row in rows]
 
 
 async def _sign(connection: asyncpg.Connection, actor: Actor) -> None:

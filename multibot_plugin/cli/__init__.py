@@ -10,6 +10,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -18,6 +19,7 @@ from multibot_plugin import __version__
 from multibot_plugin.cli.lazy import LazyGroup, Sections
 from multibot_plugin.cli.output import Context, one_line
 from multibot_plugin.errors import MultibotError
+from multibot_plugin.home import file_in_the_way, owner_of, user_name
 
 INTERRUPTED = 130
 
@@ -62,6 +64,11 @@ class Main(LazyGroup):
             return result
         _leave(result if isinstance(result, int) else 0)
 
+    def elsewhere(self, name: str) -> str:
+        from multibot_plugin.cli.bot import COMMANDS as BOTS
+
+        return f"multibot bot {name}" if any(name in section for section in BOTS.values()) else ""
+
 
 def _leave(code: int) -> NoReturn:
     """Exit; a reader that has gone away (``multibot list | head -1``) is no error worth a word."""
@@ -97,10 +104,32 @@ def _describe(error: Exception) -> tuple[str, int]:
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else "multibot"
         text = error.format_message().rstrip(".")
-        return f"{text[:1].lower()}{text[1:]} (see '{path} --help')", error.exit_code
+        if isinstance(error, click.exceptions.NoSuchCommand | click.exceptions.NoSuchOption):
+            guess = error.possibilities[0] if error.possibilities else ""
+            text = error.message.rstrip(".") + (f" (did you mean {guess!r}?)" if guess else "")
+        return f"{text[:1].lower()}{text[1:]}: see '{path} --help'", error.exit_code
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
-    return f"{type(error).__name__}: {error} (run it again as 'multibot --debug ...' to see all of it)", 1
+    if isinstance(error, OSError):
+        return _refusal(error), 1
+    name = type(error).__name__
+    what = f"{name}: {error}" if str(error) else f"something went wrong ({name})"
+    return f"{what} (run it again as 'multibot --debug ...' to see all of it)", 1
+
+
+def _refusal(error: OSError) -> str:
+    """Return in words what the operating system refused, and whose it is where that is the reason."""
+    said = error.strerror or str(error) or "the operating system refused something"
+    if not isinstance(error.filename, str | bytes | os.PathLike):
+        return said
+    path = Path(os.fsdecode(error.filename))
+    if isinstance(error, NotADirectoryError) and (file := file_in_the_way(path)):
+        return f"{file} is not a directory"
+    owner = owner_of(path)
+    if isinstance(error, PermissionError) and owner not in (None, os.geteuid()):
+        name = user_name(owner)
+        return f"{path}: {said}: it belongs to {name or f'user id {owner}'}: run this as {name or 'its owner'}"
+    return f"{path}: {said}"
 
 
 @click.group(cls=Main, sections=COMMANDS, no_args_is_help=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from multibot_plugin.cli.applying import apply_now, as_json, say_result, summary
+from multibot_plugin.cli.applying import apply_now, as_json, say_environment, say_result, summary
 from multibot_plugin.cli.output import Context, pass_context, say, show_json
 
 
@@ -18,6 +18,7 @@ def apply(context: Context, yes: bool, json_wanted: bool) -> int:
     Exactly the bots that changed are started, restarted, stopped or removed. A bot whose row cannot be used stays as
     it is; the others are applied, and the exit code is 1. To see it first: 'multibot render-config --diff'.
     """
+    say_environment(context)
     result = apply_now(context, force=yes)
     say_result(context, result)
     if json_wanted:

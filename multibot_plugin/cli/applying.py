@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from multibot_plugin.cli.output import Context, count, one_line, say
 from multibot_plugin.errors import Refused, SupervisordAway
+from multibot_plugin.settings import FLEET_SETTINGS, load
 
 if TYPE_CHECKING:
-    from multibot_plugin.bots.apply import Applied
+    from multibot_plugin.bots.conform import Applied
     from multibot_plugin.bots.plan import Plan
     from multibot_plugin.bots.store import Row
 
@@ -47,24 +48,29 @@ async def fetch(context: Context) -> list[Row]:
         return await fetch_bots(connection)
 
 
-def plan_now(context: Context) -> Plan:
-    """Return what differs between the database and what is rendered; nothing is written."""
-    from multibot_plugin.bots.apply import load
+def plan_now(context: Context, only: str | None = None) -> Plan:
+    """Return what differs between the database and what is rendered, of one bot (``only``) or of all.
 
-    return load(context.home, context.settings, context.run(fetch(context)))
+    Nothing is written.
+    """
+    from multibot_plugin.bots.apply import load as load_plan
+    from multibot_plugin.bots.plan import narrowed
+
+    plan = load_plan(context.home, context.settings, context.run(fetch(context)))
+    return plan if only is None else narrowed(plan, {only})
 
 
-def write_now(context: Context, force: bool = False) -> Result:
+def write_now(context: Context, force: bool = False, only: str | None = None) -> Result:
     """Write the files; nothing is started or stopped."""
     from multibot_plugin.bots.apply import write
 
-    plan = plan_now(context)
+    plan = plan_now(context, only)
     write(context.home, plan, force=force)
     return Result(plan, None)
 
 
-def apply_now(context: Context, *, force: bool = False, later: bool = False) -> Result:
-    """Apply what the database says.
+def apply_now(context: Context, *, force: bool = False, later: bool = False, only: str | None = None) -> Result:
+    """Apply what the database says of one bot (``only``) or of all.
 
     ``later``: where supervisord is away the files are written all the same, for its next start; without it this
     raises SupervisordAway before anything is written. ``force``: even if that removes every bot. Somebody else who
@@ -72,19 +78,21 @@ def apply_now(context: Context, *, force: bool = False, later: bool = False) -> 
     """
     from multibot_plugin.bots.apply import apply
     from multibot_plugin.bots.files import read_text
+    from multibot_plugin.bots.unfinished import Whose
 
+    whose = Whose(context.actor.name, context.actor.door)
     for attempt in range(1, _TRIES + 1):
-        plan = plan_now(context)
+        plan = plan_now(context, only)
         try:
             with context.supervisor() as supervisor:
-                return Result(plan, apply(context.home, plan, supervisor, force=force))
+                return Result(plan, apply(context.home, plan, supervisor, force=force, whose=whose))
         except Refused:
             if attempt == _TRIES or read_text(context.home.rendered) == plan.base:
                 raise
         except SupervisordAway as error:
             if not later:
                 raise
-            return Result(write_now(context, force).plan, None, error)
+            return Result(write_now(context, force, only).plan, None, error)
     raise AssertionError("the last try returns or raises")
 
 
@@ -93,9 +101,23 @@ def say_result(context: Context, result: Result, besides: str = "") -> None:
     for bot, text in _lines(result):
         if bot != besides:
             say(f"{bot}: {one_line(text)}")
+    if others := result.plan.others:
+        names = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
+        verb = "differs" if len(others) == 1 else "differ"
+        say(f"{names}: {verb} from what is applied, left as it is: '{context.home.command('apply')}'")
     if result.applied and result.applied.foreign:
         names = one_line(", ".join(result.applied.foreign))
         say(f"not ours, left alone: {names} (supervisorctl update)")
+
+
+def say_environment(context: Context) -> None:
+    """Say which of the bots' settings come from this shell alone: the next shell's apply would take them back."""
+    settings, kept = context.settings, load(context.home.toml, environ={})
+    for setting in FLEET_SETTINGS:
+        name = setting.name
+        if setting.scope == "both" and settings.origins[name] == "environment" and settings[name] != kept[name]:
+            keep = context.home.command(f"config set {name} ...")
+            say(f"{setting.variable} of this shell is used, not multibot.toml: '{keep}' keeps it")
 
 
 def _lines(result: Result) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,15 @@ COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, sections=COMMANDS, no_args_is_help=True)
+class Bots(LazyGroup):
+    """The group of the commands for single bots."""
+
+    def elsewhere(self, name: str) -> str:
+        from multibot_plugin.cli import COMMANDS as ROOT
+
+        return f"multibot {name}" if any(name in section for section in ROOT.values()) else ""
+
+
+@click.group(cls=Bots, sections=COMMANDS, no_args_is_help=True)
 def bot() -> None:
     """Create, show, change, delete, start and stop bots."""

@@ -12,17 +12,18 @@ import click
 
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
-from multibot_plugin.cli.applying import Result, apply_now, say_result
+from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
+from multibot_plugin.cli.bot_power import outlast
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 
 if TYPE_CHECKING:
-    from multibot_plugin.bots.check import TelegramBot
     from multibot_plugin.bots.identity import Identity
+    from multibot_plugin.bots.telegram import TelegramBot
 
 
-@click.command()
+@click.command(cls=given.BotCommand)
 @click.argument("bot", metavar="ID")
 @given.launch_options
 @given.token_options
@@ -43,7 +44,9 @@ def create(context: Context, /, bot: str, build: str | None, script: str | None,
         raise click.UsageError("what runs? One of --build MODULE:FUNCTION, --script FILE, --command 'PROGRAM ARGS'")
     draft = _draft(bot, launch, given.read_env(env), given.read_settings(options), not no_start, options)
     config, telegram = context.run(_store(context, draft, not no_check))
-    result = apply_now(context, later=True)
+    outlast(context, [bot], draft.enabled)  # a wish may wait that was about a bot of this name before
+    say_environment(context)
+    result = apply_now(context, later=True, only=bot)
     say_result(context, result, besides=bot)
     return _tell(context, config, telegram, result, json_wanted)
 
@@ -63,7 +66,9 @@ def _draft(bot: str, launch: tuple[str, str], env: dict[str, str], settings: dic
 async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotConfig, TelegramBot | None]:
     """Check the draft and insert it, with a user id of its own where it needs one; all or nothing."""
     from multibot_plugin.bots import check as checks
-    from multibot_plugin.bots.store import allot_uid, fetch_bots, insert_bot
+    from multibot_plugin.bots.store import fetch_bots, insert_bot
+    from multibot_plugin.bots.telegram import check_token
+    from multibot_plugin.bots.uids import allot
     from multibot_plugin.database.pool import translated
 
     values = context.settings.for_bot(draft.settings)
@@ -73,12 +78,12 @@ async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotCo
             remedy = context.home.command(f"bot set {draft.id} ...")
             raise Refused(f"bot {draft.id!r} exists already: change it with '{remedy}', or choose another id")
         checks.check_token_free(draft.id, draft.token, rows)
-        telegram = checks.check_token(draft.token, values["bot_api_url"]) if check else None
-        with translated():
+        telegram = check_token(draft.token, values["bot_api_url"]) if check else None
+        with translated(connection):
             async with connection.transaction():
                 config = draft
                 if os.geteuid() == 0 and not values["user"]:
-                    uid = await allot_uid(connection, context.settings["bot_uid_range"])
+                    uid = await allot(connection, context.settings["bot_uid_range"], context.home)
                     config = replace(draft, uid=uid)
                 check_place(context, config, values, check)
                 row = await insert_bot(connection, context.actor, config)
@@ -130,7 +135,7 @@ def _tell(context: Context, config: BotConfig, telegram: TelegramBot | None, res
     user = config.settings.get("user")
     runs_as = f", as {user}" if user else f", uid {config.uid}" if config.uid is not None else ""
     if not ok:
-        raise MultibotError(f"{config.id} is stored, but {state}: see '{context.home.command(f'logs {config.id}')}'")
+        raise MultibotError(f"{config.id} is stored, but {state}")
     say(f"{config.id}{name} created: {config.launch}{runs_as}, {state}; see '{_show(context, config.id)}'")
     return 0 if result.ok else 1
 
@@ -146,11 +151,11 @@ def outcome(context: Context, bot: str, result: Result, starting: bool) -> tuple
     """
     failure = result.failure(bot)
     if failure:
-        return False, failure
+        return False, f"{failure.rstrip(' .:')}: see '{context.home.command(f'logs {bot}')}'"
     if result.away is not None:
         return True, f"starts with supervisord ('{context.home.command('start')}')"
     if not starting:
         return True, f"not started ('{context.home.command(f'bot start {bot}')}')"
     with context.supervisor() as supervisor:
         verdict = watch(context.home, supervisor, bot)
-    return verdict.ok, verdict.text
+    return verdict.ok, verdict.told

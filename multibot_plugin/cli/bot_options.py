@@ -15,12 +15,39 @@ import click
 from multibot_plugin.cli.output import say
 from multibot_plugin.errors import BadValue, did_you_mean
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME, PATH, Setting, read_value
+from multibot_runner.redact import redact
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 TOKEN_WAYS = "--token-file PATH, --token-stdin or --token-env NAME"  # noqa: S105 - a hint
 _LONGEST_TOKEN = 4096
 _METAVARS = {"size": "SIZE", "seconds": "TIME", "count": "N", "url": "URL", "path": "PATH", "variable": "NAME"}
 _SPECIAL_METAVARS = {"user": "NAME", "python": "INTERPRETER", "workdir": "DIR", "env_file": "FILE"}
+
+
+# The sections of --help; what is in none stands under "Other".
+_SECTIONS = {
+    "What it runs": ("build", "script", "command_line", "python", "workdir", "user"),
+    "Token": ("token_file", "token_stdin", "token_env", "token", "token_var"),
+    "Environment": ("env", "unset_env", "env_file"),
+    "Limits and health": (
+        "memory_limit", "memory_warning_percent", "memory_clear_percent", "memory_for_s", "deaf_after_s",
+        "frozen_after_s", "start_grace_s", "deaths_limit", "deaths_window_s", "restart_budget", "backoff_max_s",
+    ),
+}  # fmt: skip
+_OTHER = "Other"
+
+
+class BotCommand(click.Command):
+    """A command whose many options are shown in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        options = [p for p in self.get_params(ctx) if isinstance(p, click.Option)]
+        records = {option.name or "": record for option in options if (record := option.get_help_record(ctx))}
+        sections = {title: [records.pop(name) for name in names if name in records]
+                    for title, names in _SECTIONS.items()}  # fmt: skip
+        for title, rows in (sections | {_OTHER: list(records.values())}).items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
 
 
 def launch_options(command: _F) -> _F:
@@ -52,11 +79,15 @@ def setting_options(command: _F) -> _F:
     """Add an option for every setting a bot can have, and ``--env``."""
     for setting in reversed(BOT_SETTINGS):
         metavar = _SPECIAL_METAVARS.get(setting.name) or _METAVARS.get(setting.kind.name, "TEXT")
-        default = f"default {setting.kind.show(setting.default)}" if setting.default not in ("", None) else ""
-        text = f"{setting.help[:1].upper()}{setting.help[1:]}{f' ({default})' if default else ''}."
+        default = f" (default {setting.kind.show(setting.default)})" if setting.default else ""
+        text = f"{setting.help[:1].upper()}{setting.help[1:]}{default}."
         command = click.option(flag(setting), setting.name, metavar=metavar, help=text)(command)
     add_env = click.option(
-        "--env", "env", multiple=True, metavar="KEY=VALUE", help="Variable for the bot; may be repeated."
+        "--env",
+        "env",
+        multiple=True,
+        metavar="KEY=VALUE",
+        help="Variable for the bot; may be repeated. Other users can see it here: secrets go into --env-file.",
     )
     return add_env(command)
 
@@ -126,6 +157,9 @@ def read_launch(build: str | None, script: str | None, command_line: str | None)
     if not chosen:
         return None
     ((launch, target),) = chosen.items()
+    if launch == "command" and redact(target) != target:
+        say("warning: the command holds something like a token, and other users of this machine can see a command"
+            " (ps): let the program read it from BOT_TOKEN (--token-var names another variable)")  # fmt: skip
     return launch, {"build": _absolute_build, "script": _absolute_script, "command": _absolute_command}[launch](target)
 
 

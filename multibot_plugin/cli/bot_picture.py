@@ -10,21 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multibot_plugin.cli.bot_watch import runs_of
-from multibot_plugin.cli.fleet import Row, look
+from multibot_plugin.cli.fleet import Row, empty_row, look, read_status
 from multibot_plugin.cli.output import Context, clean
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot
 from multibot_plugin.home import Home
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME
-from multibot_runner.logs import redact
-from multibot_runner.protocol import BadFile, Run, read_file
+from multibot_runner.protocol import Run
+from multibot_runner.readers import read_runs
+from multibot_runner.redact import redact
 
 if TYPE_CHECKING:
     from multibot_plugin.bots.config import BotConfig, Deployment
 
 LOG_LINES = 10
 _LOG_TAIL = 64 * 1024
-_STATUS_CAP = 16 * 1024 * 1024
 _AUDIT_ROWS = 30
 
 
@@ -48,7 +47,6 @@ class Picture:
     env: Sequence[str] = ()
     changes: Sequence[Mapping[str, Any]] = ()
     incidents: Sequence[Mapping[str, Any]] = ()
-    channels: Sequence[str] = ()
     runs: Sequence[Run] = ()
     log: Path = Path()
     log_lines: Sequence[str] = ()
@@ -70,20 +68,15 @@ def gather(context: Context, bot: str) -> Picture:
     deployment = _deployment(context.home, bot)
     launch, own, env = _known(context, config, deployment)
     secrets = [known.token for known in (config, deployment) if known is not None]
-    status = _status(context.home)
+    status = read_status(context.home)
     return Picture(
-        bot=bot, row=rows.get(bot) or dict.fromkeys(_KEYS) | {"id": bot, "state": "stopped", "health": "unknown"},
+        bot=bot, row=rows.get(bot) or empty_row(bot),
         at=fleet.at, running=fleet.away is None, config=config, problem=problem,
         values=context.settings.for_bot(own) | launch, own=own, env=env, changes=changes,
         incidents=[i for i in status.get("incidents", ()) if i.get("bot") == bot],
-        channels=status.get("channels", ()), runs=runs_of(context.home, bot),
+        runs=read_runs(context.home.bot(bot)),
         log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES, secrets), notes=notes,
     )  # fmt: skip
-
-
-_KEYS = ("id", "state", "health", "cause", "pid", "uptime_s", "restarts_24h", "memory_bytes", "cpu_percent",
-         "connections", "last_poll_age_s", "last_update_age_s", "launch", "enabled", "statename", "start_at",
-         "stop_at", "exit_code", "spawn_error")  # fmt: skip
 
 
 def _from_database(context: Context, bot: str) -> tuple[Any, list[Any], list[str], str]:
@@ -135,20 +128,10 @@ def _deployment(home: Home, bot: str) -> Deployment | None:
     return read_deployment(home, section) if section else None
 
 
-def _status(home: Home) -> Mapping[str, Any]:
-    import json
-
-    try:
-        status = json.loads(read_file(home.status, _STATUS_CAP))
-    except (BadFile, ValueError):
-        return {}
-    return status if isinstance(status, dict) else {}
-
-
 def tail(path: Path, lines: int, tokens: Sequence[str] = ()) -> list[str]:
     """Return the last lines of a log, redacted (``tokens`` in every form) and harmless for a terminal.
 
-    None when it cannot be read.
+    Nothing when it cannot be read.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

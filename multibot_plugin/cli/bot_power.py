@@ -15,7 +15,7 @@ import click
 from multibot_plugin.cli.applying import fetch
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.fleet import look, select
-from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
+from multibot_plugin.cli.output import Context, complete_bot, one_line, pass_context, say, show_json
 from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, SupervisordAway
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish, new_id
 from multibot_runner.protocol import EXIT_FINAL
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Act = Literal["start", "stop", "restart"]
+Begun = Callable[[str], None]
 _AT_ONCE = 16
 _RESPAWN_S = 3.0  # supervisord's next look at a process that ended by itself comes sooner
 _PAUSE_S = 0.05
+_MORE_S = 15.0  # beyond a bot's own time to stop
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ def selector(command: _F) -> _F:
     """Add ``BOT... | --all`` and ``--json``."""
     every = click.option("--all", "everything", is_flag=True, help="Every bot.")
     as_json = click.option("--json", "json_wanted", is_flag=True, help="The results as JSON.")
-    return click.argument("bots", nargs=-1, metavar="BOT...")(every(as_json(command)))
+    bots = click.argument("bots", nargs=-1, metavar="BOT...", shell_complete=complete_bot)
+    return bots(every(as_json(command)))
 
 
 @click.command("start")
@@ -88,22 +91,26 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
         raise _not_applied(context, words, {str(row["id"]) for row in fleet.rows}) or error from None
     bots = [str(row["id"]) for row in rows]
     if not bots:
-        say("there is no bot")
-        return 0
+        return _tell([], json_wanted, "there is no bot")
     if act != "restart":
         wish(context, bots, act == "start")
         remember(context, None if fleet.away else context.supervisor(), bots, act == "start")
     if fleet.away is not None:
-        return _nothing_runs(act, bots, fleet.away)
+        return _nothing_runs(act, bots, fleet.away, json_wanted)
     record(context, act, bots, now)
-    with ThreadPoolExecutor(min(_AT_ONCE, len(rows))) as pool:
-        outcomes = list(pool.map(lambda row: attempt(context, act, row, now), rows))
+    with _noted(context, act, bots) as begun, ThreadPoolExecutor(min(_AT_ONCE, len(rows))) as pool:
+        outcomes = list(pool.map(lambda row: attempt(context, act, row, now, begun), rows))
+    return _tell(outcomes, json_wanted, "\n".join(f"{outcome.bot}: {one_line(outcome.text)}" for outcome in outcomes))
+
+
+def _tell(outcomes: Sequence[Outcome], json_wanted: bool, words: str) -> int:
+    """Show the outcomes, or ``words`` for a person; return the exit code."""
     if json_wanted:
         show_json(
             {"bots": [{"id": o.bot, "ok": o.ok, "text": o.text, "seconds": round(o.seconds, 2)} for o in outcomes]}
         )
-    for outcome in () if json_wanted else outcomes:
-        say(f"{outcome.bot}: {one_line(outcome.text)}")
+    else:
+        say(words)
     return 0 if all(outcome.ok for outcome in outcomes) else 1
 
 
@@ -119,13 +126,16 @@ def _not_applied(context: Context, words: Sequence[str], known: set[str]) -> Ref
     return None
 
 
-def _nothing_runs(act: Act, bots: Sequence[str], away: SupervisordAway) -> int:
+def _nothing_runs(act: Act, bots: Sequence[str], away: SupervisordAway, json_wanted: bool) -> int:
     """Say what the act means while supervisord, and so every bot, is away."""
-    if act == "stop":
-        say(f"{', '.join(bots)}: not running (supervisord is away), and will not start with it")
-        return 0
-    if act == "start":
-        say(f"{', '.join(bots)}: will start with supervisord")
+    ok, text = {
+        "stop": (True, "not running (supervisord is away), and will not start with it"),
+        "start": (False, "will start with supervisord"),
+        "restart": (False, "not running (supervisord is away)"),
+    }[act]
+    code = _tell([Outcome(bot, ok, text) for bot in bots], json_wanted, f"{', '.join(bots)}: {text}")
+    if ok:
+        return code
     raise away
 
 
@@ -140,11 +150,15 @@ def wish(context: Context, bots: Sequence[str], enabled: bool) -> None:
         say(f"{error}; the wish is kept in the journal until it answers")
         _append(context, *_wishes(context, bots, enabled))
         return
-    # An earlier wish that waits in the journal would undo this one: then this one goes there, too, behind it.
-    if _wish_waits(context.home.journal):
-        _append(context, *_wishes(context, bots, enabled))
+    outlast(context, bots, enabled)
     if missing:
-        say(f"{', '.join(missing)}: not in the database any more; 'multibot apply' removes it")
+        say(f"{', '.join(missing)}: not in the database any more; '{context.home.command('apply')}' removes it")
+
+
+def outlast(context: Context, bots: Sequence[str], enabled: bool) -> None:
+    """Keep what is in the database already from being undone by an earlier wish that waits in the journal."""
+    if _wish_waits(context.home.journal):
+        _append(context, *_wishes(context, bots, enabled))  # behind it
 
 
 def _wishes(context: Context, bots: Sequence[str], enabled: bool) -> list[Wish]:
@@ -202,53 +216,76 @@ def _append(context: Context, *entries: Wish | AuditEntry) -> None:
 # --- the act ---------------------------------------------------------------------------------------------------
 
 
-def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool) -> Outcome:
-    """Do ``act`` to one bot and wait for the result. Every thread has a connection of its own."""
+def _noted(context: Context, act: Act, bots: Sequence[str]) -> contextlib.AbstractContextManager[Begun]:
+    """Note a restart, so that it is finished should we be killed between stop and start."""
+    from multibot_plugin.bots.unfinished import Whose, restarting
+
+    if act != "restart":
+        return contextlib.nullcontext(lambda bot: None)
+    return restarting(context.home, bots, Whose(context.actor.name, context.actor.door))
+
+
+def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun: Begun) -> Outcome:
+    """Do ``act`` to one bot and wait for the result. Every thread has a connection of its own.
+
+    ``begun`` is called when nothing is left but to watch.
+    """
     bot = str(row["id"])
     with context.supervisor() as supervisor:
         try:
-            return {"start": _start, "stop": _stop, "restart": _restart}[act](context, supervisor, row, now)
+            if act == "stop":
+                return _stop(context, supervisor, row, now)
+            return (_start if act == "start" else _restart)(context, supervisor, row, now, begun)
         except SupervisordAway:
             raise
         except MultibotError as error:
+            begun(bot)
             return Outcome(bot, False, f"failed: {error}")
 
 
-def _start(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
+def _start(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool, begun: Begun) -> Outcome:
     if row["state"] == "running":
         return Outcome(row["id"], True, "is running already")
-    return _begin(context, supervisor, row["id"], "started")
+    return _begin(context, supervisor, row, "started", begun)
 
 
-def _begin(context: Context, supervisor: Supervisor, bot: str, done: str) -> Outcome:
+def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], done: str, told: Begun) -> Outcome:
     from multibot_plugin.supervisor.client import program
 
-    begun = time.monotonic()
-    supervisor.start(program(bot), wait_s=None)
+    bot, begun = str(row["id"]), time.monotonic()
+    supervisor.start(program(bot), wait_s=None, stopping_s=row["stop_wait_s"] + _MORE_S)
+    told(bot)
     verdict = watch(context.home, supervisor, bot)
     took = time.monotonic() - begun
     if verdict.ok:
         return Outcome(bot, True, f"{done} in {took:.1f} s, {verdict.text}", took)
-    return Outcome(bot, False, f"{verdict.text} (see '{context.home.command(f'logs {bot}')}')", took)
+    return Outcome(bot, False, verdict.told, took)
 
 
 def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
-    begun = time.monotonic()
-    if not row["pid"] and _over(row["statename"], row["exit_code"]):
-        return Outcome(row["id"], True, "is stopped already")
-    stop_for_good(supervisor, row["id"], now)
+    from multibot_plugin.bots.leftovers import end_left
+    from multibot_plugin.supervisor.client import program
+
+    begun, bot = time.monotonic(), str(row["id"])
+    over = not row["pid"] and _over(row["statename"], row["exit_code"])
+    if not over:
+        stop_for_good(supervisor, row, now)
+    left = end_left(context.home, bot, lambda: supervisor.running(program(bot)))
+    too = f"; killed {left} process(es) that it left behind" if left else ""
+    if over:
+        return Outcome(bot, True, f"is stopped already{too}")
     took = time.monotonic() - begun
-    return Outcome(row["id"], True, f"{'killed' if now else 'stopped'} in {took:.1f} s", took)
+    return Outcome(bot, True, f"{'killed' if now else 'stopped'} in {took:.1f} s{too}", took)
 
 
-def stop_for_good(supervisor: Supervisor, bot: str, now: bool) -> None:
+def stop_for_good(supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> None:
     """Stop a bot, also when it has just died and supervisord is about to start it again."""
     from multibot_plugin.supervisor.client import program
 
-    deadline = None
+    deadline, name = None, program(row["id"])
     while True:
-        supervisor.stop(program(bot), now=now)
-        info = supervisor.info(program(bot))
+        supervisor.stop(name, row["stop_wait_s"] + _MORE_S, now=now)
+        info = supervisor.info(name)
         if _over(info["statename"], info["exitstatus"]):
             return
         deadline = deadline or time.monotonic() + _RESPAWN_S
@@ -262,7 +299,7 @@ def _over(statename: str, exit_code: int) -> bool:
     return statename in ("STOPPED", "FATAL", "UNKNOWN") or (statename == "EXITED" and exit_code == EXIT_FINAL)
 
 
-def _restart(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
+def _restart(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool, begun: Begun) -> Outcome:
     if not _over(row["statename"], row["exit_code"]):
-        stop_for_good(supervisor, row["id"], now)
-    return _begin(context, supervisor, row["id"], "restarted")
+        stop_for_good(supervisor, row, now)
+    return _begin(context, supervisor, row, "restarted", begun)

@@ -10,17 +10,17 @@ import click
 
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
-from multibot_plugin.cli.applying import Result, apply_now, say_result
+from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
 from multibot_plugin.cli.bot_create import check_place, check_renders, outcome
-from multibot_plugin.cli.output import Context, pass_context, say, show_json
+from multibot_plugin.cli.output import Context, complete_bot, pass_context, say, show_json
 from multibot_plugin.errors import BadValue, MultibotError
 
 # What decides where and as whom the bot's program runs; a change of anything else needs no look at files.
 _PLACE = {"python", "workdir", "user", "env_file"}
 
 
-@click.command("set")
-@click.argument("bot", metavar="ID")
+@click.command("set", cls=given.BotCommand)
+@click.argument("bot", metavar="ID", shell_complete=complete_bot)
 @given.launch_options
 @given.token_options
 @given.setting_options
@@ -35,7 +35,8 @@ def set_bot(context: Context, /, bot: str, build: str | None, script: str | None
             no_apply: bool, json_wanted: bool, **options: Any) -> int:  # fmt: skip
     """Change a bot's configuration and apply it.
 
-    Only what is given changes. Settings that are marked live in docs/settings.md take effect without a restart.
+    Only what is given changes, and only for this bot: what is pending for others stays so. Settings that are marked
+    live in docs/settings.md take effect without a restart.
     """
     settings = given.read_settings(options)
     changes = _changes(
@@ -45,12 +46,12 @@ def set_bot(context: Context, /, bot: str, build: str | None, script: str | None
     if not changes:
         raise click.UsageError("nothing to change: give at least one option")
     if not context.run(_store(context, bot, changes, not no_check)):
-        say(f"{bot}: nothing changed, it was so already")
-        return 0
+        return _tell_early(bot, "nothing changed, it was so already", "none", json_wanted)
     if no_apply:
-        say(f"{bot}: stored; '{context.home.command('apply')}' brings it into effect")
-        return 0
-    result = apply_now(context, later=True)
+        words = f"stored; '{context.home.command('apply')}' brings it into effect"
+        return _tell_early(bot, words, "stored", json_wanted)
+    say_environment(context)
+    result = apply_now(context, later=True, only=bot)
     say_result(context, result, besides=bot)
     return _tell(context, bot, result, json_wanted)
 
@@ -78,7 +79,8 @@ def _changes(bot: str, launch: tuple[str, str] | None, env: Mapping[str, str], u
 
 async def _store(context: Context, bot: str, changes: dict[str, Any], check: bool) -> bool:
     """Check the changed bot and store it, all or nothing; return whether that changed anything."""
-    from multibot_plugin.bots.store import allot_uid, fetch_bot, fetch_bots, update_bot
+    from multibot_plugin.bots.store import fetch_bot, fetch_bots, update_bot
+    from multibot_plugin.bots.uids import allot
     from multibot_plugin.database.pool import translated
 
     async with context.database() as connection:
@@ -88,10 +90,11 @@ async def _store(context: Context, bot: str, changes: dict[str, Any], check: boo
         config = BotConfig.from_row(merged(before, changes))
         values = context.settings.for_bot(config.settings)
         _check_token(config, values, rows, changes, check)
-        with translated():
+        with translated(connection):
             async with connection.transaction():
                 if os.geteuid() == 0 and not values["user"] and config.uid is None:
-                    changes = changes | {"uid": await allot_uid(connection, context.settings["bot_uid_range"])}
+                    uid = await allot(connection, context.settings["bot_uid_range"], context.home)
+                    changes = changes | {"uid": uid}
                     config = BotConfig.from_row(merged(before, changes))
                 if _concerns_place(changes):
                     check_place(context, config, values, check)
@@ -114,22 +117,31 @@ def _known(row: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
     from multibot_plugin.errors import did_you_mean
 
     for name, value in changes.get("env", {}).items():
-        if value is None and name not in row["env"]:
+        if value is None and isinstance(row["env"], Mapping) and name not in row["env"]:
             raise BadValue(f"bot {row['id']!r} has no variable {name!r} to unset{did_you_mean(name, row['env'])}")
 
 
 def _check_token(config: BotConfig, values: Mapping[str, Any], rows: list[Any], changes: Mapping[str, Any],
                  check: bool) -> None:  # fmt: skip
     from multibot_plugin.bots import check as checks
+    from multibot_plugin.bots.telegram import check_token
 
     if "token" in changes:
         checks.check_token_free(config.id, config.token, rows)
     if check and ("token" in changes or "bot_api_url" in changes.get("settings", {})):
-        checks.check_token(config.token, values["bot_api_url"])
+        check_token(config.token, values["bot_api_url"])
 
 
 def _concerns_place(changes: Mapping[str, Any]) -> bool:
     return bool({"launch", "env", "uid"} & changes.keys() or _PLACE & changes.get("settings", {}).keys())
+
+
+def _tell_early(bot: str, words: str, effect: str, json_wanted: bool) -> int:
+    """Say how it ended where nothing was applied."""
+    if json_wanted:
+        show_json({"bot": {"id": bot, "effect": effect, "changed": {}, "result": words, "ok": True}})
+    say(f"{bot}: {words}")
+    return 0
 
 
 def _tell(context: Context, bot: str, result: Result, json_wanted: bool) -> int:
@@ -142,7 +154,7 @@ def _tell(context: Context, bot: str, result: Result, json_wanted: bool) -> int:
         differences = {d.name: d.text for d in change.differences} if change else {}
         show_json({"bot": {"id": bot, "effect": effect, "changed": differences, "result": state, "ok": ok}})
     if not ok:
-        raise MultibotError(f"{bot} is changed, but {state}: see '{context.home.command(f'logs {bot}')}'")
+        raise MultibotError(f"{bot} is changed, but {state}")
     say(f"{bot}: {_words(effect, state, result, bot)}")
     return 0 if result.ok else 1
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
 import click
 
 from multibot_plugin.cli.bot_picture import Picture, gather, masked, show_value
-from multibot_plugin.cli.fleet import condition, symbol
+from multibot_plugin.cli.fleet import condition, stopper, symbol
 from multibot_plugin.cli.output import (
     Context,
     clean,
+    complete_bot,
     duration,
+    fold,
     mark,
     one_line,
     pass_context,
@@ -23,14 +26,16 @@ from multibot_plugin.cli.output import (
     size,
     spoken,
 )
-from multibot_runner.protocol import Exit, Run
+from multibot_plugin.cli.remedies import Remedy, remedy
+from multibot_runner.protocol import KILLED, Run
 
 _LAST_ENDS = 5
+_LOG, _NEXT, _TITLE = "Log (", "Next:", 10
 _DAY_S = 86400.0
 
 
 @click.command("show")
-@click.argument("bot", metavar="ID")
+@click.argument("bot", metavar="ID", shell_complete=complete_bot)
 @click.option("--json", "json_wanted", is_flag=True, help="The same as JSON, with stable keys.")
 @pass_context
 def show_bot(context: Context, bot: str, json_wanted: bool) -> None:
@@ -40,36 +45,37 @@ def show_bot(context: Context, bot: str, json_wanted: bool) -> None:
         show_json(as_json(picture))
         return
     head, *lines = describe(picture, context.home.command)
-    show(f"{mark(symbol(picture.row))} {head}")
+    show(fold(f"{mark(symbol(picture.row))} {head}", 3))
+    raw = False
     for line in lines:
-        show(f"   {line}".rstrip())
+        raw = raw or line.startswith(_LOG)  # a log, and what is to be typed, are shown as they are
+        show(f"   {line}".rstrip() if raw else fold(f"   {line}", 3 + _TITLE + 1))
 
 
 def describe(picture: Picture, command: Any) -> Iterator[str]:
     """Yield the screen's lines; the first without its symbol. ``command``: what to type for a subcommand."""
     yield headline(picture)
     for title, text in (*_state(picture), *_configuration(picture), *_history(picture)):
-        yield f"{title:<10} {text}"
-    ends = [run for run in picture.runs if run.exit is not None or run.pid != picture.row["pid"]][:_LAST_ENDS]
+        yield f"{title:<{_TITLE}} {text}"
+    ends = list(_ends(picture))
     if ends:
         yield ""
         yield "Last ends"
-        for run in ends:
-            yield f"  {_end(run, picture.at)}"
+        yield from (f"  {line}" for line in ends)
     yield ""
-    yield f"Log (the end of {picture.log})" if picture.log_lines else f"Log (nothing in {picture.log})"
+    yield f"{_LOG}the end of {picture.log})" if picture.log_lines else f"{_LOG}nothing in {picture.log})"
     yield from (f"  {line}" for line in picture.log_lines)
-    following = next_step(picture)
-    if following:
-        words, why = following
-        yield f"Next: {command(words) if words else ''}{'   ' if words else ''}{f'({why})' if why else ''}".rstrip()
+    following = next_step(picture, command)
+    lines = [*following.commands, *([f"({following.why})"] if following.why else [])]
+    for number, line in enumerate(lines):
+        yield f"{'' if number else _NEXT:<{len(_NEXT)}} {line}"
 
 
 def headline(picture: Picture) -> str:
     """Return ``shop — quarantined since 14:03:11 (21 min): token rejected``."""
     row, word = picture.row, condition(picture.row)
-    cause = one_line(str(row["cause"] or "")).removeprefix(f"{word}: ") or _ended_because(picture)
-    who = _stopped_by(picture) if row["state"] == "stopped" else ""
+    cause = one_line(str(row["cause"] or ""))
+    who = clean(stopper(picture.changes)) if row["state"] == "stopped" else ""
     return f"{picture.bot} — {word}{_since(picture)}{who}{f': {cause}' if cause else ''}"
 
 
@@ -81,23 +87,6 @@ def _since(picture: Picture) -> str:
         return f", up {duration(row['uptime_s'])}"
     since_at = min(begun) if row["pid"] else row["stop_at"]
     return f" since {clock(since_at, picture.at)} ({spoken(picture.at - since_at)})" if since_at else ""
-
-
-def _ended_because(picture: Picture) -> str:
-    if picture.row["state"] not in ("quarantined", "backing-off") or not picture.runs:
-        return ""
-    last = next((run.exit for run in picture.runs if run.exit), None)
-    return one_line(last.text) if last else ""
-
-
-def _stopped_by(picture: Picture) -> str:
-    """Return `` by ada (supervisorctl)``: who wished, last of all, that this bot does not run."""
-    for change in picture.changes:
-        if change["action"] in ("bot.disabled", "bot.stopped"):
-            return f" by {clean(change['actor'])} ({clean(change['door'])})"
-        if change["action"] in ("bot.enabled", "bot.started"):
-            return ""
-    return ""
 
 
 def _state(picture: Picture) -> Iterator[tuple[str, str]]:
@@ -143,7 +132,7 @@ def _history(picture: Picture) -> Iterator[tuple[str, str]]:
     for incident in picture.incidents:
         level = str(incident.get("level"))
         since = clock(incident.get("since_at"), picture.at)
-        told = f", told to {', '.join(picture.channels)}" if picture.channels else ""
+        told = f", told to {', '.join(incident['told'])}" if incident.get("told") else ""
         sign = "✖" if level == "critical" else "▲"
         yield "Alerts", one_line(f"{sign} {incident.get('text')}, {level}, since {since}{told}")
     for note in picture.notes:
@@ -176,33 +165,40 @@ def _side(setting: str, value: Any) -> str:
     return "fleet's" if value is None else show_value(setting, value)
 
 
-def _end(run: Run, now_at: float) -> str:
-    ended = run.exit
-    if ended is None:  # killed, or taken down with its machine
-        return f"{'?':<9} {'?':<9} {'ended without a word':<44} started {clock(run.started_at, now_at)}"
-    how = f"signal {ended.signal}" if ended.signal else f"exit {ended.code}" if ended.code is not None else ended.cause
-    ran = duration(ended.ended_at - run.started_at)
-    return f"{clock(ended.ended_at, now_at):<9} {how:<9} {one_line(ended.text or ended.cause):<44} ran {ran}"
+def _ends(picture: Picture) -> Iterator[str]:
+    """Yield a line for each of the last runs that are over, newest first.
+
+    A run that was killed left no word: it was over when the next one began, or when supervisord saw its end.
+    """
+    row, after = picture.row, picture.row["stop_at"]
+    over = [run for run in picture.runs if run.exit is not None or run.pid != row["pid"]][:_LAST_ENDS]
+    newer = {id(run): before.started_at for before, run in pairwise(picture.runs)}
+    for run in over:
+        ended_at = newer.get(id(run), after if after and after >= run.started_at else None)
+        yield _end(run, ended_at, picture.at)
 
 
-def next_step(picture: Picture) -> tuple[str, str] | None:
-    """Return what to type next (after ``multibot``) and why; None when there is nothing to do. Pure."""
-    bot, row = picture.bot, picture.row
-    state, health = row["state"], row["health"]
-    ended: Exit | None = next((run.exit for run in picture.runs if run.exit), None)
+def _end(run: Run, seen_at: float | None, now_at: float) -> str:
+    ended, killed = run.exit, KILLED if run.died else "killed while it was stopping"
+    at = ended.ended_at if ended else seen_at
+    how, text = "killed", killed
+    if ended:
+        how = f"exit {ended.code}" if ended.code is not None else ended.cause
+        how, text = f"signal {ended.signal}" if ended.signal else how, one_line(ended.text or ended.cause)
+    ran = f"ran {duration(at - run.started_at)}" if at else f"started {clock(run.started_at, now_at)}"
+    return f"{clock(at, now_at):<9} {how:<9} {text:<44} {ran}"
+
+
+def next_step(picture: Picture, command: Callable[[str], str]) -> Remedy:
+    """Return what to type next, commands as they are typed; without any there is nothing to do. Pure."""
+    row = picture.row
     if not picture.running:
-        return "start", "supervisord is not running"
+        return Remedy((command("start"),), "supervisord is not running")
     if row["statename"] is None:
-        return "apply", "it is in the database only"
-    if health == "unauthorised" or (state == "quarantined" and ended and ended.cause == "token-rejected"):
-        return f"bot set {bot} --token-stdin", "get a new token from @BotFather"
-    if state == "stopped":
-        return f"bot start {bot}", ""
-    if state in ("quarantined", "backing-off"):
-        return f"logs {bot}", f"then 'bot set {bot} ...' or 'bot start {bot}'"
-    if health == "conflicted":
-        return "", "another program polls with this token: stop it, or get a new token from @BotFather"
-    return None
+        return Remedy((command("apply"),), "it is in the database only")
+    found = remedy(row, str(row["cause"] or ""), command)
+    here = command(f"bot show {picture.bot}")
+    return Remedy(tuple(words for words in found.commands if words != here), found.why)
 
 
 def clock(at: float | None, now_at: float) -> str:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from multibot_plugin.cli.output import one_line
+from multibot_plugin.cli.remedies import remedy
 from multibot_plugin.home import Home
-from multibot_runner.protocol import (
-    BACKING_OFF,
-    EXIT_FINAL,
-    LOCKED_OUT,
-    BadFile,
-    Heartbeat,
-    Run,
-    decode,
-    decode_runs,
-    read_file,
-)
+from multibot_runner.protocol import BACKING_OFF, EXIT_FINAL, LOCKED_OUT, Heartbeat, Run
+from multibot_runner.readers import read_heartbeat, read_live, read_runs
 
 if TYPE_CHECKING:
     from multibot_plugin.supervisor.client import Supervisor
@@ -28,15 +19,25 @@ if TYPE_CHECKING:
 _LOOK_EVERY_S = 0.1
 # A runner that gives up does so no earlier than 1.5 s after its start; a script's polls show once its library is in.
 _POLL_TAKEN_S = 1.0
+_MONITOR_S = 3.0  # it looks every second while a bot comes up
 _COMMAND_PROVEN_S, _SCRIPT_PROVEN_S = 2.0, 4.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a start. ``ok`` False: it failed; ``text`` says how it is, for ``echo: polling``."""
+    """What became of a start. ``ok`` False: it failed; ``text`` says how it is, for ``echo: polling``.
+
+    ``todo``: after a failure, what to type, one after the other.
+    """
 
     ok: bool
     text: str
+    todo: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> str:
+        """The text and what to type."""
+        return f"{self.text}: {', then '.join(map(repr, self.todo))}" if self.todo else self.text
 
 
 def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0) -> Verdict:
@@ -44,18 +45,30 @@ def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0
 
     Raises SupervisordAway, NoSuchBot.
     """
-    launch = launch_of(home, bot)
-    deadline = time.monotonic() + patience_s
+    paths = home.bot(bot)
+    launch, _ = read_live(paths)
+    deadline, agreed = time.monotonic() + patience_s, None
     while True:
-        row, heartbeat = supervisor.row(bot), heartbeat_of(home, bot)
+        row, heartbeat = supervisor.row(bot), read_heartbeat(paths)
         verdict = judge(row, heartbeat, launch, time.monotonic())
         if verdict is None and time.monotonic() > deadline:
             verdict = at_the_end(row, heartbeat)
+        if verdict is not None and verdict.ok and _is_awaited(row):
+            # Else 'list' would say "unknown" of a bot that was just said to be polling.
+            agreed = agreed or time.monotonic() + _MONITOR_S
+            verdict = verdict if time.monotonic() > min(agreed, deadline) else None
         if verdict is not None:
-            # The bot itself can write this file.
-            reason = "" if verdict.ok else one_line(last_words(runs_of(home, bot)))[:200]
-            return Verdict(verdict.ok, f"{verdict.text}: {reason}" if reason else verdict.text)
+            return verdict if verdict.ok else _explained(home, verdict, row)
         time.sleep(_LOOK_EVERY_S)
+
+
+def _explained(home: Home, verdict: Verdict, row: Mapping[str, Any]) -> Verdict:
+    """Return a failure with the runner's words for it, and what to type."""
+    bot = str(row["id"])
+    reason = one_line(last_words(read_runs(home.bot(bot))))[:200].rstrip(" .:")
+    final = ", and does not start again by itself" if row["state"] == "quarantined" else ""
+    todo = remedy(row, reason, home.command).commands or (home.command(f"logs {bot}"),)
+    return Verdict(False, f"{verdict.text}{f': {reason}' if reason else ''}{final}", todo)
 
 
 def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now: float) -> Verdict | None:
@@ -79,6 +92,11 @@ def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now:
     return None
 
 
+def _is_awaited(row: Mapping[str, Any]) -> bool:
+    """Whether the monitor, which watches, is about to look at this process for the first time since it runs."""
+    return row["state"] == "running" and row["health"] == "unknown" and row["cause"] in ("", "just started")
+
+
 def _holds_a_poll(heartbeat: Heartbeat, now: float) -> bool:
     """Whether Telegram has taken a poll and holds it: without an update it answers only after the poll's timeout."""
     started, failed = heartbeat.poll_start_mono, heartbeat.poll_failure_mono
@@ -95,30 +113,6 @@ def at_the_end(row: Mapping[str, Any], heartbeat: Heartbeat | None) -> Verdict:
     if ours is not None and ours.poll_code is not None:
         return Verdict(True, f"running, but its getUpdates fails with {ours.poll_code}")
     return Verdict(True, "running, no successful poll yet")
-
-
-def launch_of(home: Home, bot: str) -> str:
-    """Return the launch form of a bot that is rendered, "" when its files do not tell."""
-    try:
-        return str(json.loads(read_file(home.bot(bot).live)).get("launch", ""))
-    except (BadFile, ValueError, AttributeError):
-        return ""
-
-
-def heartbeat_of(home: Home, bot: str) -> Heartbeat | None:
-    """Return the last heartbeat of a bot, of whatever process wrote it."""
-    try:
-        return decode(Heartbeat, read_file(home.bot(bot).heartbeat))
-    except BadFile:
-        return None
-
-
-def runs_of(home: Home, bot: str) -> tuple[Run, ...]:
-    """Return a bot's last starts, newest first."""
-    try:
-        return decode_runs(read_file(home.bot(bot).runs))
-    except BadFile:
-        return ()
 
 
 def last_words(runs: tuple[Run, ...]) -> str:

@@ -44,6 +44,11 @@ class Patient:
     fleet: Fleet
     picture: dict[str, Any]
 
+    @property
+    def started(self) -> bool:
+        """Whether this installation ever ran: before that there is nothing to be said of what runs."""
+        return self.fleet.away is None or self.context.home.supervisord_log.exists()
+
 
 Found = Check | Iterable[Check]
 
@@ -64,7 +69,8 @@ def supervisord(patient: Patient) -> Found:
     if fleet.away:
         if pid := is_running(home):
             return Check("supervisord", BAD, f"supervisord (pid {pid}) lives but does not answer", (f"kill {pid}",))
-        return Check("supervisord", BAD, "supervisord is not running", (home.command("start"),))
+        text = "supervisord is not running" if patient.started else "not started yet"
+        return Check("supervisord", BAD, text, (home.command("start"),))
     with patient.context.supervisor() as supervisor:
         loaded = supervisor.version()
     again = tuple(home.command(act) for act in ("stop", "start"))
@@ -114,7 +120,7 @@ def monitor(patient: Patient) -> Found:
 
 def database(patient: Patient) -> Found:
     """The database answers, has our tables, and is not an old build."""
-    return patient.context.run(_ask_database(patient.context))
+    return patient.context.run(_ask_database(patient.context)) if patient.started else ()
 
 
 async def _ask_database(context: Context) -> Found:
@@ -154,10 +160,12 @@ def _built(context: Context) -> date | None:
 
 def rendered(patient: Patient) -> Found:
     """supervisord runs what is rendered, and what is rendered is what the database says."""
-    from multibot_plugin.bots.apply import not_applied
     from multibot_plugin.cli.applying import plan_now
 
     home = patient.context.home
+    if not patient.started:
+        return ()
+    known = False
     with suppress(MultibotError):  # an absent database has its own line
         plan = plan_now(patient.context)
         found = [Check("bots", BAD, text, (home.command(f"bot show {bot}"),)) for bot, text in plan.problems.items()]
@@ -172,11 +180,25 @@ def rendered(patient: Patient) -> Found:
             ]
         if found:
             return found
+        known = True
+    return _running(patient, known)
+
+
+def _running(patient: Patient, known: bool) -> Check:
+    """Compare what supervisord runs with what is rendered; ``known``: that is what the database says."""
+    from multibot_plugin.bots.apply import not_applied
+
+    home, bots = patient.context.home, count(len(patient.fleet.rows), "bot")
     differing = () if patient.fleet.away else not_applied(home, patient.fleet.rows)
     if differing:
         text = f"supervisord runs {', '.join(differing[:5])} otherwise than rendered"
         return Check("rendered", WARNING, text, (home.command("apply"),))
-    return Check("rendered", GOOD, f"{count(len(patient.fleet.rows), 'bot')}, running as the database says")
+    if patient.fleet.away:
+        return Check("rendered", WARNING, f"{bots}, none of which runs without supervisord")
+    if not known:
+        text = f"{bots}, running as they were rendered last: what the database says is not known"
+        return Check("rendered", WARNING, text)
+    return Check("rendered", GOOD, f"{bots}, running as the database says")
 
 
 def descriptors(patient: Patient) -> Found:

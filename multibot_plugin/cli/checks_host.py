@@ -8,10 +8,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from multibot_plugin.cli.alerting import ask_telegram, unsent, where_alerts_go
 from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Found, Patient
 from multibot_plugin.cli.config import problems
 from multibot_plugin.cli.output import size
-from multibot_plugin.cli.status import where_alerts_go
+from multibot_plugin.errors import MultibotError, Refused
+from multibot_plugin.home import Home
 
 _GIB = 1024**3
 _JOURNAL_LARGE = 1024 * 1024
@@ -24,13 +26,17 @@ def alerts(patient: Patient) -> Found:
     where = where_alerts_go(settings, patient.picture)
     if broken and "log only" in broken[0]:
         return Check("alerts", BAD, broken[0], _alert_remedies(patient))
-    if broken:
-        return [Check("alerts", BAD, text) for text in broken]
     if where.endswith("log only"):
-        return Check(
-            "alerts", BAD, "alerts: no channel configured, alerts go to the log only", _alert_remedies(patient)
-        )
-    return Check("alerts", GOOD, where)
+        text = "alerts: no channel configured, alerts go to the log only"
+        return Check("alerts", WARNING, text, _alert_remedies(patient))
+    failing = unsent(patient.picture)
+    found = [Check("alerts", BAD, text) for text in (*broken, *failing)]
+    try:
+        if not failing:
+            ask_telegram(settings)
+    except MultibotError as error:
+        found.append(Check("alerts", BAD if isinstance(error, Refused) else WARNING, str(error)))
+    return found or Check("alerts", GOOD, where)
 
 
 def _alert_remedies(patient: Patient) -> tuple[str, ...]:
@@ -38,6 +44,7 @@ def _alert_remedies(patient: Patient) -> tuple[str, ...]:
     return (
         home.command(f"config set alerts.telegram.token_file {home.config.absolute() / 'alerts.token'}"),
         home.command("config set alerts.telegram.chat_id 123456789"),
+        home.command("doctor"),
     )
 
 
@@ -53,10 +60,27 @@ def isolation(patient: Patient) -> Found:
     if unmapped := [uid for uid in ends if not _is_mapped(uid, Path("/proc/self/uid_map").read_text())]:
         text = f"user id {unmapped[0]} of bot_uid_range does not exist here (a container without it)"
         return Check("isolation", BAD, text, (context.home.command("config set bot_uid_range 20000-29999"),))
-    if reason := why_unreachable(ends[0], context.home.state):
+    # The last of them: a process of a bot's user id could be taken for one that the bot left behind.
+    if reason := why_unreachable(ends[1], context.home.state):
         return Check("isolation", BAD, reason)
+    if shared := _shared(context.home):
+        return Check("isolation", BAD, shared, ("delete the bot and create it again: it gets a new one",))
     return Check(
         "isolation", GOOD, f"bots have user ids of their own ({ends[0]}-{ends[1]}), which can run the interpreter"
+    )
+
+
+def _shared(home: Home) -> str:
+    """Return which bots have a user id that another installation of this host uses; nothing when none has."""
+    from multibot_plugin.bots.apply import rendered_uids
+    from multibot_plugin.bots.uids import foreign
+
+    uids = rendered_uids(home)
+    taken = foreign(uids.values(), home.state)
+    return "; ".join(
+        f"bot {bot!r} has user id {uid}, which the installation at {taken[uid]} uses: they can read each other's tokens"
+        for bot, uid in uids.items()
+        if uid in taken
     )
 
 

@@ -11,11 +11,24 @@ from typing import Any
 
 import click
 
-from multibot_plugin.cli.output import Column, Context, count, output_option, pass_context, say, show, show_rows
-from multibot_plugin.errors import BadValue, Refused, did_you_mean
+from multibot_plugin.cli.output import (
+    Column,
+    Context,
+    count,
+    json_option,
+    output_option,
+    pass_context,
+    say,
+    show,
+    show_json,
+    show_rows,
+)
+from multibot_plugin.errors import BadValue, MultibotError, did_you_mean
+from multibot_plugin.home import no_installation
 from multibot_plugin.settings import (
     COUNT,
     DATABASE_URL,
+    EFFECTS,
     FLEET_SETTINGS,
     SETTINGS,
     SIZE,
@@ -74,22 +87,23 @@ def show_settings(context: Context, names: tuple[str, ...], origin: bool, form: 
     columns = [Column("SETTING", lambda row: row["name"]), Column("VALUE", lambda row: row["shown"] or "(none)")]
     if origin or form == "wide":
         columns.append(Column("ORIGIN", lambda row: _origin(row, context.home.toml)))
-        columns.append(Column("CHANGE TAKES EFFECT", lambda row: _EFFECT[row["applies"]]))
+        columns.append(Column("CHANGE TAKES EFFECT", lambda row: EFFECTS[row["applies"]]))
     columns.append(Column("WHAT FOR", lambda row: row["help"], shown="wide" if origin else "full"))
     show_rows(form, "settings", rows, columns, identity="name")
-
-
-_EFFECT = {"restart": "apply restarts the bots", "live": "apply, no restart", "monitor": "the monitor's restart"}
 
 
 def _row(setting: Setting, settings: Settings) -> dict[str, Any]:
     value = settings[setting.name]
     text = shown_value(setting, value)
     return {
-        "name": setting.name, "value": text if setting.kind is DATABASE_URL else value, "shown": text,
+        "name": setting.name, "value": _plain(setting, value), "shown": text,
         "default": setting.default, "origin": settings.origins[setting.name], "applies": setting.applies,
-        "variable": setting.variable, "help": setting.help,
+        "variable": setting.variable, "help": setting.help, "bounds": setting.bounds,
     }  # fmt: skip
+
+
+def _plain(setting: Setting, value: Any) -> Any:
+    return shown_value(setting, value) if setting.kind is DATABASE_URL else value
 
 
 def _origin(row: Mapping[str, Any], toml: Path) -> str:
@@ -110,11 +124,13 @@ def get(context: Context, name: str, form: str) -> None:
         show(shown_value(setting, context.settings[name]))
 
 
-@config.command("set")
+# A value may begin with "-": the id of a group, or a mistake that is worth a better word than "no such option".
+@config.command("set", context_settings={"ignore_unknown_options": True})
 @click.argument("name")
 @click.argument("value")
+@json_option()
 @pass_context
-def set_value(context: Context, name: str, value: str) -> None:
+def set_value(context: Context, name: str, value: str, json_wanted: bool) -> None:
     """Write one setting into multibot.toml, after checking it; comments stay."""
     setting = fleet_setting(name)
     checked = read_value(setting, value)
@@ -122,27 +138,50 @@ def set_value(context: Context, name: str, value: str) -> None:
     load(toml, environ={})  # a broken file is reported, not made worse
     old = toml.read_text() if toml.is_file() else ""
     new = with_setting(old, setting, checked)
-    if flatten(tomllib.loads(new)) == flatten(tomllib.loads(old)):
+    changed = flatten(tomllib.loads(new)) != flatten(tomllib.loads(old))
+    if changed and not toml.parent.is_dir():
+        raise no_installation(context.home)
+    if changed:
+        try:
+            replace_file(toml, new.encode(), mode=toml.stat().st_mode & 0o777 if toml.is_file() else 0o600)
+        except OSError as error:
+            raise MultibotError(f"cannot write {toml}: {error.strerror}") from error
+    if json_wanted:
+        applies = {"applies": setting.applies, "overridden": setting.variable in os.environ}
+        show_json({"setting": {"name": name, "value": _plain(setting, checked), "changed": changed, **applies}})
+    if not changed:
         say(f"{name} was {shown_value(setting, checked) or '(none)'} already")
         return
-    if not toml.parent.is_dir():
-        raise Refused(f"{toml.parent} does not exist: run '{context.home.command('init')}' first")
-    replace_file(toml, new.encode(), mode=toml.stat().st_mode & 0o777 if toml.is_file() else 0o600)
     say(f"{name} = {shown_value(setting, checked) or '(none)'} in {toml}")
     say(f"  {effect(context, setting)}")
     if setting.variable in os.environ:
         say(f"  now overridden by {setting.variable} in this environment")
+    if name.startswith("alerts.telegram."):
+        _warn_of_alerts(load(toml))
+
+
+def _warn_of_alerts(settings: Settings) -> None:
+    """Say what keeps alerts from arriving, if something does; the setting stands all the same."""
+    from multibot_plugin.cli.alerting import ask_telegram
+
+    file = settings["alerts.telegram.token_file"]
+    found = _token_file_problems(Path(file)) if file else []
+    try:
+        if not found:
+            ask_telegram(settings)
+    except MultibotError as error:
+        found.append(str(error))
+    for problem in found:
+        say(f"  warning: {problem}")
+
+
+_STEPS = {"restart": ("apply",), "live": ("apply",), "installation": ("stop", "init", "start")}
 
 
 def effect(context: Context, setting: Setting) -> str:
     """Return when a change takes effect, with what to type."""
-    if setting.name in ("database_url", "pg_bin"):
-        steps = [context.home.command(act) for act in ("stop", "init", "start")]
-        return f"takes effect with the next start: {' && '.join(steps)}"
-    if setting.applies == "monitor":
-        return "takes effect at the monitor's next tick"
-    what = "restarts the bots that do not set it themselves" if setting.applies == "restart" else "restarts nothing"
-    return f"takes effect with: {context.home.command('apply')} ({what})"
+    steps = " && ".join(context.home.command(step) for step in _STEPS.get(setting.applies, ()))
+    return f"takes effect {EFFECTS[setting.applies]}{f': {steps}' if steps else ''}"
 
 
 def with_setting(text: str, setting: Setting, value: Any) -> str:
@@ -190,19 +229,22 @@ def _replace_comment(text: str, table: str, key: str, assignment: str) -> str | 
 
 @config.command("validate")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
+@json_option("The result as JSON.")
 @pass_context
-def validate(context: Context, file: Path | None) -> None:
+def validate(context: Context, file: Path | None, json_wanted: bool) -> None:
     """Check multibot.toml (or FILE) and what it refers to; exit 2 when something is wrong."""
     toml = file.absolute() if file else context.home.toml
     if not toml.is_file():
         raise BadValue(f"{toml}: no such file")
     settings = load(toml)
     found = problems(settings)
+    own = sum(origin == "file" for origin in settings.origins.values())
+    if json_wanted:
+        show_json({"file": str(toml), "ok": not found, "problems": found, "settings": own})
     for problem in found[1:]:
         say(f"multibot: {problem}")
     if found:
         raise BadValue(found[0])
-    own = sum(origin == "file" for origin in settings.origins.values())
     say(f"{toml}: ok, {count(own, 'setting')} set here")
 
 
@@ -217,8 +259,6 @@ def problems(settings: Settings) -> list[str]:
         found += _token_file_problems(Path(file))
     if settings["memory_clear_percent"] >= settings["memory_warning_percent"]:
         found.append("memory_clear_percent must be below memory_warning_percent")
-    if settings["monitor.tick_s"] < 0.1:
-        found.append("monitor.tick_s must be at least 0.1s")
     return found
 
 

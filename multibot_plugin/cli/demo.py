@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import click
 
+from multibot_plugin.cli.init import ACCOUNT
 from multibot_plugin.cli.output import Context, pass_context
 from multibot_plugin.database.account import make_account
 from multibot_plugin.errors import MultibotError, Refused
@@ -29,7 +30,6 @@ from multibot_plugin.supervisor.client import Supervisor
 _T = TypeVar("_T")
 _ALERTS_CHAT = 2002
 _WIDTH = 48
-_SANDBOX_ACCOUNT = "multibot"
 _PATIENCE_S = 60.0
 
 
@@ -42,7 +42,7 @@ def demo(context: Context, stop: bool) -> None:
     Nothing leaves this machine: a local Bot API server plays Telegram. All state is below one directory
     (.demo, or --home DIR), which is written anew.
     """
-    home = context.home if context.home.option else find_home(_default_directory())
+    home = context.home if context.names_home else find_home(_default_directory())
     show = Demo(home)
     if stop:
         show.end()
@@ -150,7 +150,7 @@ class Demo:
             lambda: self._row("greeter")["last_update_age_s"] is not None, "the monitor to see greeter's last update"
         )
         click.echo("".join(f"  {line}\n" for line in self.run("list").splitlines()))
-        multibot = f"{_program('multibot')} {self.home.option}"
+        multibot = f"{_program('multibot')} {self.home.option}".rstrip()
         ctl = f"{_program('supervisorctl')} -c {_short(self.home.supervisord_conf)}"
         end = "make demo-stop" if "MAKELEVEL" in os.environ else f"{multibot} demo --stop"
         click.echo(
@@ -215,8 +215,8 @@ class Demo:
         self.sandbox = Sandbox(f"http://127.0.0.1:{port}")
         user = ""
         if os.geteuid() == 0:
-            make_account(lambda line: click.echo(f"  {line}"), _SANDBOX_ACCOUNT)
-            user = f"--user {_SANDBOX_ACCOUNT} "
+            make_account(lambda line: click.echo(f"  {line}"), ACCOUNT)
+            user = f"--user {ACCOUNT} "
         section = self.home.config / "conf.d" / "sandbox.conf"
         section.parent.mkdir(exist_ok=True)
         section.write_text(

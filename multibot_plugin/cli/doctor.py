@@ -10,7 +10,6 @@ from multibot_plugin.cli import checks, checks_host, fleet
 from multibot_plugin.cli.checks import BAD, GOOD, Check, Found, Patient
 from multibot_plugin.cli.output import Context, mark, one_line, output_option, pass_context, show, show_json
 from multibot_plugin.cli.start import check_initialised
-from multibot_plugin.cli.status import read_alerts
 from multibot_plugin.errors import MultibotError
 
 CHECKS: Sequence[tuple[str, Callable[[Patient], Found]]] = (
@@ -38,7 +37,7 @@ def doctor(context: Context, form: str) -> int:
     ● fine, ▲ worth a look, ✖ wrong; below a line what to type. Exit code 1 when something is wrong.
     """
     check_initialised(context.home)
-    found = examine(Patient(context, fleet.look(context), dict(read_alerts(context.home))))
+    found = examine(Patient(context, fleet.look(context), dict(fleet.read_status(context.home))))
     ok = all(check.mark != BAD for check in found)
     if form == "json":
         show_json({"ok": ok, "checks": [_as_json(check) for check in found]})

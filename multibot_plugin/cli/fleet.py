@@ -11,6 +11,9 @@ from typing import Any
 from multibot_plugin.cli.output import NOTHING, Context
 from multibot_plugin.errors import NoSuchBot, SupervisordAway
 from multibot_plugin.health.states import Health
+from multibot_plugin.home import Home
+from multibot_runner.protocol import KILLED, STATUS_CAP, BadFile, decode_object, is_number, read_file
+from multibot_runner.readers import read_runs
 
 Row = Mapping[str, Any]
 _SERIOUS = {Health.UNAUTHORISED, Health.CONFLICTED, Health.FROZEN, Health.DEAF}
@@ -42,24 +45,65 @@ def look(context: Context) -> Fleet:
             answer = supervisor.bots()
     except SupervisordAway as error:
         return Fleet(_rendered(context), {}, {}, time.time(), error)
-    rows = tuple(sorted(answer["bots"], key=lambda row: str(row["id"])))
+    rows = tuple(_explained(context.home, row) for row in sorted(answer["bots"], key=lambda row: str(row["id"])))
     return Fleet(rows, answer["supervisord"], answer["monitor"], answer["at"])
+
+
+def _explained(home: Home, row: Row) -> Row:
+    """Return the row with a cause where a bot does not stay up: its runner's words tell more than supervisord's."""
+    if row["cause"] or row["state"] not in ("quarantined", "backing-off"):
+        return row
+    last = next((run for run in read_runs(home.bot(row["id"])) if run.pid != row["pid"]), None)
+    if last is None:
+        return {**row, "cause": row["spawn_error"] or ""}
+    return {**row, "cause": last.exit.text if last.exit else KILLED if last.died else ""}
 
 
 def _rendered(context: Context) -> tuple[Row, ...]:
     """Return the bots of the rendered file: what supervisord would start."""
+    from multibot_plugin.bots.files import read_text
     from multibot_plugin.bots.render import read_rendered
 
-    try:
-        sections = read_rendered(context.home.rendered.read_text())
-    except FileNotFoundError:
-        return ()
-    empty = dict.fromkeys(_ROW_KEYS)
-    known = {"state": "stopped", "health": str(Health.UNKNOWN), "cause": "supervisord is not running"}
+    cause = "supervisord is not running"
     return tuple(
-        empty | known | {"id": bot, "enabled": section.autostart, "digest": section.digest, "restarts_24h": 0}
-        for bot, section in sorted(sections.items())
+        empty_row(bot, cause=cause, enabled=section.autostart, digest=section.digest, restarts_24h=0)
+        for bot, section in sorted(read_rendered(read_text(context.home.rendered)).items())
     )
+
+
+def empty_row(bot: str, **known: Any) -> Row:
+    """Return the row of a bot of which supervisord says nothing: all None but what is ``known``."""
+    stopped = {"id": bot, "state": "stopped", "health": str(Health.UNKNOWN)}
+    return dict.fromkeys(_ROW_KEYS) | stopped | known
+
+
+def read_status(home: Home) -> Mapping[str, Any]:
+    """Return the monitor's last picture (``channels``, ``incidents``, ``plugins`` ...), empty without one."""
+    try:
+        found = decode_object(read_file(home.status, STATUS_CAP))
+    except BadFile:
+        return {}
+    return found | {
+        "channels": [name for name in _list(found, "channels") if isinstance(name, str)],
+        "incidents": _records(found, "incidents", {"text": str, "bot": str, "since_at": float}),
+        "plugins": _records(found, "plugins", {"name": str, "failures": int}),
+        "deliveries": _records(found, "deliveries", {"channel": str, "waiting": int}),
+    }
+
+
+def _list(document: Mapping[str, Any], name: str) -> list[Any]:
+    value = document.get(name)
+    return value if isinstance(value, list) else []
+
+
+def _records(document: Mapping[str, Any], name: str, needed: Mapping[str, type]) -> list[dict[str, Any]]:
+    """Return the records of a list that have what they need; a file that somebody damaged costs a line, no command."""
+    return [
+        item
+        for item in _list(document, name)
+        if isinstance(item, dict)
+        and all(is_number(item.get(k)) if t is not str else isinstance(item.get(k), str) for k, t in needed.items())
+    ]
 
 
 def select(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:
@@ -72,6 +116,16 @@ def select(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:
             raise NoSuchBot(word, names)
         chosen |= found
     return [row for row in rows if not words or row["id"] in chosen]
+
+
+def stopper(audit: Sequence[Mapping[str, Any]]) -> str:
+    """Return `` by ada (supervisorctl)`` from a bot's audit rows, newest first: who wished that it does not run."""
+    for entry in audit:
+        if entry["action"] in ("bot.disabled", "bot.stopped"):
+            return f" by {entry['actor']} ({entry['door'].partition(' (')[0]})"  # without "(from the journal)"
+        if entry["action"] in ("bot.enabled", "bot.started"):
+            return ""
+    return ""
 
 
 def condition(row: Row) -> str:

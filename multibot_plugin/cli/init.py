@@ -6,16 +6,15 @@ import hashlib
 import os
 import secrets
 import sys
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from multibot_plugin.cli.config import toml_value
-from multibot_plugin.cli.output import Context, confirm, pass_context, say, step
+from multibot_plugin.cli.output import Context, confirm, json_option, pass_context, say, show_json, step
 from multibot_plugin.errors import MultibotError, Refused
-from multibot_plugin.home import Home
+from multibot_plugin.home import Home, check_owner
 from multibot_plugin.settings import FLEET_SETTINGS, Settings
 from multibot_runner.protocol import replace_file
 
@@ -25,8 +24,9 @@ _DATABASE_ACCOUNT = "multibot-postgres"
 
 @click.command()
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option()
 @pass_context
-def init(context: Context, yes: bool) -> None:
+def init(context: Context, yes: bool, json_wanted: bool) -> None:
     """Prepare an installation: directories, keys, the embedded database, multibot.toml and supervisord.conf.
 
     As root it goes to /etc/multibot, /var/lib/multibot, /run/multibot and /var/log/multibot, as a user to the XDG
@@ -39,22 +39,19 @@ def init(context: Context, yes: bool) -> None:
     if sys.stdin.isatty() and sys.stderr.isatty() and not yes:
         announce(home, settings)
         confirm("Go on?", yes)
-    prepare(home, settings)
+    made = prepare(home, settings)
+    if json_wanted:
+        places = {name: str(getattr(home, name)) for name in ("config", "state", "run", "log")}
+        show_json({**places, "database": "database_url" if settings["database_url"] else "embedded", "files": made})
     say(f"Ready. Next: {home.command('start')}")
-
-
-def check_owner(home: Home) -> None:
-    """Raise Refused when this installation, as far as it exists, belongs to somebody else."""
-    for directory in (home.state, home.config):
-        if directory.is_dir() and (owner := directory.stat().st_uid) != os.geteuid():
-            raise Refused(f"{directory} belongs to user id {owner}: run this as its owner, or use another --home")
 
 
 def check_reach(home: Home, settings: Settings) -> None:
     """Raise Refused when the bots' own user ids could not run our interpreter or reach their files."""
     from multibot_plugin.cli.reach import why_unreachable
 
-    if reason := why_unreachable(int(settings["bot_uid_range"].partition("-")[0]), home.state):
+    # The last of them: an earlier one may be a bot's, and its runner would take the probe for a process left behind.
+    if reason := why_unreachable(int(settings["bot_uid_range"].partition("-")[2]), home.state):
         raise Refused(reason)
 
 
@@ -75,9 +72,10 @@ def announce(home: Home, settings: Settings) -> None:
         say(f"  {'accounts':<14} {accounts}  (system accounts without login, made where missing)")
 
 
-def prepare(home: Home, settings: Settings) -> None:
+def prepare(home: Home, settings: Settings) -> dict[str, str]:
     """Make everything that is not there yet, saying so on stderr; what is there is kept.
 
+    Returns what was found or made, by path: ``new``, ``kept`` and so on.
     Raises MultibotError where something cannot be made; running it again goes on from there.
     """
     from multibot_plugin.database.account import make_account
@@ -86,12 +84,13 @@ def prepare(home: Home, settings: Settings) -> None:
     from multibot_plugin.supervisor.conf import install_main, render_main
 
     make_places(home)
+    found: dict[str, str] = {}
     try:
-        _keep(home.digest_key, lambda: secrets.token_bytes(32), 0o600)
-        _keep(home.host_id, lambda: f"{uuid.uuid4()}\n".encode(), 0o644)
-        _keep(home.toml, lambda: toml_text().encode(), 0o600)
-    except OSError as error:
-        raise MultibotError(f"{error.filename}: {error.strerror}") from error
+        found |= _keep(home.digest_key, lambda: secrets.token_bytes(32), 0o600)
+        found |= _keep(home.toml, lambda: toml_text().encode(), 0o600)
+    except OSError as error:  # a full disk names no file
+        where = error.filename or f"{home.digest_key} or {home.toml}"
+        raise MultibotError(f"cannot write {where}: {error.strerror}") from error
     notes: list[str] = []
     if os.geteuid() == 0:
         make_account(notes.append, ACCOUNT)
@@ -102,7 +101,7 @@ def prepare(home: Home, settings: Settings) -> None:
         embedded = program(home, settings)
     for note in notes:
         say(f"    {note}")
-    _main_file(home, render_main(home, embedded), lambda: install_main(home, embedded))
+    return found | _main_file(home, render_main(home, embedded), lambda: install_main(home, embedded))
 
 
 def make_places(home: Home) -> None:
@@ -119,32 +118,39 @@ def make_places(home: Home) -> None:
         make_directories(home)
         home.journal.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
-        raise MultibotError(f"{error.filename} cannot be made: {error.strerror}") from error
+        where = error.filename or f"a directory of {home.config}, {home.state}, {home.run} or {home.log}"
+        raise MultibotError(f"{where} cannot be made: {error.strerror}") from error
     finally:
         os.umask(before)
 
 
-def _keep(path: Path, content: Callable[[], bytes], mode: int) -> None:
+def _keep(path: Path, content: Callable[[], bytes], mode: int) -> dict[str, str]:
     """Write a file that is not there; say which of the two it was."""
     new = not path.exists()
     if new:
         replace_file(path, content(), mode)
-    say(f"  {path}  ({'new' if new else 'kept'})")
+    return _tell(path, "new" if new else "kept")
 
 
-def _main_file(home: Home, text: str, write: Callable[[], None]) -> None:
+def _tell(path: Path, word: str, why: str = "") -> dict[str, str]:
+    say(f"  {path}  ({word}{f': {why}' if why else ''})")
+    return {str(path): word}
+
+
+def _main_file(home: Home, text: str, write: Callable[[], None]) -> dict[str, str]:
     """Write supervisord.conf; one that the operator changed is kept. What we wrote last is remembered by its hash."""
     path, record = home.supervisord_conf, home.state / "supervisord.conf.sha256"
     current = path.read_text() if path.is_file() else None
     ours = record.read_text().strip() if record.is_file() else ""
     if current == text:
-        say(f"  {path}  (kept)")
-    elif current is not None and _sha256(current) != ours:
-        say(f"  {path}  (kept: it was changed by hand; move it away and run this again for a new one)")
-    else:
-        write()
-        replace_file(record, f"{_sha256(text)}\n".encode())
-        say(f"  {path}  ({'new' if current is None else 'written anew: its interpreter, paths or database changed'})")
+        return _tell(path, "kept")
+    if current is not None and _sha256(current) != ours:
+        return _tell(path, "kept", "it was changed by hand; move it away and run this again for a new one")
+    write()
+    replace_file(record, f"{_sha256(text)}\n".encode())
+    if current is None:
+        return _tell(path, "new")
+    return _tell(path, "written anew", "its interpreter, paths or database changed")
 
 
 def _sha256(text: str) -> str:
@@ -167,5 +173,6 @@ def toml_text() -> str:
             lines += ["", f"[{prefix}]"]
             table = prefix
         example = tomlkit.item(toml_value(setting, setting.default)).as_string()
-        lines += ["", f"# {setting.help}", f"# {key} = {example}"]
+        bounds = f" ({setting.bounds})" if setting.bounds else ""
+        lines += ["", f"# {setting.help}{bounds}", f"# {key} = {example}"]
     return "\n".join(lines) + "\n"

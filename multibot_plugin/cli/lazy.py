@@ -36,7 +36,14 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
+            if place := self.elsewhere(error.command_name):
+                text = f"No such command {error.command_name!r} (did you mean {place!r}?)"
+                raise click.UsageError(text, ctx) from None
             raise click.exceptions.NoSuchCommand(error.command_name, possibilities=self.targets, ctx=ctx) from None
+
+    def elsewhere(self, name: str) -> str:
+        """Return what to type for a command that is another group's, nothing without such a one."""
+        return ""
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         width = max(map(len, self.targets))

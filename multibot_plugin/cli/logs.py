@@ -15,14 +15,17 @@ from typing import BinaryIO
 import click
 
 from multibot_plugin.cli import fleet
-from multibot_plugin.cli.output import Context, clean, colours, pass_context, say, show
-from multibot_plugin.home import Home
-from multibot_runner.logs import redact
+from multibot_plugin.cli.output import Context, clean, colours, complete_bot, pass_context, say, show
+from multibot_plugin.home import Home, check_installed
 from multibot_runner.protocol import PROGRAM_PREFIX, BadFile, read_file
+from multibot_runner.redact import redact
 
 _POLL_S = 0.2
 _BLOCK = 64 * 1024
 _LONGEST = 256 * 1024  # a line without an end is shown in pieces of this size
+_WORD = 160  # longer than any token: what may be half of one is not shown, or not yet
+_HALF_A_WORD = re.compile(rb"\A\S{1,%d}" % _WORD)
+_UNFINISHED_WORD = re.compile(rb"\S*\Z")
 _BACKUPS = 3  # stdout_logfile_backups of the bots' sections
 _STAMP = re.compile(r"\D{0,3}(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)")
 _TINTS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
@@ -42,7 +45,7 @@ class Source:
 
 
 @click.command()
-@click.argument("bots", nargs=-1, metavar="[BOT]...")
+@click.argument("bots", nargs=-1, metavar="[BOT]...", shell_complete=complete_bot)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
 @click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Last lines of each bot.")
 @click.option("--json", "as_json", is_flag=True, help='One object per line: {"bot": ..., "line": ...}.')
@@ -69,14 +72,19 @@ def logs(context: Context, bots: tuple[str, ...], follow: bool, lines: int, as_j
 
 
 def _sources(home: Home, words: Sequence[str]) -> list[Source]:
-    """Return the logs that the ids or patterns name, a deleted bot's too while its file is there; raises NoSuchBot."""
+    """Return the logs that the ids or patterns name, a deleted bot's too while its file is there.
+
+    Raises NoSuchBot, NoInstallation.
+    """
+    from multibot_plugin.bots.files import read_text
     from multibot_plugin.bots.render import read_rendered
 
     prefix, suffix = PROGRAM_PREFIX, ".log"
     files = home.log.glob(f"{prefix}*{suffix}") if home.log.is_dir() else ()
     found = {file.name[len(prefix) : -len(suffix)] for file in files}
-    with suppress(FileNotFoundError):
-        found |= set(read_rendered(home.rendered.read_text()))
+    found |= set(read_rendered(read_text(home.rendered)))
+    if not found:
+        check_installed(home)
     rows = fleet.select([{"id": bot} for bot in sorted(found)], words)
     return [Source(row["id"], home.bot_log(row["id"]), _tokens(home, row["id"])) for row in rows]
 
@@ -113,6 +121,8 @@ def _last(file: BinaryIO, count: int, end: int | None) -> list[bytes]:
         position -= step
         file.seek(position)
         data = file.read(step) + data
+    if position:
+        data = _HALF_A_WORD.sub(b"", data)
     return data.splitlines()[-count:] if count else []
 
 
@@ -142,9 +152,11 @@ class Follower:
         self._path = path
         self._file: BinaryIO | None = None
         self._rest = b""
+        self._inside = False  # a line: its beginning is not ours
         with suppress(FileNotFoundError):
             self._file = path.open("rb")
             self.position = self._file.seek(0, os.SEEK_END)
+            self._inside = self.position > 0 and os.pread(self._file.fileno(), 1, self.position - 1) != b"\n"
 
     def __enter__(self) -> Follower:
         return self
@@ -166,7 +178,10 @@ class Follower:
             data += self._read()
         whole, newline, self._rest = data.rpartition(b"\n")
         if len(self._rest) > _LONGEST:
-            whole, newline, self._rest = data, b"\n", b""
+            cut = len(data) - len(_UNFINISHED_WORD.search(data[-_WORD:])[0])  # type: ignore[index]
+            whole, newline, self._rest = data[:cut], b"\n", data[cut:]
+        if newline and self._inside:
+            whole, self._inside = _HALF_A_WORD.sub(b"", whole), False
         return whole.split(b"\n") if newline else []
 
     def _read(self) -> bytes:

@@ -1,7 +1,7 @@
 """What every command shares: the context, how output looks, how a person is asked.
 
 Data goes to stdout, everything else to stderr. Colour only on a terminal and without NO_COLOR; it never carries a
-meaning alone. rich is imported only when a table is drawn, the database and supervisord only when they are asked.
+meaning alone. rich is imported only when a table is laid out, the database and supervisord only when they are asked.
 """
 
 from __future__ import annotations
@@ -11,19 +11,22 @@ import os
 import re
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from multibot_plugin.errors import Refused
-from multibot_plugin.home import Home, find_home
+from multibot_plugin.cli.tables import UNLIMITED, lay_out
+from multibot_plugin.cli.tables import Column as Column
+from multibot_plugin.errors import MultibotError, Refused
+from multibot_plugin.home import Home, check_installed, check_owner, find_home
 from multibot_plugin.settings import Settings, load
-from multibot_runner.logs import redact
+from multibot_runner.protocol import PROGRAM_PREFIX
+from multibot_runner.redact import redact
 
 if TYPE_CHECKING:
     from multibot_plugin.bots.store import Actor
@@ -33,7 +36,6 @@ _T = TypeVar("_T")
 _F = TypeVar("_F", bound=Callable[..., Any])
 SCHEMA = 1
 FORMS = ("table", "wide", "json", "jsonl", "name")
-FULL_WIDTH = 120
 NOTHING = "–"
 # C0 (but tab), DEL, C1 and the marks that reorder or hide text: what a hostile message could use on a terminal.
 _UNSAFE = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -51,8 +53,15 @@ class Context:
     def home(self) -> Home:
         return find_home(self.home_option)
 
+    @property
+    def names_home(self) -> bool:
+        """Whether somebody said which home (``--home``, MULTIBOT_HOME), so that it is not the default one."""
+        return bool(self.home_option or os.environ.get("MULTIBOT_HOME"))
+
     @cached_property
     def settings(self) -> Settings:
+        if os.geteuid() != 0:
+            check_owner(self.home)
         return load(self.home.toml)
 
     @property
@@ -67,9 +76,13 @@ class Context:
         return current_actor(self.door)
 
     def supervisor(self, timeout_s: float = 10.0) -> Supervisor:
-        """Return a client of this home's supervisord; its calls raise SupervisordAway when nothing answers."""
+        """Return a client of this home's supervisord; its calls raise SupervisordAway when nothing answers.
+
+        Raises NoInstallation and Refused (home.check_installed).
+        """
         from multibot_plugin.supervisor.client import Supervisor
 
+        check_installed(self.home)
         return Supervisor.of(self.home, timeout_s)
 
     def run(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
@@ -80,9 +93,13 @@ class Context:
 
     @asynccontextmanager
     async def database(self, timeout_s: float = 5.0) -> AsyncIterator[Any]:
-        """Give a connection (raises DatabaseAway), closed afterwards."""
+        """Give a connection (raises DatabaseAway), closed afterwards.
+
+        Raises NoInstallation and Refused (home.check_installed).
+        """
         from multibot_plugin.database.pool import connect
 
+        check_installed(self.home)
         connection = await connect(self.home, self.settings, timeout_s)
         try:
             yield connection
@@ -105,6 +122,21 @@ def output_option(default: str = "table", forms: Sequence[str] = FORMS) -> Calla
         return choice(flag(command))
 
     return decorate
+
+
+def json_option(what: str = "What happened, as JSON.") -> Callable[[_F], _F]:
+    """Decorate a command that acts with ``--json``; it gets ``json_wanted``."""
+    return click.option("--json", "json_wanted", is_flag=True, help=what)
+
+
+def complete_bot(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """Return the rendered bots whose id begins so, for the shell's completion; neither database nor supervisord."""
+    try:
+        text = find_home(context.find_root().params.get("home")).rendered.read_text()
+    except (OSError, MultibotError):
+        return []
+    ids = re.findall(rf"^\[program:{PROGRAM_PREFIX}(.+)\]$", text, re.MULTILINE)
+    return [bot for bot in ids if bot.startswith(begun)]
 
 
 # --- words -----------------------------------------------------------------------------------------------------
@@ -173,11 +205,7 @@ def colours(stream: Any = None) -> bool:
 
 def width() -> int:
     """The columns to fill: the terminal's, or without limit when piped."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 10_000
-
-
-def narrow() -> bool:
-    return width() < FULL_WIDTH
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
 
 
 def paint(text: str, colour: str, stream: Any = None) -> str:
@@ -190,31 +218,18 @@ def mark(symbol: str, stream: Any = None) -> str:
 
 
 def show(text: str = "") -> None:
-    """Print data: a line on stdout."""
-    click.echo(text, color=colours())
+    """Print data: a line on stdout. A token in it (somebody's command may hold one) cannot be read."""
+    click.echo(redact(text), color=colours())
 
 
 def say(text: str = "") -> None:
-    """Print what is not data (progress, hints, results of an act): a line on stderr."""
-    click.echo(text, err=True, color=colours(sys.stderr))
+    """Print what is not data (progress, hints, results of an act): a line on stderr, without any token."""
+    click.echo(redact(text), err=True, color=colours(sys.stderr))
 
 
 def show_json(value: Mapping[str, Any]) -> None:
     """Print an object with ``"schema": 1`` in front."""
     show(json.dumps({"schema": SCHEMA} | dict(value), indent=2, ensure_ascii=False, default=str))
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table: its title, how a row's cell is made, and in which width it is shown.
-
-    ``shown``: "always", "full" (120 columns and piped), "wide" (only ``-o wide``).
-    """
-
-    title: str
-    cell: Callable[[Mapping[str, Any]], str]
-    right: bool = False
-    shown: Literal["always", "full", "wide"] = "always"
 
 
 def show_rows(form: str, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[Column],
@@ -233,28 +248,26 @@ def show_rows(form: str, name: str, rows: Sequence[Mapping[str, Any]], columns: 
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], wide: bool = False) -> str:
-    """Return an aligned table, as wide as the terminal allows (all of it when piped or ``wide``)."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Return an aligned table, no wider than the terminal (tables.py)."""
+    head, *lines = lay_out(rows, columns, width(), wide, clean)
+    if not colours():
+        return "\n".join((head, *lines))
+    painted = (re.sub("[●▲✖○…]", lambda m: paint(m[0], _COLOURS[m[0]]), line) for line in lines)
+    return "\n".join((click.style(head, bold=True), *painted))
 
-    levels = {"always", "full", "wide"} if wide else {"always"} if narrow() else {"always", "full"}
-    chosen = [column for column in columns if column.shown in levels]
-    console = Console(
-        width=10_000 if wide else width(), color_system="standard" if colours() else None, highlight=False
-    )
-    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold" if colours() else "")
-    for column in chosen:
-        drawn.add_column(column.title, justify="right" if column.right else "left", no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        texts = [Text(clean(column.cell(row))) for column in chosen]
-        for text in texts:
-            for symbol, colour in _COLOURS.items():
-                text.highlight_words([symbol], style=colour)
-        drawn.add_row(*texts)
-    with console.capture() as capture:
-        console.print(drawn)
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+def fold(text: str, indent: int) -> str:
+    """Return a sentence folded between words where the terminal ends, what follows indented by ``indent``.
+
+    Only its first character may have a colour (``mark``).
+    """
+    plain = click.unstyle(text)
+    wrapper = textwrap.TextWrapper(
+        width=width(), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False,
+        expand_tabs=False, replace_whitespace=False,
+    )  # fmt: skip
+    coloured = len(text) - len(plain)
+    return text[: coloured + 1] + wrapper.fill(plain)[1:] if coloured else wrapper.fill(plain)
 
 
 @contextmanager

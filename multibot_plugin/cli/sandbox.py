@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from multibot_plugin.cli.init import ACCOUNT
 from multibot_plugin.cli.output import (
     Column,
     Context,
     clean,
+    complete_bot,
     count,
     duration,
+    json_option,
     output_option,
     pass_context,
     say,
@@ -25,13 +30,13 @@ from multibot_plugin.cli.output import (
 from multibot_plugin.errors import MultibotError, NoSuchBot
 from multibot_plugin.home import Home
 from multibot_plugin.sandbox import client
-from multibot_plugin.sandbox.client import Sandbox
+from multibot_plugin.sandbox.client import NoAnswer, Sandbox
 from multibot_plugin.sandbox.model import Entry
 from multibot_plugin.settings import SECONDS
 from multibot_runner.protocol import BadFile, read_file
 
 RECORD = "sandbox.json"
-_SPEAKERS = 20  # columns for "you → greeter"
+_LEAST_SPEAKERS = 18  # columns for "you → greeter"
 
 
 class Seconds(click.ParamType[float]):
@@ -48,7 +53,9 @@ class Seconds(click.ParamType[float]):
 
 _url = click.option("--url", help="The sandbox (default: the one started with this home).")
 _chat = click.option("--chat", type=int, help="The chat's id; below 0 a group (default: Ada's private chat).")
-_wait = click.option("--wait", type=Seconds(), default="10s", help="How long to wait for the answer; 0: not at all.")
+_ANSWER = "What was said and answered, as JSON."
+_wait = click.option("--wait", type=Seconds(), default="10s", show_default=True,
+                     help="How long to wait for the answer; 0: not at all.")  # fmt: skip
 
 
 @click.group(no_args_is_help=True)
@@ -66,51 +73,57 @@ def sandbox() -> None:
 @click.option("--record", type=click.Path(dir_okay=False), help="File for its URL (default: in the home).")
 @click.option("--strict", is_flag=True, help="Accept registered tokens only, not every well-formed one.")
 @click.option("--real-pace", is_flag=True, help="Hold repeated polls back for 3 s, as Telegram does.")
-@click.option("--user", help="As root: the account to run as.")
+@click.option("--user", help=f"As root: the account to run as (default: {ACCOUNT}, made where it is missing).")
 @pass_context
-def serve(context: Context, /, record: str | None, **options: Any) -> None:
+def serve(context: Context, /, record: str | None, user: str | None, **options: Any) -> None:
     """Serve until interrupted."""
-    from multibot_plugin.sandbox.process import Wish, run
+    from multibot_plugin.sandbox.process import Options, run
 
-    run(Wish(record=record or str(context.home.run / RECORD), **options))
+    make = user is None and os.geteuid() == 0
+    record = record or str(context.home.run / RECORD)
+    run(Options(record=record, user=ACCOUNT if make else user, make_user=make, **options))
 
 
 @sandbox.command("say")
-@click.argument("bot")
+@click.argument("bot", shell_complete=complete_bot)
 @click.argument("text", nargs=-1, required=True)
 @_chat
 @click.option("--as", "user", help="Name of the user who speaks.")
 @_wait
+@json_option(_ANSWER)
 @_url
 @pass_context
 def say_to(
     context: Context, bot: str, text: tuple[str, ...], chat: int | None, user: str | None, wait: float,
-    url: str | None,
+    json_wanted: bool, url: str | None,
 ) -> None:  # fmt: skip
     """Say TEXT to a bot and show its answer."""
     there = _sandbox(context, url)
-    _show_answer(there, there.say(_address(context, there, bot), " ".join(text), chat, user), wait)
+    said = there.say(_address(context, there, bot), " ".join(text), chat, user)
+    _show_answer(context, there, said, wait, json_wanted)
 
 
 @sandbox.command()
-@click.argument("bot")
+@click.argument("bot", shell_complete=complete_bot)
 @click.argument("button")
 @_chat
 @click.option("--message", type=int, help="Number of the message (default: the newest with this button).")
 @_wait
+@json_option(_ANSWER)
 @_url
 @pass_context
 def tap(
     context: Context, bot: str, button: str, chat: int | None, message: int | None, wait: float,
-    url: str | None,
+    json_wanted: bool, url: str | None,
 ) -> None:  # fmt: skip
     """Tap an inline button, named by its text or data, and show the answer."""
     there = _sandbox(context, url)
-    _show_answer(there, there.tap(_address(context, there, bot), button, chat, message), wait)
+    tapped = there.tap(_address(context, there, bot), button, chat, message)
+    _show_answer(context, there, tapped, wait, json_wanted)
 
 
 @sandbox.command()
-@click.argument("bot", required=False)
+@click.argument("bot", required=False, shell_complete=complete_bot)
 @click.option("--follow", "-f", is_flag=True, help="Go on until interrupted.")
 @click.option("--after", type=int, default=0, help="Only entries after this number.")
 @output_option(forms=("table", "json", "jsonl"))
@@ -122,19 +135,24 @@ def transcript(
     """Show what users said and bots sent, in order."""
     there = _sandbox(context, url)
     address = _address(context, there, bot) if bot else None
+    names = _names(context.home)
     entries: Iterable[Entry] = there.follow(address, after) if follow else there.transcript(address, after)
+    if not follow:
+        entries = _called(entries, names)
     if form == "json" and not follow:
         show_json({"entries": [asdict(entry) for entry in entries]})
         return
+    page = _Page(() if follow else entries)
     for entry in entries:
+        (entry,) = _called((entry,), names)
         if form == "table":
-            _show_entry(entry)
+            page.show(entry)
         else:
             show_rows("jsonl", "entries", [asdict(entry)], [])
 
 
 @sandbox.command()
-@click.argument("bot", required=False)
+@click.argument("bot", required=False, shell_complete=complete_bot)
 @click.option("--all", "all_bots", is_flag=True, help="All bots instead of one.")
 @click.option("--hang", "kind", flag_value="hang", help="Calls get no answer (before it is over).")
 @click.option("--drop", "kind", flag_value="drop", help="The connection is closed without an answer.")
@@ -145,11 +163,12 @@ def transcript(
 @click.option("--times", type=click.IntRange(min=1), help="End after so many calls.")
 @click.option("--method", default="getUpdates", show_default=True, help="The method that fails; 'all': every one.")
 @click.option("--retry-after", type=int, help="Seconds that a 429 asks to wait.")
+@json_option()
 @_url
 @pass_context
 def fault(
-    context: Context, /, bot: str | None, all_bots: bool, kind: Any, status: int | None, url: str | None,
-    **options: Any,
+    context: Context, /, bot: str | None, all_bots: bool, kind: Any, status: int | None, json_wanted: bool,
+    url: str | None, **options: Any,
 ) -> None:  # fmt: skip
     """Let calls of a bot go wrong, or right again (--clear).
 
@@ -163,13 +182,18 @@ def fault(
     address = _address(context, there, bot) if bot else None
     who = bot or "all bots"
     if kind == "clear":
-        say(f"{who}: {count(there.clear(address), 'fault')} ended")
+        ended = there.clear(address)
+        if json_wanted:
+            show_json({"fault": {"bot": bot, "cleared": ended}})
+        say(f"{who}: {count(ended, 'fault')} ended")
         return
     method = None if options["method"] == "all" else options["method"]
     there.fault(
         address, status=status, hang=kind == "hang", drop=kind == "drop", lose=kind == "lose", method=method,
         for_s=options["for_s"], times=options["times"], retry_after=options["retry_after"],
     )  # fmt: skip
+    if json_wanted:
+        show_json({"fault": {"bot": bot, "kind": kind or "status", "status": status, **options}})
     end = context.home.command(f"sandbox fault {bot or '--all'} --clear")
     say(f"{who}: {_fault_text(status or kind, options)} (to end it: {end})")
 
@@ -183,10 +207,11 @@ def _fault_text(kind: str | int, options: Mapping[str, Any]) -> str:
 
 
 @sandbox.command()
-@click.argument("bot")
+@click.argument("bot", shell_complete=complete_bot)
+@json_option()
 @_url
 @pass_context
-def revoke(context: Context, bot: str, url: str | None) -> None:
+def revoke(context: Context, bot: str, json_wanted: bool, url: str | None) -> None:
     """Revoke a bot's token: every call with it gets 401.
 
     Any new token with the same number is its next one, as @BotFather would give it.
@@ -195,6 +220,8 @@ def revoke(context: Context, bot: str, url: str | None) -> None:
     address = _address(context, there, bot)
     there.revoke(address)
     number = there.counters(address).number
+    if json_wanted:
+        show_json({"bot": {"name": bot, "number": number, "revoked": True}})
     say(f"{bot}: its token is rejected from now on; the next one is any that begins with {number}:")
 
 
@@ -204,17 +231,21 @@ def revoke(context: Context, bot: str, url: str | None) -> None:
 @pass_context
 def bots(context: Context, form: str, url: str | None) -> None:
     """Show the bots that the sandbox has seen, with their counters."""
-    rows = [asdict(view) for view in _sandbox(context, url).bots()]
+    there = _sandbox(context, url)
+    called = _names(context.home)
+    rows = [asdict(view) | {"name": called.get(view.number, view.name)} for view in there.bots()]
     names = {"number": "NUMBER", "polls_open": "POLLS OPEN", "polls": "POLLS", "conflicts": "CONFLICTS",
              "pending": "PENDING", "faults": "FAULTS"}  # fmt: skip
     columns = [Column("BOT", lambda row: str(row["name"]))]
     for key, title in names.items():
-        columns.append(Column(title, lambda row, key=key: str(row[key]), right=True))  # type: ignore[misc]
+        shown = "full" if key in ("polls", "number") else "always"
+        columns.append(Column(title, lambda row, key=key: str(row[key]), right=True, shown=shown))  # type: ignore[misc, arg-type]
     show_rows(form, "bots", rows, columns, identity="name")
 
 
 def _sandbox(context: Context, url: str | None) -> Sandbox:
-    return Sandbox(url) if url else client.find(context.home.run / RECORD, context.home.command("sandbox serve"))
+    start = context.home.command("sandbox serve")
+    return Sandbox(url, start=start) if url else client.find(context.home.run / RECORD, start)
 
 
 def _address(context: Context, there: Sandbox, bot: str) -> str:
@@ -231,6 +262,15 @@ def _address(context: Context, there: Sandbox, bot: str) -> str:
         if bot.removeprefix("@") in (str(view.number), view.name, view.username):
             return str(view.number)
     raise NoSuchBot(bot, [*digests, *(view.name for view in views)])
+
+
+def _names(home: Home) -> dict[int, str]:
+    """Return the ids of this home's bots by their numbers: in a view they are called as everywhere in multibot."""
+    names = {}
+    for bot, digest in _digests(home).items():
+        with suppress(MultibotError):
+            names[_token_number(home.bot(bot).token(digest), bot)] = bot
+    return names
 
 
 def _token_number(token: Path, bot: str) -> int:
@@ -251,21 +291,50 @@ def _digests(home: Home) -> dict[str, str]:
         return {}
 
 
-def _show_answer(there: Sandbox, said: Entry, wait_s: float) -> None:
+def _show_answer(context: Context, there: Sandbox, said: Entry, wait_s: float, json_wanted: bool) -> None:
     """Show what was said, then what the bot sends into that chat: all that comes at once.
 
-    Raises MultibotError when nothing comes.
+    Raises MultibotError, which names the bot's log, when nothing comes.
     """
-    _show_entry(said)
+    names = _names(context.home)
+    entries = _called((said,), names)
+    page = _Page()
+    if not json_wanted:
+        page.show(entries[0])
+    try:
+        for entry in _answers(there, said, wait_s):
+            entries += _called((entry,), names)
+            if not json_wanted:
+                page.show(entries[-1])
+    except NoAnswer:
+        bot = entries[0].name
+        see = f": see '{context.home.command(f'logs {bot}')}'" if said.bot in names else ""
+        raise MultibotError(f"{bot} has not answered within {wait_s:g} s{see}") from None
+    if json_wanted:
+        show_json({"entries": [asdict(entry) for entry in entries]})
+
+
+def _answers(there: Sandbox, said: Entry, wait_s: float) -> Iterator[Entry]:
     if not wait_s:
         return
     answer = there.wait_for(lambda e: e.by == "bot" and e.chat == said.chat, wait_s, bot=str(said.bot), after=said.n)
-    _show_entry(answer)
-    for entry in there.follow(str(said.bot), answer.n, 0.2):
-        _show_entry(entry)
+    yield answer
+    yield from there.follow(str(said.bot), answer.n, 0.2)
 
 
-def _show_entry(entry: Entry) -> None:
-    speakers = clean(entry.speakers)
-    for number, line in enumerate(entry.shown.splitlines() or [""]):
-        show(f"{speakers if number == 0 else '':<{_SPEAKERS}}{clean(line)}".rstrip())
+def _called(entries: Iterable[Entry], names: Mapping[int, str]) -> list[Entry]:
+    """Return entries with the bots' names of this home."""
+    return [replace(entry, name=names.get(entry.bot, entry.name)) for entry in entries]
+
+
+class _Page:
+    """Prints entries in two columns; the first is as wide as the longest pair of speakers so far."""
+
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        self._width = max([_LEAST_SPEAKERS, *(len(clean(entry.speakers)) for entry in entries)])
+
+    def show(self, entry: Entry) -> None:
+        speakers = clean(entry.speakers)
+        self._width = max(self._width, len(speakers))
+        for number, line in enumerate(entry.shown.splitlines() or [""]):
+            show(f"{speakers if number == 0 else '':<{self._width}}  {clean(line)}".rstrip())

@@ -15,11 +15,21 @@ from typing import NoReturn
 
 import click
 
-from multibot_plugin.cli.init import check_owner, make_places
-from multibot_plugin.cli.output import Context, count, one_line, pass_context, say, step
+from multibot_plugin.cli.applying import Result, apply_now, as_json, say_result
+from multibot_plugin.cli.init import make_places
+from multibot_plugin.cli.output import Context, count, json_option, one_line, pass_context, say, show_json, step
 from multibot_plugin.errors import DatabaseAway, MultibotError, Refused, SupervisordAway
-from multibot_plugin.home import Home
+from multibot_plugin.home import Home, check_owner, no_installation
 from multibot_plugin.settings import FLEET_SETTINGS
+from multibot_plugin.supervisor.client import (
+    BAD_NAME,
+    MONITOR,
+    POSTGRES,
+    STOPPED_STATES,
+    Supervisor,
+    SupervisorFault,
+    program,
+)
 
 SOCKET_WAIT_S = 20.0
 DATABASE_WAIT_S = 60.0
@@ -33,13 +43,16 @@ _INHERITED = ("PATH", "LANG", "LANGUAGE", "TZ", "HOME", "USER", "LOGNAME", "SSL_
 
 @click.command()
 @click.option("--foreground", is_flag=True, help="Become supervisord and stay in the foreground (for systemd).")
+@json_option()
 @pass_context
-def start(context: Context, foreground: bool) -> int:
+def start(context: Context, foreground: bool, json_wanted: bool) -> int:
     """Start everything: supervisord with the bots as they were rendered last, at once; then wait for the database,
     bring its tables up to date and apply what it says.
 
-    When it runs already, only the second half is done. Progress goes to stderr.
+    When it runs already, what should run and was stopped is started. Progress goes to stderr.
     """
+    if foreground and json_wanted:
+        raise click.UsageError("--foreground does not end, so it has no --json")
     home = context.home
     check_initialised(home)
     _check_secrets()
@@ -47,19 +60,24 @@ def start(context: Context, foreground: bool) -> int:
     if foreground:
         run_foreground(context)
     with context.supervisor() as supervisor:
-        if supervisor.alive():
+        ran = supervisor.alive()
+        if ran:
             say(f"supervisord runs already (pid {supervisor.pid()})")
+            revive(supervisor)
         else:
             with step("supervisord"):
                 launch(home, supervisor.alive)
-    return bring_up(context)
+        result = bring_up(context)
+        if json_wanted:
+            show_json({"supervisord": {"pid": supervisor.pid(), "ran_already": ran}, **as_json(result)})
+    return 0 if result.ok else 1
 
 
 def check_initialised(home: Home) -> None:
-    """Raise Refused unless ``init`` was run for this home, by us."""
+    """Raise NoInstallation unless ``init`` was run for this home, Refused when that was not by us."""
     check_owner(home)
     if not (home.supervisord_conf.is_file() and home.digest_key.is_file()):
-        raise Refused(f"there is no installation in {home.config} yet: run '{home.command('init')}'")
+        raise no_installation(home)
 
 
 def command(home: Home, *options: str) -> list[str]:
@@ -136,10 +154,30 @@ def _first_error(said: str) -> str:
     return one_line("; ".join(lines[-3:])) or "it gave no reason"
 
 
-def bring_up(context: Context) -> int:
-    """Wait for the database, migrate, apply; say what happened and return the exit code."""
-    from multibot_plugin.cli.applying import apply_now, say_result
+def revive(supervisor: Supervisor) -> None:
+    """Start what somebody stopped by supervisorctl or what supervisord gave up, and nobody wants to stay so.
 
+    The monitor comes last: it would take what stands still for somebody's wish.
+    """
+    _start_again(supervisor, POSTGRES)
+    for row in supervisor.bots()["bots"]:
+        if row["enabled"] and row["statename"] in ("STOPPED", "FATAL"):
+            _start_again(supervisor, program(row["id"]))
+    _start_again(supervisor, MONITOR)
+
+
+def _start_again(supervisor: Supervisor, name: str) -> None:
+    try:
+        if supervisor.info(name)["statename"] in STOPPED_STATES:
+            supervisor.start(name, wait_s=None)
+            say(f"{name} was stopped: started again")
+    except SupervisorFault as fault:
+        if fault.code != BAD_NAME:  # there is no such program in this installation
+            say(f"multibot: {fault}")
+
+
+def bring_up(context: Context) -> Result:
+    """Wait for the database, migrate, apply; say what happened and return what was applied."""
     try:
         context.run(_migrate(context))
     except DatabaseAway as error:
@@ -151,7 +189,7 @@ def bring_up(context: Context) -> int:
     bots = len(result.plan.deployments) + len(result.plan.problems)
     enabled = sum(deployment.autostart for deployment in result.plan.deployments.values())
     say(f"{count(bots, 'bot')}, {enabled} enabled. See: {context.home.command('status')}")
-    return 0 if result.ok else 1
+    return result
 
 
 async def _migrate(context: Context) -> None:
@@ -216,7 +254,7 @@ def _beside(context: Context, parent: int) -> int:
         try:
             with suppress(SupervisordAway), context.supervisor() as supervisor:  # not there yet
                 supervisor.state()
-                return bring_up(context)
+                return 0 if bring_up(context).ok else 1
         except MultibotError as error:
             if str(error) != told:
                 told = str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import socket
 import time
@@ -17,11 +16,14 @@ from typing import Any
 import click
 
 from multibot_plugin.cli import fleet
+from multibot_plugin.cli.alerting import unsent, where_alerts_go
 from multibot_plugin.cli.fleet import Fleet, Row
 from multibot_plugin.cli.output import (
     Context,
     clean,
+    complete_bot,
     count,
+    fold,
     mark,
     output_option,
     pass_context,
@@ -31,14 +33,14 @@ from multibot_plugin.cli.output import (
     show_rows,
     spoken,
 )
+from multibot_plugin.cli.remedies import remedy
 from multibot_plugin.errors import MultibotError, NoSuchBot
 from multibot_plugin.home import Home
 from multibot_plugin.settings import Settings
-from multibot_runner.protocol import BadFile, read_file
+from multibot_plugin.supervisor.client import STOPPED_STATES
 
 UNWELL = 3
 _DATABASE_WAIT_S = 3.0
-_STATUS_CAP = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Database:
 
 
 @click.command()
-@click.argument("bots", nargs=-1, metavar="[BOT]...")
+@click.argument("bots", nargs=-1, metavar="[BOT]...", shell_complete=complete_bot)
 @output_option(forms=("table", "json", "name"))
 @pass_context
 def status(context: Context, bots: tuple[str, ...], form: str) -> int:
@@ -73,20 +75,21 @@ def status(context: Context, bots: tuple[str, ...], form: str) -> int:
         if not set(bots) <= {*database.pending, *(row["id"] for row in seen.rows)}:
             raise
         chosen = [row for row in seen.rows if row["id"] in bots]
-    alerts = read_alerts(context.home)
-    named = chosen if bots else [row for row in chosen if not fleet.is_well(row)]
+    alerts = fleet.read_status(context.home)
+    named = chosen if bots else [row for row in chosen if _is_worth_a_line(row, seen)]
     pending = tuple(bot for bot in database.pending if not bots or bot in bots)
     well = all(map(fleet.is_well, chosen)) and not seen.away
-    around = seen.monitor.get("ok") and not (database.problem or pending or own_troubles(alerts))
+    around = _reports(seen) and not (database.problem or pending or own_troubles(alerts) or unsent(alerts))
     well = well and bool(bots or around)
     if form == "json":
         show_json(_as_json(context, seen, database, alerts, chosen, well))
     elif form == "name":
-        show_rows("name", "bots", named, [])
+        show_rows("name", "bots", [row for row in named if bots or not fleet.is_well(row)], [])
     else:
         for line in header(context.home, context.settings, seen, database, alerts):
-            show(line)
-        for line in lines(context.home, named, pending, database, seen.at):
+            show(fold(line, 2))
+        told = [i for i in alerts.get("incidents", ()) if i.get("bot") and (not bots or i["bot"] in bots)]
+        for line in lines(context.home, named, pending, database, seen.at, told):
             show(line)
     if seen.away and form != "table":
         say(f"multibot: {seen.away}")
@@ -106,29 +109,12 @@ async def ask_database(context: Context, rows: Sequence[Row]) -> Database:
             stopped = [row["id"] for row in rows if row["state"] == "stopped" and row["statename"]]
             stoppers = {}
             for bot in stopped[:20]:
-                stoppers[bot] = _stopper(await read_audit(connection, bot, 20))
+                stoppers[bot] = fleet.stopper(await read_audit(connection, bot, 20))
     except (MultibotError, TimeoutError) as error:
         return Database(kind, problem=str(error) or "it does not answer")
     changed = {change.bot for change in plan.changed}
     pending = tuple(sorted(changed | set(plan.added) | set(plan.removed) | set(plan.problems)))
     return Database(kind, version, "", pending, stoppers)
-
-
-def _stopper(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Return `` by ada (supervisorctl)`` from the newest audit row in which somebody stopped the bot, or nothing."""
-    for entry in entries:
-        if entry["action"] == "bot.disabled":
-            return f" by {entry['actor']} ({entry['door']})"
-    return ""
-
-
-def read_alerts(home: Home) -> Mapping[str, Any]:
-    """Return the monitor's last picture (``channels``, ``incidents``, ``plugins``), empty without one."""
-    with suppress(BadFile, ValueError):
-        picture = json.loads(read_file(home.status, _STATUS_CAP))
-        if isinstance(picture, dict):
-            return picture
-    return {}
 
 
 def header(home: Home, settings: Settings, seen: Fleet, database: Database, alerts: Mapping[str, Any]) -> list[str]:
@@ -148,10 +134,13 @@ def header(home: Home, settings: Settings, seen: Fleet, database: Database, aler
     found = [" · ".join(parts), " · ".join(second)]
     if seen.away:
         found.append(f"{mark('✖')} {seen.away}")
-    elif not seen.monitor.get("ok"):
-        found.append(f"{mark('✖')} the monitor does not report: {home.command('doctor')}")
+    elif not _reports(seen):
+        stopped = seen.monitor.get("state") in STOPPED_STATES
+        remedy = f"run: {home.command('start')}" if stopped else f"report: {home.command('doctor')}"
+        found.append(f"{mark('✖')} the monitor does not {remedy}")
     if database.problem:
         found.append(f"{mark('✖')} {clean(database.problem)}; bots go on without it")
+    found += [f"{mark('✖')} {clean(text)}" for text in unsent(alerts)]
     return found + [f"{mark('▲')} {clean(text)}" for text in own_troubles(alerts)]
 
 
@@ -178,33 +167,46 @@ def _counts(rows: Sequence[Row]) -> str:
 
 def _monitor(monitor: Mapping[str, Any]) -> str:
     age_s = monitor.get("tick_age_s")
+    if monitor.get("state") in STOPPED_STATES:
+        return f"monitor {str(monitor['state']).lower()}"
     if monitor.get("ok"):
         return f"monitor ok, last tick {spoken(age_s or 0)} ago"
     return f"monitor silent for {spoken(age_s)}" if age_s is not None else "monitor has not reported"
 
 
-def where_alerts_go(settings: Settings, alerts: Mapping[str, Any]) -> str:
-    """Return ``alerts go to Telegram`` or that they go to the log only."""
-    names = [name.capitalize() for name in alerts.get("channels", ()) if name != "log"]
-    if not names and settings["alerts.telegram.token_file"] and settings["alerts.telegram.chat_id"]:
-        names = ["Telegram"]
-    return f"alerts go to {', '.join(names)}" if names else "alerts go to the log only"
-
-
-def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Database, now: float) -> list[str]:
-    """Return a line for each bot in question, below it what to type."""
-    names = [*(str(row["id"]) for row in rows), *pending]
+def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Database, now: float,
+          incidents: Sequence[Mapping[str, Any]] = ()) -> list[str]:  # fmt: skip
+    """Return a line for each bot in question, below it what to type, and one for each of the ``incidents`` of others
+    (a bot that was deleted a moment ago)."""
+    others = [incident for incident in incidents if incident["bot"] not in {row["id"] for row in rows}]
+    names = [*(str(row["id"]) for row in rows), *(str(incident["bot"]) for incident in others), *pending]
     width = max(map(len, names), default=0) + 2
     found = [""] if names else []
+
+    def tell(symbol: str, bot: str, sentence: str, *commands: str) -> None:
+        found.append(fold(f"{mark(symbol)} {bot:<{width}} {clean(sentence)}", width + 3))
+        found.extend(f"  {'':<{width}} → {command}" for command in commands)
+
     for row in rows:
-        found.append(f"{mark(fleet.symbol(row))} {row['id']:<{width}} {_sentence(row, database, now)}")
-        if remedy := _remedy(row):
-            found.append(f"  {'':<{width}} → {home.command(remedy)}")
+        cause = str(row["cause"] or row["spawn_error"] or "")
+        tell(fleet.symbol(row), row["id"], _sentence(row, database, now), *remedy(row, cause, home.command).commands)
+    for incident in others:
+        since = f" since {moment(incident['since_at'], now)}" if incident.get("since_at") else ""
+        tell("✖" if incident.get("level") == "critical" else "▲", incident["bot"], f"alert{since}: {incident['text']}")
     for bot in pending:
-        found.append(f"{mark('▲')} {bot:<{width}} differs from the database")
+        tell("▲", bot, "differs from the database")
     if pending:
-        found.append(f"  {'':<{width}} → {home.command('render-config --diff')}, {home.command('apply')}")
+        found.extend(f"  {'':<{width}} → {home.command(words)}" for words in ("render-config --diff", "apply"))
     return found
+
+
+def _is_worth_a_line(row: Row, seen: Fleet) -> bool:
+    """Whether a bot is not simply well. That no bot's health is known without the monitor is said once, for all."""
+    return fleet.symbol(row) != "●" and (row["state"] != "running" or row["health"] != "unknown" or _reports(seen))
+
+
+def _reports(seen: Fleet) -> bool:
+    return bool(seen.monitor.get("ok"))
 
 
 def _sentence(row: Row, database: Database, now: float) -> str:
@@ -218,18 +220,14 @@ def _sentence(row: Row, database: Database, now: float) -> str:
         since += f" ({spoken(now - at)})"
     if state == "stopped" and not at and row["statename"]:
         since = " (not started since supervisord began)"
-    who = database.stoppers.get(row["id"], "") if state == "stopped" else ""
+    who = _who(row, database) if state == "stopped" else ""
     cause = row["cause"] or row["spawn_error"] or ""
-    return clean(f"{word}{since}{who}{f': {cause}' if cause else ''}")
+    return f"{word}{since}{who}{f': {cause}' if cause else ''}"
 
 
-def _remedy(row: Row) -> str:
-    bot, state, health, cause = row["id"], row["state"], row["health"], row["cause"] or ""
-    if state == "quarantined" or health == "unauthorised":
-        return f"bot set {bot} --token-stdin" if "token" in cause else f"bot show {bot}"
-    if state == "backing-off":
-        return f"logs {bot}"
-    return f"bot show {bot}" if state == "running" and fleet.symbol(row) in "▲✖" else ""
+def _who(row: Row, database: Database) -> str:
+    """Return who stopped a bot: the audit log knows; before it does, autostart shows that it went past multibot."""
+    return database.stoppers.get(row["id"]) or (" (supervisorctl)" if row["enabled"] and row["stop_at"] else "")
 
 
 def moment(at: float, now: float) -> str:
@@ -250,7 +248,7 @@ def _as_json(context: Context, seen: Fleet, database: Database, alerts: Mapping[
         "monitor": {"ok": bool(seen.monitor.get("ok")), "tick_age_s": seen.monitor.get("tick_age_s")},
         "database": {"ok": not database.problem, "kind": database.kind, "version": database.version,
                      "problem": database.problem},
-        "alerts": {"channels": alerts.get("channels", []), "incidents": alerts.get("incidents", [])},
+        "alerts": {name: alerts.get(name, []) for name in ("channels", "deliveries", "incidents")},
         "pending": list(database.pending),
         "bots": [dict(row) for row in rows],
     }  # fmt: skip

@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from multibot_plugin.cli.init import check_owner
-from multibot_plugin.cli.output import Context, confirm, count, pass_context, say, step
+from multibot_plugin.cli.output import Context, confirm, count, json_option, pass_context, say, show_json, step
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError, SupervisordAway, Unreachable
-from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, kill_tree, program
+from multibot_plugin.home import check_owner
+from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, kill_tree
 
 if TYPE_CHECKING:
     import psutil
 
-MONITOR = "multibot"
+    from multibot_plugin.home import Home
+
 _POLL_S = 0.05
 _MORE_S = 15.0  # what supervisord needs besides the bots' own time
 _DATABASE_S = 60.0  # of its own section
@@ -27,8 +28,9 @@ _DATABASE_S = 60.0  # of its own section
 @click.command()
 @click.option("--now", is_flag=True, help="Kill the bots instead of letting them finish.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option()
 @pass_context
-def stop(context: Context, now: bool, yes: bool) -> None:
+def stop(context: Context, now: bool, yes: bool, json_wanted: bool) -> None:
     """Stop the whole system: every bot (at the same time), the monitor, the database and supervisord.
 
     Each bot has its own stop_wait_s to finish. Nobody's wish is changed: 'multibot start' starts the same bots again.
@@ -36,30 +38,31 @@ def stop(context: Context, now: bool, yes: bool) -> None:
     """
     check_owner(context.home)
     with context.supervisor() as supervisor:
-        _stop(context, supervisor, now, yes)
+        stopped = _stop(context, supervisor, now, yes)
+    if json_wanted:
+        show_json(stopped)
 
 
-def _stop(context: Context, supervisor: Supervisor, now: bool, yes: bool) -> None:
+def _stop(context: Context, supervisor: Supervisor, now: bool, yes: bool) -> dict[str, Any]:
+    """Stop what runs, if anything does; return what that was, for JSON."""
     pid = is_running(context.home)
     try:
-        rows = supervisor.bots()["bots"]
+        living = _living(supervisor)
     except SupervisordAway:
         if pid:
             raise Unreachable(f"supervisord (pid {pid}) lives but does not answer: kill {pid}") from None
         say("supervisord is not running: nothing to stop")
-        return
-    except SupervisorFault:
-        rows = []  # it is shutting down already, or runs without our plugin
+        return {"stopped": False, "pid": None, "bots": []}
     pid = pid or supervisor.pid()
-    living = [row for row in rows if row["statename"] not in STOPPED_STATES]
     confirm(f"Stop supervisord and {count(len(living), 'running bot')}?", yes)
     _record(context, now)
-    _shut_down(supervisor, living, pid, now)
+    _shut_down(context.home, supervisor, pid, now)
     say(f"Stopped. To start it again: {context.home.command('start')}")
+    return {"stopped": True, "pid": pid, "bots": [row["id"] for row in living]}
 
 
 def _record(context: Context, now: bool) -> None:
-    """Leave an entry for the audit log; it reaches the database with the next start."""
+    """Leave an entry for the audit log; it reaches the database at once or with the next start."""
     from multibot_plugin.journal import AuditEntry, Journal, new_id
 
     actor = context.actor
@@ -70,32 +73,34 @@ def _record(context: Context, now: bool) -> None:
         say(f"multibot: not recorded: {error}")
 
 
-def _shut_down(supervisor: Supervisor, rows: Sequence[dict[str, Any]], pid: int, now: bool) -> None:
-    """End the bots at the same time, then supervisord with what is left; return when no process of theirs is left."""
-    longest_s = max((row["stop_wait_s"] for row in rows), default=0)
+def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
+    """Let supervisord stop everything and end; return when no process of theirs is left.
+
+    It is asked for nothing else: should this command be killed, supervisord goes on alone, and never lives on with
+    its programs stopped. It stops the bots at the same time and first (supervisor/inside.py).
+    """
     family = _family(pid)
-    with step("monitor"), suppress(MultibotError):
-        # Before the bots: it would take a bot that is stopped from outside for somebody's wish.
-        supervisor.stop(MONITOR, now=now)
-    with step(count(len(rows), "bot")):
-        _stop_bots(supervisor, rows, longest_s + _MORE_S, now)
-    with step("supervisord"):
-        with suppress(SupervisordAway):
+    with suppress(SupervisordAway):
+        rows = _living(supervisor)
+        with step(f"{count(len(rows), 'bot')} and supervisord"):
             supervisor.shutdown()
-        _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
+            for row in rows if now else ():
+                if row["pid"]:
+                    kill_tree(row["pid"])
+            longest_s = max((row["stop_wait_s"] for row in rows), default=0)
+            _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
+    from multibot_plugin.bots.leftovers import end_all_left
+
+    if left := end_all_left(home):
+        say(f"killed {left} process(es) that bots left behind")
 
 
-def _stop_bots(supervisor: Supervisor, rows: Sequence[dict[str, Any]], wait_s: float, now: bool) -> None:
-    with suppress(SupervisordAway, SupervisorFault):  # what is left is supervisord's to stop
-        for row in rows:
-            supervisor.stop(program(row["id"]), None)
-            if now and row["pid"]:
-                kill_tree(row["pid"])
-        deadline = time.monotonic() + wait_s
-        while time.monotonic() < deadline:
-            if all(row["statename"] in STOPPED_STATES for row in supervisor.bots()["bots"]):
-                return
-            time.sleep(_POLL_S)
+def _living(supervisor: Supervisor) -> list[dict[str, Any]]:
+    """Return the rows of the bots that have to be stopped."""
+    try:
+        return [row for row in supervisor.bots()["bots"] if row["statename"] not in STOPPED_STATES]
+    except SupervisorFault:
+        return []  # it is shutting down already, or runs without our plugin
 
 
 def _family(pid: int) -> list[psutil.Process]:

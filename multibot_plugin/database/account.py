@@ -47,7 +47,7 @@ def make_account(say: Callable[[str], None], name: str = NAME) -> Account:
         pass
     useradd = shutil.which("useradd", path=_SBIN)
     if useradd is None:
-        raise MultibotError(f"there is no useradd here: make the system account {name} yourself, or set database_url")
+        raise MultibotError(f"there is no useradd here: make the system account {name} yourself")
     command = [useradd, "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent",
                "--shell", "/usr/sbin/nologin", name]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)

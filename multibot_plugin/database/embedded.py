@@ -123,7 +123,8 @@ def prepare(home: Home, settings: Settings, say: Callable[[str], None]) -> None:
         with locked(top / "lock", _LOCK_WAIT_S, MultibotError("another 'multibot init' has been busy for minutes")):
             _prepare(home, settings, say)
     except OSError as error:
-        raise MultibotError(f"the database cannot be prepared: {error.filename}: {error.strerror}") from error
+        where = error.filename or folder(home)  # a full disk names no file
+        raise MultibotError(f"the database cannot be prepared: {where}: {error.strerror}") from error
 
 
 def _prepare(home: Home, settings: Settings, say: Callable[[str], None]) -> None:

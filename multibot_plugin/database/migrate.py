@@ -10,7 +10,7 @@ from importlib.resources import files
 
 import asyncpg
 
-from multibot_plugin.database.pool import translated
+from multibot_plugin.database.pool import how_to_start, translated
 from multibot_plugin.database.queries import sql
 from multibot_plugin.errors import MultibotError, Refused
 
@@ -61,7 +61,7 @@ async def migrate(connection: asyncpg.Connection, migrations: Sequence[Migration
     that was changed after it was applied or that fails, DatabaseAway when the connection is lost.
     """
     applied: list[str] = []
-    with translated():
+    with translated(connection):
         while migration := await _apply_next(connection, migrations):
             applied.append(migration.title)
     return applied
@@ -69,18 +69,17 @@ async def migrate(connection: asyncpg.Connection, migrations: Sequence[Migration
 
 async def schema_version(connection: asyncpg.Connection) -> int:
     """Return the number of the last applied migration; 0 for an empty database."""
-    with translated():
+    with translated(connection):
         return len(await _fetch_applied(connection))
 
 
 async def check_schema(connection: asyncpg.Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Change nothing; raise what ``migrate`` would, and MultibotError when it has something to do."""
-    with translated():
+    with translated(connection):
         done = _count_applied(await _fetch_applied(connection), migrations)
     if done < len(migrations):
-        raise MultibotError(
-            f"the database is at version {done}, multibot needs {len(migrations)}: run 'multibot start'"
-        )
+        start = how_to_start(connection)
+        raise MultibotError(f"the database is at version {done}, multibot needs {len(migrations)}: run '{start}'")
 
 
 async def _fetch_applied(connection: asyncpg.Connection) -> list[asyncpg.Record]:

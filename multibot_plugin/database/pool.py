@@ -34,14 +34,21 @@ _AWAY = (
 )
 
 
+class Connection(asyncpg.Connection):  # type: ignore[misc]
+    """A connection that knows what a person types to start this installation."""
+
+    start = "multibot start"
+
+
 async def connect(home: Home, settings: Settings, timeout_s: float = 5.0) -> asyncpg.Connection:
-    """Return a new connection; json values come and go as Python values.
+    """Return a new connection; json values come and go as Python values (None: one that Python cannot read).
 
     Raises DatabaseAway when the server is not there or refuses us, BadValue for a ``database_url`` that is none.
     """
     try:
         connection = await _open(home, settings, timeout_s)
         try:
+            connection.start = home.command("start")
             await _set_up(connection, place(home, settings))
         except BaseException:
             connection.terminate()
@@ -88,11 +95,12 @@ def place(home: Home, settings: Settings) -> str:
 
 
 @contextmanager
-def translated(hint: str = "multibot start") -> Iterator[None]:
-    """Turn what asyncpg raises inside into our errors, without any value of a row.
+def translated(connection: asyncpg.Connection) -> Iterator[None]:
+    """Turn what asyncpg raises inside, on ``connection``, into our errors, without any value of a row.
 
     DatabaseAway for a lost connection, BadValue for a value that PostgreSQL cannot hold, MultibotError otherwise.
     """
+    hint = how_to_start(connection)
     try:
         yield
     except asyncpg.UndefinedTableError as error:
@@ -111,6 +119,11 @@ def translated(hint: str = "multibot start") -> Iterator[None]:
         raise MultibotError(f"the database reports: {error.args[0]}") from error
 
 
+def how_to_start(connection: asyncpg.Connection) -> str:
+    """Return what a person types to start the installation of ``connection``."""
+    return str(getattr(connection, "start", Connection.start))
+
+
 def _kind(error: Exception) -> str:
     constraint = getattr(error, "constraint_name", None)
     return str(constraint) if constraint else type(error).__name__.removesuffix("Error")
@@ -119,18 +132,24 @@ def _kind(error: Exception) -> str:
 async def _open(home: Home, settings: Settings, timeout_s: float) -> asyncpg.Connection:
     names = {"application_name": "multibot"}
     if settings["database_url"]:
-        return await asyncpg.connect(settings["database_url"], timeout=timeout_s, server_settings=names)
+        url = settings["database_url"]
+        return await asyncpg.connect(url, timeout=timeout_s, server_settings=names, connection_class=Connection)
     # Everything is given, so that no PG* variable of the environment can point elsewhere.
     return await asyncpg.connect(
         host=str(home.postgres_run), port=5432, user=NAME, database=NAME, password=_password(home), ssl=False,
-        timeout=timeout_s, server_settings=names, target_session_attrs="any",
+        timeout=timeout_s, server_settings=names, target_session_attrs="any", connection_class=Connection,
     )  # fmt: skip
 
 
 def _password(home: Home) -> str:
     file = passfile(home)
     try:
-        return file.read_text().strip().rpartition(":")[2]
+        password = file.read_bytes().decode("ascii").strip().rpartition(":")[2]
+        if not password.isprintable():
+            raise ValueError
+        return password
+    except ValueError:
+        raise DatabaseAway(f"{file} is damaged: remove it and run '{home.command('init')}'") from None
     except FileNotFoundError:
         raise DatabaseAway(f"there is no database here yet: run '{home.command('init')}'") from None
     except PermissionError:
@@ -142,11 +161,19 @@ async def _set_up(connection: asyncpg.Connection, where: str) -> None:
     if version.major < OLDEST:
         raise DatabaseAway(f"the database at {where} is PostgreSQL {version.major}: multibot needs {OLDEST} or later")
     for kind in ("json", "jsonb"):
-        await connection.set_type_codec(kind, encoder=_encode, decoder=json.loads, schema="pg_catalog")
+        await connection.set_type_codec(kind, encoder=_encode, decoder=_decode, schema="pg_catalog")
 
 
 def _encode(value: Any) -> str:
     return json.dumps(value, allow_nan=False)
+
+
+def _decode(text: str) -> Any:
+    """Return the value, None for one that PostgreSQL can hold and Python cannot: one row must not stop all others."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):  # a number of 5,000 digits, 3,000 brackets
+        return None
 
 
 def _silence(home: Home, settings: Settings, error: Exception) -> DatabaseAway:

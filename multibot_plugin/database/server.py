@@ -8,7 +8,8 @@ from pathlib import Path
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.home import Home
-from multibot_runner.protocol import replace_file
+from multibot_plugin.shapes import build
+from multibot_runner.protocol import BadFile, decode_object, read_file, replace_file
 
 NAME = "multibot"  # role and database
 OLDEST = 15  # the oldest PostgreSQL that our SQL is written for
@@ -45,8 +46,11 @@ def read_server(state: Path) -> Server:
     """Return what ``prepare`` decided; raises MultibotError when there is nothing yet."""
     file = state / "postgres" / "server.json"
     try:
-        return Server(**json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        server = build(Server, decode_object(read_file(file)))
+        if not server.version.partition(".")[0].isdecimal():
+            raise ValueError(server.version)
+        return server
+    except (BadFile, ValueError) as error:
         raise MultibotError(f"{file} cannot be read: run 'multibot init' again") from error
 
 

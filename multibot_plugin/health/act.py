@@ -9,12 +9,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any
 
+from multibot_plugin.bots.conform import Applied
 from multibot_plugin.errors import NoSuchBot
 from multibot_plugin.health.judgement import ACTOR, DOOR, restart_id, wish_id
 from multibot_plugin.health.ledger import Ledger, Restart
 from multibot_plugin.health.observe import Supervisor
 from multibot_plugin.health.recovery import Decision
-from multibot_plugin.health.rules import DAY_S, Contrary, Fleet, Row, is_wish, read_fleet, watch
+from multibot_plugin.health.rules import Contrary, Fleet, Row, contradiction, in_motion, is_wish, read_fleet, watch
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
 from multibot_plugin.plugins import describe
 from multibot_plugin.workers import Worker
@@ -24,6 +25,9 @@ OUTSIDE = "supervisorctl"  # also its web page and other tools: all that is know
 _AT_REST = ("STOPPED", "EXITED", "FATAL")
 _MORE_S = 60.0  # beyond the bot's own stop_wait_s
 _AUTOSTART_TIMEOUT_S = 60.0
+_RPC_TIMEOUT_S = 15.0
+_FINISH_TIMEOUT_S = 600.0  # after that it goes on in its thread, and holds the lock
+_FINISHING = ""  # among the tasks, which have bots' ids
 _log = logging.getLogger("multibot.monitor")
 
 
@@ -32,11 +36,15 @@ class NotYet(Exception):
 
 
 class Hands:
-    """Acts in daemon threads, one per act. ``settle`` saves and hands over what an act changed in the ledger."""
+    """Acts in daemon threads, one per act. ``settle`` saves and hands over what an act changed in the ledger.
+
+    ``under_way``: the bots that our own commands are restarting; ``finish``: what to do for those that were killed.
+    """
 
     def __init__(
         self, ledger: Ledger, journal: Journal, connect: Callable[[], Supervisor],
         set_autostart: Callable[[str, bool], None], settle: Callable[[], None], host: str,
+        under_way: Callable[[], frozenset[str]], finish: Callable[[], Applied | None],
     ) -> None:  # fmt: skip
         self._ledger = ledger
         self._journal = journal
@@ -44,10 +52,13 @@ class Hands:
         self._set_autostart = set_autostart
         self._settle = settle
         self._host = host
+        self._under_way = under_way
+        self._finish = finish
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._contrary: dict[str, Contrary] = {}
         self._before: dict[str, Row] = {}
         self._told: set[str] = set()
+        self._unfinished = ""
         self._resumed = {bot for bot, some in ledger.restarts.items() if any(not r.done for r in some)}
 
     @property
@@ -72,8 +83,7 @@ class Hands:
         """Put a restart into the ledger; ``act`` carries it out after the ledger is saved."""
         cause = decision.track.finding.text if decision.track else ""
         restart = Restart(now, now_at, cause, restart_id(decision, now_at))
-        kept = [r for r in self.restarts(decision.bot) if now - r.mono < DAY_S or not r.done]
-        self._ledger.restarts[decision.bot] = [*kept, restart]
+        self._ledger.restarts[decision.bot] = [*self.restarts(decision.bot), restart]
 
     def act(self, fleet: Fleet, now: float, now_at: float) -> None:
         """Begin what has to be done; returns at once. Nothing is done while supervisord shuts down."""
@@ -81,13 +91,20 @@ class Hands:
             self._contrary, self._before = {}, {}
             return
         rows = {row.id: row for row in fleet.rows}
+        ours = self._under_way()
+        if ours and _FINISHING not in self._tasks:
+            self._begin(_FINISHING, self._finish_work())
         for bot, restarts in self._ledger.restarts.items():
             for restart in restarts:
                 if not restart.done and bot not in self._tasks:
                     self._begin(bot, self._restart(bot, restart, rows.get(bot)))
         self._contrary = {bot: held for bot, held in self._contrary.items() if bot in rows}
+        moving = in_motion(self._before, fleet)
         for row in fleet.rows:
-            self._heed(row, now, now_at)
+            if row.id in ours or self.busy(row.id):
+                self._contrary.pop(row.id, None)
+            else:
+                self._heed(row, now, now_at, moving)
         self._before = rows
 
     async def close(self) -> None:
@@ -133,11 +150,8 @@ class Hands:
 
     # -- wishes ------------------------------------------------------------------------------------------------
 
-    def _heed(self, row: Row, now: float, now_at: float) -> None:
-        held = self._contrary.pop(row.id, None)
-        if self.busy(row.id):
-            return
-        held = watch(held, self._before.get(row.id), row, now)
+    def _heed(self, row: Row, now: float, now_at: float, moving: bool) -> None:
+        held = watch(self._contrary.pop(row.id, None), self._before.get(row.id), row, now, moving)
         if held is None:
             return
         self._contrary[row.id] = held
@@ -145,7 +159,27 @@ class Hands:
             self._begin(row.id, self._fulfil(row, held.wish, now_at))
 
     async def _fulfil(self, row: Row, enabled: bool, now_at: float) -> None:
-        """Journal the operator's wish, then let autostart say the same (in the file and in supervisord)."""
+        """Journal the operator's wish, then let autostart say the same (in the file and in supervisord).
+
+        What was seen at the look may be over: the plugins were asked since. Then it is looked at again at the next.
+        """
+        worker = Worker(f"wish about {row.id}")
+        try:
+            if await worker.call(lambda: self._lasts(row), _RPC_TIMEOUT_S):
+                await self._write_down(row, enabled, now_at, worker)
+        except Exception as error:
+            _log.error("the wish about %s waits: %s", row.id, describe(error))
+        finally:
+            worker.close()
+
+    def _lasts(self, row: Row) -> bool:
+        """Return whether supervisord still has ``row`` as it was seen, and is not on its way down."""
+        with contextlib.closing(self._connect()) as supervisor:
+            fleet = read_fleet(supervisor.bots())
+        same = [r for r in fleet.rows if (r.id, r.start_at, r.stop_at) == (row.id, row.start_at, row.stop_at)]
+        return fleet.running and not fleet.stopping and any(contradiction(r) is contradiction(row) for r in same)
+
+    async def _write_down(self, row: Row, enabled: bool, now_at: float, worker: Worker) -> None:
         number = wish_id(row.id, enabled, row.start_at, row.stop_at)
         if number not in self._told:
             at = (row.start_at if enabled else row.stop_at) or now_at
@@ -158,15 +192,30 @@ class Hands:
             _log.info(
                 "%s was %s from outside: that is the wish from now on", row.id, "started" if enabled else "stopped"
             )
-        worker = Worker(f"autostart of {row.id}")
         try:
             await worker.call(lambda: self._set_autostart(row.id, enabled), _AUTOSTART_TIMEOUT_S)
         except NoSuchBot:
             pass  # a program of somebody else that is called like a bot
         except Exception as error:
             _log.error("autostart of %s cannot be changed: %s", row.id, describe(error))
+
+    # -- what killed commands have left ------------------------------------------------------------------------
+
+    async def _finish_work(self) -> None:
+        """Finish what a command was doing when it was killed; tried again at every tick until it succeeds."""
+        worker, trouble = Worker("unfinished work"), ""
+        try:
+            applied = await worker.call(self._finish, _FINISH_TIMEOUT_S)
+        except Exception as error:
+            applied, trouble = None, describe(error)
         finally:
             worker.close()
+        if applied is not None:
+            trouble = "; ".join(f"{bot}: {text}" for bot, text in applied.failed.items())
+            _log.info("finished what a killed command was doing: %s", applied)
+        if trouble and trouble != self._unfinished:
+            _log.error("what a killed command was doing cannot be finished, it is tried again: %s", trouble)
+        self._unfinished = trouble
 
 
 def restart_bot(supervisor: Supervisor, bot: str, decided_at: float, limit_s: float, resumed: bool) -> str:

@@ -24,7 +24,7 @@ class Track:
     ``since``: first found (``since_at`` the same for people). ``critical_since``: since when it is critical without
     a break, None when it is not. ``armed_since``: since when it is found in this very process (``pid``), so that a
     restart begins the waiting anew. ``level``: that of the incident, None while pending. ``said``: what the last
-    message told about what is done.
+    message told about what is done. ``before_s``: how long it had been so when it was first found.
     """
 
     plugin: str
@@ -37,6 +37,16 @@ class Track:
     level: Level | None = None
     changes: int = 0
     said: str = ""
+    before_s: float = 0.0
+
+    @property
+    def began_at(self) -> float:
+        """Since when it is so, in seconds since the epoch."""
+        return self.since_at - self.before_s
+
+    def lasted_s(self, now: float) -> float:
+        """Return for how long it has been so."""
+        return now - self.since + self.before_s
 
     @property
     def key(self) -> Key:
@@ -128,7 +138,8 @@ def _found(
 ) -> tuple[Track, list[Change]]:
     critical = finding.level is Level.CRITICAL
     if track is None:
-        track = Track(plugin, finding, pid, now, now_at, now if critical else None, now)
+        before_s = 0.0 if finding.since_mono is None else max(0.0, now - finding.since_mono)
+        track = Track(plugin, finding, pid, now, now_at, now if critical else None, now, before_s=before_s)
     track = replace(
         track, plugin=plugin, finding=finding, pid=pid,
         armed_since=track.armed_since if track.pid == pid else now,

@@ -86,7 +86,7 @@ def conclude(step: Step, decisions: Sequence[Decision], host: str, now: float, n
 def _tell(change: Change, host: str, now: float, now_at: float) -> tuple[Alert, AuditEntry]:
     track, finding = change.track, change.track.finding
     level = track.level or finding.level
-    lasted_s = now - track.since
+    lasted_s = track.lasted_s(now)
     if change.kind == "resolved":
         text = words.resolved(finding.bot, finding.check, change.ending, lasted_s)
         number = track.changes + 1
@@ -95,7 +95,7 @@ def _tell(change: Change, host: str, now: float, now_at: float) -> tuple[Alert, 
         text, number = say(finding.bot, level, finding.text, track.said), track.changes
     alert = Alert(
         id=f"{track.id}.{number}", incident=track.id, host=host, bot=finding.bot, check=finding.check, level=level,
-        kind=change.kind, text=words.signed(text, host, track.since_at), at=now_at,
+        kind=change.kind, text=words.signed(text, host, track.began_at), at=now_at,
     )  # fmt: skip
     detail = {"incident": track.id, "check": finding.check, "level": str(level), "plugin": track.plugin}
     if change.kind == "resolved":

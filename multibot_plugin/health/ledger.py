@@ -14,9 +14,11 @@ from typing import Any
 
 from multibot_plugin.alerts.outbox import read_alert
 from multibot_plugin.health.incidents import Key, Track, after_boot
-from multibot_plugin.health.states import Alert, Finding, Health, Level
+from multibot_plugin.health.rules import DAY_S
+from multibot_plugin.health.states import Alert, Finding
 from multibot_plugin.journal import AuditEntry
-from multibot_runner.protocol import BadFile, read_file, replace_file
+from multibot_plugin.shapes import build
+from multibot_runner.protocol import BadFile, decode_object, read_file, replace_file
 
 _CAP = 32 * 1024 * 1024
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -43,6 +45,15 @@ class Ledger:
     alerts: list[Alert] = field(default_factory=list)
     entries: list[AuditEntry] = field(default_factory=list)
 
+    def prune(self, now: float) -> None:
+        """Forget restarts that are done and older than a day, and with the last one the bot (it may be deleted)."""
+        for bot, some in list(self.restarts.items()):
+            kept = [r for r in some if now - r.mono < DAY_S or not r.done]
+            if not kept:
+                del self.restarts[bot]
+            elif len(kept) < len(some):
+                self.restarts[bot] = kept
+
     def save(self, path: Path) -> None:
         """Write it; raises OSError."""
         document = {
@@ -62,20 +73,20 @@ class Ledger:
         Raises ValueError for a file that is none (the caller goes on with an empty one, and says so).
         """
         try:
-            document = json.loads(read_file(path, _CAP))
+            document = decode_object(read_file(path, _CAP))
         except BadFile as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return cls()
             raise ValueError(str(error)) from error
         try:
             return cls._read(document, now, now_at)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(f"{path}: {type(error).__name__}: {error}") from error
 
     @classmethod
     def _read(cls, document: dict[str, Any], now: float, now_at: float) -> Ledger:
         tracks = [_track(item) for item in document["tracks"]]
-        restarts = {bot: [Restart(**r) for r in some] for bot, some in document["restarts"].items()}
+        restarts = {bot: [build(Restart, r) for r in some] for bot, some in document["restarts"].items()}
         if document["boot"] != boot_id():
             tracks = after_boot(tracks, now, now_at)
             restarts = {
@@ -84,15 +95,12 @@ class Ledger:
             }
         return cls(
             {t.key: t for t in tracks}, restarts,
-            [read_alert(a) for a in document["alerts"]], [AuditEntry(**e) for e in document["entries"]],
+            [read_alert(a) for a in document["alerts"]], [build(AuditEntry, e) for e in document["entries"]],
         )  # fmt: skip
 
 
 def _track(item: dict[str, Any]) -> Track:
-    finding = item["finding"]
-    item["finding"] = Finding(**{**finding, "level": Level(finding["level"]), "health": Health(finding["health"])})
-    item["level"] = None if item["level"] is None else Level(item["level"])
-    return Track(**item)
+    return build(Track, item, finding=build(Finding, item["finding"]))
 
 
 def boot_id() -> str:

@@ -1,8 +1,10 @@
 """The monitor: at every tick it looks at the bots, judges, decides, remembers, and only then acts.
 
-Runs in the listener's process (supervisor/listener.py). Everything that may block (supervisord, plugins) is called
-in a daemon thread with a deadline. It may be killed at any moment: what was decided stands in the ledger before
-anything is done about it.
+Runs in the listener's process (supervisor/listener.py). supervisord, the look at the bots' files and processes, and
+plugins are called in daemon threads with a deadline. The monitor's own small files (ledger, outbox, journal) are
+written on the event loop, which stands still for as long as the disk takes, and for LOCK_PATIENCE_S at most where
+another process holds the journal's lock. It may be killed at any moment: what was decided stands in the ledger
+before anything is done about it.
 """
 
 from __future__ import annotations
@@ -15,20 +17,23 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from multibot_plugin.alerts.outbox import Outbox, OutboxError
 from multibot_plugin.bots import apply
+from multibot_plugin.bots.conform import Applied
+from multibot_plugin.bots.unfinished import under_way
 from multibot_plugin.errors import BadValue, MultibotError
 from multibot_plugin.health.act import Hands
 from multibot_plugin.health.incidents import advance, of_bot, open_checks
 from multibot_plugin.health.judgement import ACTOR, DOOR, OWN, Judgement, absent, conclude, own_findings, view
 from multibot_plugin.health.ledger import MOST_UNSAID, Ledger
 from multibot_plugin.health.observe import Observer, Supervisor
-from multibot_plugin.health.picture import SCHEMA, bot_picture, incidents_picture, plugins_picture
+from multibot_plugin.health.picture import SCHEMA, bot_picture, deliveries_picture, incidents_picture, plugins_picture
 from multibot_plugin.health.recovery import decide
 from multibot_plugin.health.replay import Replayer
-from multibot_plugin.health.rules import Fleet, read_fleet
+from multibot_plugin.health.rules import Fleet, is_coming_up, read_fleet
 from multibot_plugin.health.states import Alert, Observation
 from multibot_plugin.home import Home
 from multibot_plugin.hookspecs import MonitorInfo
@@ -40,6 +45,8 @@ from multibot_plugin.workers import Worker
 from multibot_runner.protocol import replace_file
 
 RPC_TIMEOUT_S = 15.0
+LOOK_TIMEOUT_S = 30.0
+LOCK_PATIENCE_S = 0.5
 LEAST_PAUSE_S = 1.0  # between two ticks, however many events come
 CHANNELS_EVERY_S = 60.0
 GONE_AFTER_S = 15.0  # 'apply' takes a program away and adds it again: only then is a bot removed
@@ -57,24 +64,28 @@ class Monitor:
     def __init__(
         self, home: Home, settings: Settings, plugins: Plugins, connect: Callable[[], Supervisor],
         set_autostart: Callable[[str, bool], None], clock: Callable[[], tuple[float, float]] = clock,
+        finish: Callable[[], Applied | None] = lambda: None,
     ) -> None:  # fmt: skip
         self.home, self.settings, self.plugins = home, settings, plugins
         self.host = socket.gethostname()
-        self.journal = Journal(home.journal)
+        self.journal = Journal(home.journal, patience_s=LOCK_PATIENCE_S)
         self.replayer = Replayer(home, settings, self.journal)
         self.outbox = Outbox(home.state / "outbox", plugins.send, self._lost, clock)
         self._clock = clock
         self._connect = connect
         self._supervisor: Supervisor | None = None
-        self._eyes = Worker("supervisord")
+        self._eyes = Worker("eyes")
         self._observer = Observer(home)
-        self._channels: list[str] = []
+        self._channels: dict[str, str] = {}
         self._channels_mono = float("-inf")
         self._saved: object = None
+        self._coming_up = False
         self._troubles: dict[str, str] = {}
         self.ledger = self._load()
         self._seen_mono = dict.fromkeys((bot for bot, _ in self.ledger.tracks), clock()[0])
-        self.hands = Hands(self.ledger, self.journal, connect, set_autostart, self.settle, self.host)
+        self.hands = Hands(
+            self.ledger, self.journal, connect, set_autostart, self.settle, self.host, lambda: under_way(home), finish
+        )  # fmt: skip
 
     def begin(self) -> None:
         """Begin to deliver what an earlier monitor left, and record who watches."""
@@ -82,6 +93,11 @@ class Monitor:
         status = self.plugins.status()
         self.record("monitor.started", {"plugins": [p.name for p in status if not p.disabled]})
         self._record_disabled(set())
+
+    @property
+    def waiting(self) -> bool:
+        """Whether the next look should come soon."""
+        return self._coming_up or self.hands.waiting
 
     async def close(self) -> None:
         """Let go of threads and tasks; restarts that are under way are finished by the next monitor."""
@@ -95,13 +111,19 @@ class Monitor:
     async def tick(self) -> None:
         """Look, judge, decide, remember, act. Raises MultibotError when supervisord does not answer."""
         now, now_at = self._clock()
-        fleet = await self._look()
-        observations = self._observer.look(fleet, (now, now_at), lambda bot: open_checks(self.ledger.tracks, bot))
+        fleet = await self._ask()
+        observations = await self._look(fleet, (now, now_at))
+        self._coming_up = any(map(is_coming_up, observations))
+        if not fleet.running:  # everything ends: nothing of that is to be judged, told or undone
+            self.hands.act(fleet, now, now_at)
+            self._write_picture(observations, now, now_at)
+            return
         disabled = {p.name for p in self.plugins.status() if p.disabled}
         answers = await self.plugins.check(observations)
         self._record_disabled(disabled)
         judgement = self._judge(observations, answers, now, now_at)
         self.ledger.tracks = judgement.tracks
+        self.ledger.prune(now)
         self.ledger.alerts.extend(judgement.alerts)
         self.ledger.entries.extend(judgement.entries)
         for decision in judgement.restarts:
@@ -135,7 +157,12 @@ class Monitor:
             del self.ledger.entries[:-MOST_UNSAID]
         self._save()
 
-    async def _look(self) -> Fleet:
+    async def _look(self, fleet: Fleet, at: tuple[float, float]) -> list[Observation]:
+        tracks = self.ledger.tracks  # replaced at a tick, never changed
+        look = partial(self._observer.look, fleet, at, lambda bot: open_checks(tracks, bot))
+        return await self._eyes.call(look, LOOK_TIMEOUT_S)
+
+    async def _ask(self) -> Fleet:
         def ask() -> Mapping[str, Any]:
             if self._supervisor is None:
                 self._supervisor = self._connect()
@@ -168,8 +195,9 @@ class Monitor:
             "schema": SCHEMA, "host": self.host, "pid": os.getpid(), "at": now_at, "mono": now,
             "tick_s": self.settings["monitor.tick_s"],
             "database": {"ok": self.replayer.ok, "text": self.replayer.text},
-            "channels": self._channels, "alerts_waiting": self.outbox.waiting(),
-            "plugins": plugins_picture(self.plugins.status()), "incidents": incidents_picture(tracks),
+            "channels": list(self._channels.values()),
+            "deliveries": deliveries_picture(self.outbox.deliveries(), self._channels),
+            "plugins": plugins_picture(self.plugins.status()), "incidents": incidents_picture(tracks, self._told),
             "bots": {o.bot: bot_picture(o, tracks, [r.at for r in self.hands.restarts(o.bot)]) for o in observations},
         }  # fmt: skip
         try:
@@ -177,6 +205,10 @@ class Monitor:
             self._troubles.pop("status", None)
         except OSError as error:
             self._trouble("status", f"{self.home.status} cannot be written: {error.strerror}")
+
+    def _told(self, incident: str) -> list[str]:
+        """Return where an open incident was told."""
+        return [where for name, where in self._channels.items() if not self.outbox.holds(name, incident)]
 
     def _load(self) -> Ledger:
         try:
@@ -237,7 +269,8 @@ async def run(home: Home, wake: asyncio.Event | None = None) -> None:
 
 async def _run_under(home: Home, settings: Settings, signature: object, wake: asyncio.Event) -> None:
     plugins = await Plugins.load(lambda name: _info(settings, name), settings["monitor.plugin_timeout_s"])
-    monitor = Monitor(home, settings, plugins, lambda: Client.of(home), lambda bot, on: _set_autostart(home, bot, on))
+    monitor = Monitor(home, settings, plugins, lambda: Client.of(home),
+                      lambda bot, on: _set_autostart(home, bot, on), finish=lambda: _finish(home))  # fmt: skip
     monitor.begin()
     replaying = asyncio.create_task(monitor.replayer.run(), name="replayer")
     try:
@@ -263,7 +296,7 @@ async def _tick_on(monitor: Monitor, signature: object, wake: asyncio.Event) -> 
         least_s = min(LEAST_PAUSE_S, tick_s)
         await asyncio.sleep(least_s)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.0 if monitor.hands.waiting else max(0.0, tick_s - least_s)):
+            async with asyncio.timeout(0.0 if monitor.waiting else max(0.0, tick_s - least_s)):
                 await wake.wait()
         now = _signature(monitor.home)
         # A restart under way would be begun a second time by the next monitor.
@@ -285,6 +318,11 @@ def _info(settings: Settings, name: str) -> MonitorInfo:
 def _set_autostart(home: Home, bot: str, enabled: bool) -> None:
     with Client.of(home) as supervisor:
         apply.set_autostart(home, supervisor, bot, enabled)
+
+
+def _finish(home: Home) -> Applied | None:
+    with Client.of(home) as supervisor:
+        return apply.finish(home, supervisor)
 
 
 def _signature(home: Home) -> object:

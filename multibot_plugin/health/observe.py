@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -17,19 +18,12 @@ from multibot_plugin.health.rules import Fleet, Row
 from multibot_plugin.health.states import Observation
 from multibot_plugin.home import Home
 from multibot_plugin.settings import BOT_SETTINGS
-from multibot_runner.protocol import (
-    BadFile,
-    BotPaths,
-    Heartbeat,
-    Run,
-    decode,
-    decode_runs,
-    lifecycle,
-    read_file,
-)
+from multibot_runner.protocol import lifecycle
+from multibot_runner.readers import UNKNOWN, read_heartbeat, read_live, read_runs
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _ESTABLISHED = "01"
+_log = logging.getLogger("multibot.monitor")
 DEFAULTS: Mapping[str, Any] = {s.name: s.default for s in BOT_SETTINGS if s.applies == "live"}
 
 
@@ -51,6 +45,7 @@ class Observer:
     def __init__(self, home: Home) -> None:
         self._home = home
         self._meter = Meter()
+        self._failed: set[str] = set()
 
     def look(
         self, fleet: Fleet, clock: tuple[float, float], open_checks: Callable[[str], frozenset[str]]
@@ -60,63 +55,37 @@ class Observer:
         return [self._look_at(row, clock, open_checks(row.id)) for row in fleet.rows]
 
     def _look_at(self, row: Row, clock: tuple[float, float], open_checks: frozenset[str]) -> Observation:
-        paths = self._home.bot(row.id)
-        launch, settings = read_live(paths)
-        heartbeat = read_heartbeat(paths, row.pid)
-        memory, cpu, connections = self._meter.measure(row.pid) if row.pid else (None, None, None)
-        return Observation(
-            bot=row.id, now=clock[0], now_at=clock[1], launch=launch, enabled=row.enabled,
-            state=lifecycle(row.statename, row.exit_code, heartbeat.phase if heartbeat else None),
-            pid=row.pid, uptime_s=row.uptime_s if row.pid else None, heartbeat=heartbeat, runs=read_runs(paths),
-            memory_bytes=memory, cpu_percent=cpu, connections=connections, settings=settings, open=open_checks,
+        seen = Observation(
+            bot=row.id, now=clock[0], now_at=clock[1], launch=UNKNOWN, enabled=row.enabled,
+            state=lifecycle(row.statename, row.exit_code, None), pid=row.pid,
+            uptime_s=row.uptime_s if row.pid else None, heartbeat=None, runs=(), memory_bytes=None, cpu_percent=None,
+            connections=None, settings=DEFAULTS, open=open_checks,
         )  # fmt: skip
+        try:
+            seen = replace(seen, **self._more(row))
+        except Exception:  # whatever is wrong with one bot must not cost the others; supervisord's word remains
+            if row.id not in self._failed:
+                _log.exception("looking at %s", row.id)
+            self._failed.add(row.id)
+        else:
+            self._failed.discard(row.id)
+        return seen
 
-
-def read_heartbeat(paths: BotPaths, pid: int | None) -> Heartbeat | None:
-    """Return the heartbeat of the process ``pid``; None when there is none or another process wrote it."""
-    if pid is None:
-        return None
-    try:
-        heartbeat = decode(Heartbeat, read_file(paths.heartbeat))
-        return heartbeat if heartbeat.pid == pid and _sound(heartbeat) else None
-    except BadFile:
-        return None
-
-
-def _sound(heartbeat: Heartbeat) -> bool:
-    """Whether a file that a hostile bot may have written has numbers where numbers belong."""
-    times = (heartbeat.loop_mono, heartbeat.poll_start_mono, heartbeat.poll_success_mono, heartbeat.poll_failure_mono,
-             heartbeat.poll_timeout_s, heartbeat.update_mono, heartbeat.until_mono, heartbeat.poll_code)  # fmt: skip
-    numbers = (heartbeat.start_mono, *(t for t in times if t is not None))
-    return isinstance(heartbeat.phase, str) and all(_number(n) for n in numbers)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e15
-
-
-def read_runs(paths: BotPaths) -> tuple[Run, ...]:
-    """Return a bot's last runs, newest first; nothing when the file is missing or broken."""
-    try:
-        runs = decode_runs(read_file(paths.runs))
-    except BadFile:
-        return ()
-    return tuple(r for r in runs if _number(r.started_at) and _number(r.start_mono) and _sound_exit(r))
-
-
-def _sound_exit(run: Run) -> bool:
-    return run.exit is None or (_number(run.exit.ended_at) and isinstance(run.exit.text, str))
-
-
-def read_live(paths: BotPaths) -> tuple[str, Mapping[str, Any]]:
-    """Return launch form and live settings of a bot; defaults (launch "unknown") where the file says nothing."""
-    try:
-        live = json.loads(read_file(paths.live))
-        known = {name: live[name] for name in DEFAULTS if type(live.get(name)) in (int, float)}
-        launch = str(live.get("launch", "unknown"))
-    except (BadFile, ValueError, AttributeError):
-        known, launch = {}, "unknown"
-    return launch, MappingProxyType({**DEFAULTS, **known})
+    def _more(self, row: Row) -> dict[str, Any]:
+        """Return what the bot's files and the kernel add to supervisord's row."""
+        paths = self._home.bot(row.id)
+        launch, live = read_live(paths)
+        heartbeat = read_heartbeat(paths)
+        if heartbeat is not None and heartbeat.pid != row.pid:  # of an earlier process
+            heartbeat = None
+        memory, cpu, connections = self._meter.measure(row.pid) if row.pid else (None, None, None)
+        own = {name: value for name, value in live.items() if name in DEFAULTS}
+        phase = heartbeat.phase if heartbeat else None
+        return {
+            "launch": launch, "state": lifecycle(row.statename, row.exit_code, phase),
+            "heartbeat": heartbeat, "runs": read_runs(paths), "memory_bytes": memory, "cpu_percent": cpu,
+            "connections": connections, "settings": MappingProxyType({**DEFAULTS, **own}),
+        }  # fmt: skip
 
 
 class Meter:

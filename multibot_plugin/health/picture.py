@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from multibot_plugin.alerts.outbox import Delivery
 from multibot_plugin.health.incidents import Key, Track, of_bot
 from multibot_plugin.health.rules import judge, restarts_24h
 from multibot_plugin.health.states import Observation
@@ -33,14 +34,23 @@ def bot_picture(observation: Observation, tracks: Mapping[Key, Track], restarts_
     }
 
 
-def incidents_picture(tracks: Mapping[Key, Track]) -> list[dict[str, Any]]:
-    """Return the open incidents; ``bot`` is "" for those of the monitor itself."""
+def incidents_picture(tracks: Mapping[Key, Track], told: Callable[[str], list[str]]) -> list[dict[str, Any]]:
+    """Return the open incidents; ``bot`` is "" for those of the monitor itself. ``told``: where one was told, by id."""
     return [
         {"id": t.id, "bot": t.finding.bot, "check": t.finding.check, "level": str(t.level), "text": t.finding.text,
-         "since_at": t.since_at, "decision": t.said}
+         "since_at": t.began_at, "decision": t.said, "told": told(t.id)}
         for t in tracks.values()
         if t.level is not None
     ]  # fmt: skip
+
+
+def deliveries_picture(deliveries: Iterable[Delivery], channels: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return how each channel that reaches people (``channels``: where it goes, by plugin) or fails does."""
+    return [
+        {"channel": d.channel, "to": channels.get(d.channel, d.channel), "waiting": d.waiting, "failure": d.failure}
+        for d in deliveries
+        if d.channel in channels or d.failure
+    ]
 
 
 def plugins_picture(plugins: Sequence[PluginStatus]) -> list[dict[str, Any]]:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from multibot_plugin.health.states import Finding, Health, Observation, health_of
-from multibot_runner.protocol import BOT_ID, Run
+from multibot_runner.protocol import BOT_ID, KILLED, Heartbeat, Run
 
 DAY_S = 86400.0
 # A stop or start is the operator's wish once it has lasted: 'restart' and 'apply' pass through a stop.
 WISH_AFTER_S = 3.0
 UNSEEN_WISH_AFTER_S = 15.0
 _RUNNING = ("STARTING", "RUNNING")
+_ANSWER_S = 5.0  # beyond the poll's own timeout
+_COMING_UP_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Fleet:
-    """One answer of ``multibot.getBots``: whether supervisord is in its RUNNING state, and the bots."""
+    """One answer of ``multibot.getBots``: whether supervisord is in its RUNNING state, and the bots.
+
+    ``stopping``: a program, whether a bot or not, is being stopped.
+    """
 
     running: bool
     supervisord_pid: int
     rows: tuple[Row, ...]
+    stopping: bool = False
 
 
 def read_fleet(answer: Mapping[str, Any]) -> Fleet:
@@ -53,7 +59,8 @@ def read_fleet(answer: Mapping[str, Any]) -> Fleet:
         supervisord = answer["supervisord"]
         running = supervisord["state"] in ("RUNNING", 1)
         rows = [_read_row(item) for item in answer["bots"]]
-        return Fleet(running, int(supervisord["pid"]), tuple(row for row in rows if row))
+        stopping = bool(supervisord.get("stopping"))
+        return Fleet(running, int(supervisord["pid"]), tuple(row for row in rows if row), stopping)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an answer of getBots: {type(error).__name__} {error}") from error
 
@@ -76,20 +83,53 @@ def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[H
     health = health_of(observation, findings)
     for finding in findings:
         if finding.health == health:
-            return health, finding.text
+            return health, _beside(finding.text, health, observation.state)
     if health is not Health.HEALTHY:
-        return health, ""
+        return health, _last_words(observation) if observation.state in ("quarantined", "backing-off") else ""
     heartbeat = observation.heartbeat
     if heartbeat is None:
         return Health.UNKNOWN, "no heartbeat yet"
     if observation.launch == "command":
         return health, "polling is not visible"
     if heartbeat.poll_success_mono is None:
+        if heartbeat.polling_seen and _first_poll_open(heartbeat, observation.now):
+            return health, "first poll open"
         if heartbeat.polling_seen or observation.launch == "build":
             return Health.UNKNOWN, "no successful getUpdates yet"
         # A program that only sends is well without polling.
         return health, "no getUpdates seen"
     return health, ""
+
+
+def _beside(text: str, *shown: str) -> str:
+    """Return a finding's text as it stands beside the bot's state and health, without saying them a second time."""
+    for word in shown:
+        text = text.removeprefix(f"{word}: ")
+    return text
+
+
+def _last_words(observation: Observation) -> str:
+    """Return why the bot's last process ended."""
+    last = next((run for run in observation.runs if run.pid != observation.pid), None)
+    if last is None or not (last.exit or last.died):
+        return ""
+    return last.exit.text if last.exit else KILLED
+
+
+def _first_poll_open(heartbeat: Heartbeat, now: float) -> bool:
+    """Whether Telegram holds the first poll of this process: without an update it answers only at its timeout."""
+    started = heartbeat.poll_start_mono
+    if started is None or heartbeat.poll_failure_mono is not None:
+        return False
+    return now - started <= (heartbeat.poll_timeout_s or 0.0) + _ANSWER_S
+
+
+def is_coming_up(observation: Observation) -> bool:
+    """Return whether a bot was started so recently that the next look should come soon: it has not shown itself yet."""
+    heartbeat = observation.heartbeat
+    if observation.uptime_s is None or observation.uptime_s > _COMING_UP_S or observation.launch == "command":
+        return False
+    return heartbeat is None or heartbeat.poll_start_mono is None
 
 
 def restarts_24h(runs: tuple[Run, ...], ours_at: Iterable[float], now_at: float) -> int:
@@ -124,18 +164,30 @@ class Contrary:
     wait_s: float | None
 
 
-def watch(held: Contrary | None, before: Row | None, row: Row, now: float) -> Contrary | None:
+def in_motion(before: Mapping[str, Row], fleet: Fleet) -> bool:
+    """Return whether somebody seems to be in the middle of stopping and starting programs.
+
+    'supervisorctl restart A B' stops one after the other, and then starts one after the other: A stands still for as
+    long as B takes to stop, B while A starts. ``before``: the last look.
+    """
+    started = (row.id in before and before[row.id].statename == "STOPPED" and row.start_at != before[row.id].start_at
+               for row in fleet.rows)  # fmt: skip
+    return fleet.stopping or any(started)
+
+
+def watch(held: Contrary | None, before: Row | None, row: Row, now: float, moving: bool = False) -> Contrary | None:
     """Return the contradiction of a bot after one more look (None: there is none).
 
     An operator who went past multibot (``supervisorctl stop``) changed the state. Where autostart changed instead,
     it was one of our own doors, which say what they want first and act then; with many bots that takes a while.
     ``before``: the last look; None after a start of the monitor, when it cannot be told which of them changed.
+    ``moving``: others are being stopped and started (``in_motion``), so that the waiting begins anew.
     """
     wish = contradiction(row)
     if wish is None:
         return None
     if held is not None and held.wish is wish:
-        return held
+        return replace(held, since=now) if moving else held
     if before is None:
         return Contrary(wish, now, UNSEEN_WISH_AFTER_S)
     return Contrary(wish, now, None if before.enabled != row.enabled else WISH_AFTER_S)

@@ -66,7 +66,8 @@ class Finding:
 
     ``check`` names the kind of trouble (one incident per bot and check), ``text`` is one line for a person without
     the bot's name. ``for_s``: only if it is still found after that long does it count. ``restart``: a restart may
-    help. ``health``: what the bot is while this lasts.
+    help. ``health``: what the bot is while this lasts. ``since_mono``: since when it is so (CLOCK_MONOTONIC), where
+    that is known to be longer ago than the first look that found it.
     """
 
     bot: str
@@ -76,6 +77,7 @@ class Finding:
     health: Health = Health.DEGRADED
     for_s: float = 0.0
     restart: bool = False
+    since_mono: float | None = None
 
 
 @dataclass(frozen=True)

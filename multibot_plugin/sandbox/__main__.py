@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.sandbox.process import Wish, run
+from multibot_plugin.sandbox.process import Options, run
 
 
 def main() -> int:
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--lifeline", action="store_true", help="end when standard input ends")
     options = parser.parse_args()
     try:
-        run(Wish(**vars(options)))
+        run(Options(**vars(options)))
     except MultibotError as error:
         print(f"multibot: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""The Bot API's methods that the sandbox has, as functions of the state; getUpdates is in polling.py."""
+"""The Bot API's methods that the sandbox has, as functions of the state; getUpdates is in updates.py."""
 
 from __future__ import annotations
 
@@ -150,6 +150,10 @@ def get_webhook_info(world: World, bot: Bot, params: Params) -> Reply:
     return success(info | bot.webhook)
 
 
+def get_chat(world: World, bot: Bot, params: Params) -> Reply:
+    return success(_chat(world, bot, params).as_json())
+
+
 def send_chat_action(world: World, bot: Bot, params: Params) -> Reply:
     _chat(world, bot, params)
     if not params.text("action"):
@@ -185,6 +189,7 @@ METHODS: Mapping[str, Callable[[World, Bot, Params], Reply]] = {
     "setwebhook": set_webhook,
     "deletewebhook": delete_webhook,
     "getwebhookinfo": get_webhook_info,
+    "getchat": get_chat,
     "sendchataction": send_chat_action,
     "setmycommands": set_my_commands,
     "deletemycommands": delete_my_commands,

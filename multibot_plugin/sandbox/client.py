@@ -46,14 +46,20 @@ class BotView:
     calls: Mapping[str, int]
 
 
+class NoAnswer(MultibotError):
+    """A bot has not sent in time what was waited for."""
+
+
 class Sandbox:
     """A running sandbox. ``bot`` is a token, the number before its colon, a name or a username everywhere.
 
-    Every method raises Unreachable when the sandbox does not answer, NoSuchBot for a bot it has not seen.
+    ``start``: what to type when it does not run. Every method raises Unreachable when the sandbox does not answer,
+    NoSuchBot for a bot it has not seen.
     """
 
-    def __init__(self, url: str, timeout_s: float = 10.0) -> None:
+    def __init__(self, url: str, timeout_s: float = 10.0, start: str = "multibot sandbox serve") -> None:
         self.url = url.rstrip("/")
+        self._start = start
         self._timeout_s = timeout_s
 
     def register(self, token: str, name: str | None = None) -> BotView:
@@ -120,14 +126,14 @@ class Sandbox:
     ) -> Entry:  # fmt: skip
         """Return the first entry that ``wanted`` accepts, or (a text) that a bot sent and that contains it.
 
-        Raises MultibotError when none comes within ``timeout_s``.
+        Raises NoAnswer when none comes within ``timeout_s``.
         """
         accepts = wanted if callable(wanted) else lambda e: e.by == "bot" and wanted in e.text
         for entry in self.follow(bot, after, timeout_s):
             if accepts(entry):
                 return entry
         what = repr(wanted) if isinstance(wanted, str) else "an answer"
-        raise MultibotError(f"{self._name(bot)} has not sent {what} within {timeout_s:g} s")
+        raise NoAnswer(f"{self._name(bot)} has not sent {what} within {timeout_s:g} s")
 
     def ask(self, bot: str, text: str, timeout_s: float = 10.0, chat: int | None = None) -> Entry:
         """Say ``text`` and return the bot's first message afterwards in that chat; raises as ``wait_for``."""
@@ -192,7 +198,7 @@ class Sandbox:
         return document
 
     def _away(self) -> Unreachable:
-        return Unreachable(f"the sandbox does not answer at {self.url}: run 'multibot sandbox serve'")
+        return Unreachable(f"the sandbox does not answer at {self.url}: run '{self._start}'")
 
 
 def find(record: Path, start: str = "multibot sandbox serve") -> Sandbox:
@@ -201,7 +207,10 @@ def find(record: Path, start: str = "multibot sandbox serve") -> Sandbox:
     Raises Unreachable.
     """
     try:
-        return Sandbox(json.loads(record.read_text())["url"])
+        found = json.loads(record.read_text())
+        if found["pid"] is None:
+            raise Unreachable(f"the sandbox has ended: run '{start}'")
+        return Sandbox(found["url"], start=start)
     except (OSError, ValueError, KeyError, TypeError):
         raise Unreachable(f"no sandbox has been started here: run '{start}'") from None
 

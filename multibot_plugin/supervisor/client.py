@@ -27,6 +27,7 @@ from multibot_runner.protocol import PROGRAM_PREFIX
 UNKNOWN_METHOD, SHUTDOWN_STATE, BAD_NAME, NO_FILE, NOT_EXECUTABLE, FAILED = 1, 6, 10, 20, 21, 30
 SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING, CANT_REREAD = 50, 60, 70, 90, 91, 92
 
+MONITOR, POSTGRES = "multibot", "multibot-postgres"  # programs of supervisord.conf
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
 _POLL_S = 0.1
 # The only part of the parser's words that cannot hold a value (a bad quote makes it cite a whole environment=).
@@ -145,13 +146,19 @@ class Supervisor:
         found: dict[str, Any] = self._call("supervisor.getProcessInfo", program)
         return found
 
+    def running(self, program: str) -> int:
+        """Return the pid of a program; 0 when it does not run."""
+        return int(self.info(program)["pid"])
+
     # -- orders ------------------------------------------------------------------------------------------------
 
-    def start(self, program: str, wait_s: float | None = 15.0) -> None:
+    def start(self, program: str, wait_s: float | None = 15.0, *, stopping_s: float = 120.0) -> None:
         """Start a program; one that runs already is left alone. ``wait_s`` None: do not wait until it runs.
 
+        One that is being stopped is waited for, ``stopping_s`` at most: supervisord would say yes and start nothing.
         Raises MultibotError when it did not stay up (the bot's log has the reason).
         """
+        self._wait(program, lambda state: state != "STOPPING", stopping_s)
         self._unless(ALREADY_STARTED, "supervisor.startProcess", program, False)
         if wait_s is None:
             return
@@ -167,7 +174,7 @@ class Supervisor:
         supervisord itself sends SIGKILL when the program's own time is up; ``wait_s`` only ends our waiting.
         """
         self._unless(NOT_RUNNING, "supervisor.stopProcess", program, False)
-        if now and (pid := int(self.info(program)["pid"])):
+        if now and (pid := self.running(program)):
             kill_tree(pid)
         if wait_s is not None:
             self._wait(program, STOPPED_STATES.__contains__, wait_s)

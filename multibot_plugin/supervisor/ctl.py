@@ -18,7 +18,8 @@ from supervisor.xmlrpc import Faults
 _HELP = """\
 bots\t\t\tShow every bot: state, health, uptime, memory, last poll
 bots <id> <id>\t\tThe same for these bots (patterns like shop-* as well)
-Exit status: 0; 1 when supervisord does not answer, or knows no such bot.
+bots --help		Show this
+Exit status: 0; 1 when supervisord does not answer; 4 when it knows no such bot.
 Needs the section [ctlplugin:multibot]: use supervisorctl -c FILE; -s URL alone does not read it."""
 # Where the output cannot show them.
 _ASCII = str.maketrans({"●": "+", "▲": "!", "✖": "x", "○": "o", "…": ".", "–": "-"})
@@ -41,6 +42,9 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
             plugin.help_bots = lambda: None
 
     def do_bots(self, arg: str) -> None:
+        if {"-h", "--help"} & set(arg.split()):
+            self.help_bots()
+            return
         if not self.ctl.upcheck():
             return
         try:
@@ -56,22 +60,19 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
 
     def _show(self, answer: Mapping[str, Any], words: Sequence[str]) -> None:
         # Not at the top: supervisorctl imports this module whatever is typed.
-        from multibot_plugin.cli import fleet, listing
+        from multibot_plugin.cli import fleet, listing, output, tables
         from multibot_plugin.errors import NoSuchBot
 
         try:
             rows = fleet.select(answer["bots"], words)
         except NoSuchBot as error:
-            self._fail(str(error))
+            self._print(f"multibot: {error}")
+            self.ctl.exitstatus = error.exit_code
             return
         if not rows:
             self._print("no bots yet")
             return
-        columns = [column for column in listing.COLUMNS if column.shown != "wide"]
-        if any(row["cause"] for row in rows):
-            columns.append(listing.CAUSE)
-        cells = [[column.cell(row) for column in columns] for row in rows]
-        for line in table([column.title for column in columns], cells, [column.right for column in columns]):
+        for line in tables.lay_out(rows, listing.columns_for(rows), output.width(), clean=output.clean):
             self._print(line)
 
     def _fail(self, text: str) -> None:
@@ -85,17 +86,3 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         except UnicodeError:
             text = text.translate(_ASCII).encode(encoding, "replace").decode(encoding)
         self.ctl.output(text)
-
-
-def table(titles: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """Return aligned lines, titles first; ``right`` says which columns are aligned to the right."""
-    lines = [titles, *([_harmless(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
-    return [
-        "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in zip(line, widths, right, strict=True)).rstrip()
-        for line in lines
-    ]
-
-
-def _harmless(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)

@@ -14,22 +14,26 @@ import os
 import socket
 import sys
 import uuid
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import psutil
 
-from multibot_plugin.alerts.format import redact
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.health import monitor
 from multibot_plugin.home import Home, find_home
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_runner.protocol import PROGRAM_PREFIX
+from multibot_runner.redact import redact
 
 _READY, _DONE = b"READY\n", b"RESULT 2\nOKREADY\n"
 _LONGEST_HEADER, _LONGEST_PAYLOAD = 4096, 16 * 1024 * 1024
 _NAMESPACE = uuid.UUID("5b0f9a43-7b8b-4a4e-8a44-1b8e3f0f7c55")
 _MONITOR_PAUSE_S = 5.0
+_RETRY_EVERY_S = 1.0
+_LOCK_PATIENCE_S = 0.1  # the monitor's loop stands still meanwhile
+_MOST_UNSAID = 1000
 # What supervisord alone knows, and forgets: ends that no runner could write down.
 _KEPT = {"PROCESS_STATE_EXITED": "bot.exited", "PROCESS_STATE_FATAL": "bot.gave_up"}
 _log = logging.getLogger("multibot.listener")
@@ -104,7 +108,11 @@ def _words(line: str) -> dict[str, str]:
 
 
 class Listener:
-    """The protocol on two descriptors. ``wake`` is set when the monitor should look soon."""
+    """The protocol on two descriptors. ``wake`` is set when the monitor should look soon.
+
+    What is to be recorded stands in the journal before its event is acknowledged. While the journal cannot be written
+    the events are acknowledged all the same, and the newest entries wait in memory for ``retry``.
+    """
 
     def __init__(self, stdout: int, journal: Journal, wake: asyncio.Event, sender: str) -> None:
         self._stdout = stdout
@@ -112,6 +120,8 @@ class Listener:
         self._wake = wake
         self._sender = sender
         self._last: int | None = None
+        self._unsaid: deque[AuditEntry] = deque(maxlen=_MOST_UNSAID)
+        self._failing = False
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Acknowledge events until supervisord is gone. Raises BrokenProtocol."""
@@ -142,11 +152,34 @@ class Listener:
             detail = {key: value for key, value in event.payload.items() if key in ("pid", "from_state")}
             self._keep(AuditEntry(str(number), monitor.clock()[1], "supervisord", "event", event.bot, action, detail))
 
-    def _keep(self, entry: AuditEntry) -> None:
+    async def retry(self) -> None:
+        """Try again, until cancelled, to journal what could not be journalled."""
+        while True:
+            await asyncio.sleep(_RETRY_EVERY_S)
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Journal everything that waits, all or nothing of it."""
+        if not self._unsaid:
+            return
         try:
-            self._journal.append(entry)
+            self._journal.append(*self._unsaid)
         except JournalError as error:
-            _log.error("%s is not recorded: %s", entry.action, error)
+            if not self._failing:
+                _log.error("%s is not recorded yet: %s", self._unsaid[-1].action, error)
+            self._failing = True
+            return
+        if self._failing:
+            _log.info("the journal can be written again: %d entries recorded", len(self._unsaid))
+        self._unsaid.clear()
+        self._failing = False
+
+    def _keep(self, entry: AuditEntry) -> None:
+        if len(self._unsaid) == self._unsaid.maxlen:
+            _log.error("%s of %s is never recorded: too many entries wait", self._unsaid[0].action, self._unsaid[0].bot)
+        self._unsaid.append(entry)
+        if not self._failing:  # else every event would wait for a lock that somebody holds
+            self.hand_over()
 
     def _write(self, data: bytes) -> None:
         os.write(self._stdout, data)
@@ -158,11 +191,17 @@ async def serve(home: Home, stdin: int, stdout: int) -> None:
     reader = asyncio.StreamReader(limit=_LONGEST_HEADER)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdin, "rb", buffering=0))
     wake = asyncio.Event()
-    watching = asyncio.create_task(_watch(home, wake), name="monitor")
+    listener = Listener(stdout, Journal(home.journal, patience_s=_LOCK_PATIENCE_S), wake, _sender())
+    tasks = [
+        asyncio.create_task(_watch(home, wake), name="monitor"),
+        asyncio.create_task(listener.retry(), name="journal"),
+    ]
     try:
-        await Listener(stdout, Journal(home.journal), wake, _sender()).run(reader)
+        await listener.run(reader)
     finally:
-        watching.cancel()
+        for task in tasks:
+            task.cancel()
+        listener.hand_over()
 
 
 async def _watch(home: Home, wake: asyncio.Event) -> None:

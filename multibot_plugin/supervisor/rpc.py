@@ -24,14 +24,24 @@ from supervisor.states import getProcessStateDescription, getSupervisorStateDesc
 from supervisor.xmlrpc import Faults, RPCError
 
 from multibot_plugin.supervisor.inside import install
-from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX, BadFile, lifecycle, read_file
+from multibot_runner.protocol import (
+    BOT_ID,
+    PROGRAM_PREFIX,
+    STATUS_CAP,
+    BadFile,
+    decode_object,
+    is_number,
+    lifecycle,
+    read_file,
+)
 
 SCHEMA = 1
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
 INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
-_STATUS_CAP = 16 * 1024 * 1024
 # A picture of the monitor counts as present for this many of its ticks, and some.
+_MONITOR, _LISTENER = "multibot", "multibot_plugin.supervisor.listener"
 _FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
+_LARGEST = 1e18  # of a number that is no mistake
 _OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
 
 
@@ -95,11 +105,15 @@ class MultibotInterface:
         status = self._status.read()
         age_s = tick_age(status, now_mono)
         state = getSupervisorStateDescription(self._supervisord.options.mood)
+        states = [(process, getProcessStateDescription(process.get_state())) for process in self._processes()]
+        listener = next((state for process, state in states if _is_monitor(process)), None)
         return _json({
             "schema": SCHEMA,
             "at": now,
-            "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION},
-            "monitor": {"ok": is_fresh(status, now_mono), "tick_age_s": age_s, "database": status.get("database")},
+            "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION,
+                            "stopping": any(state == "STOPPING" for _, state in states)},
+            "monitor": {"ok": is_fresh(status, now_mono) and listener == "RUNNING", "state": listener,
+                        "tick_age_s": age_s, "database": _database(status.get("database"))},
             "bots": [bot_row(bot, p, status, now, now_mono) for bot, p in sorted(self._bots().items())],
         })  # fmt: skip
 
@@ -135,6 +149,9 @@ class MultibotInterface:
                 found[bot] = group.processes[name]
         return found
 
+    def _processes(self) -> list[Any]:
+        return [process for group in self._supervisord.process_groups.values() for process in group.processes.values()]
+
     def _warn(self, text: str) -> None:
         self._supervisord.options.logger.warn(text)
 
@@ -153,13 +170,15 @@ class _StatusFile:
             info = os.stat(self._path)
             seen = (info.st_ino, info.st_mtime_ns, info.st_size)
             if seen != self._seen:
-                # NaN, which is no JSON, must not end up in an answer.
-                content = json.loads(read_file(self._path, _STATUS_CAP), parse_constant=lambda _: None)
-                self._content = content if isinstance(content, dict) else {}
+                self._content = decode_object(read_file(self._path, STATUS_CAP))
                 self._seen = seen
-        except (OSError, BadFile, ValueError):
+        except (OSError, BadFile):
             self._seen, self._content = None, {}
         return self._content
+
+
+def _is_monitor(process: Any) -> bool:
+    return process.config.name == _MONITOR or _LISTENER in process.config.command
 
 
 def tick_age(status: Mapping[str, Any], now_mono: float) -> float | None:
@@ -194,12 +213,12 @@ def bot_row(bot: str, process: Any, status: Mapping[str, Any], now: float, now_m
         "cause": _text(seen.get("cause")) if same else _why_unknown(status, now_mono, pid),
         "pid": pid,
         "uptime_s": round(max(0.0, now - process.laststart), 1) if pid else None,
-        "restarts_24h": seen.get("restarts_24h"),
-        "launch": seen.get("launch"),
+        "restarts_24h": _number(seen.get("restarts_24h")),
+        "launch": _text(seen.get("launch")) or None,
         "last_poll_age_s": _age(seen.get("poll_success_mono"), now_mono) if same and pid else None,
         "last_update_age_s": _age(seen.get("update_mono"), now_mono) if same and pid else None,
     }
-    row.update({key: seen.get(key) if same and pid else None for key in _OF_THE_PROCESS})
+    row.update({key: _number(seen.get(key)) if same and pid else None for key in _OF_THE_PROCESS})
     return row | _of_supervisord(process, statename)
 
 
@@ -226,7 +245,12 @@ def _why_unknown(status: Mapping[str, Any], now_mono: float, pid: int | None) ->
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return value if is_number(value, _LARGEST) else None
+
+
+def _database(value: Any) -> dict[str, Any] | None:
+    """Return what the monitor says of the database, whatever somebody made of its file."""
+    return {"ok": value.get("ok") is True, "text": _text(value.get("text"))} if isinstance(value, dict) else None
 
 
 def _text(value: Any) -> str:

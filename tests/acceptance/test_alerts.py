@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from system import System, wait_for
+from system import System, new_token, wait_for
 
 from multibot_plugin.journal import Journal
 
@@ -115,3 +115,25 @@ def test_a_token_rejected_at_start_quarantines_until_it_is_changed(system: Syste
     system.wait_polling("shop")
     system.answers("shop")
     system.wait_alert("shop", "well again")
+
+
+def test_alerts_that_cannot_arrive_are_said_everywhere_until_they_do() -> None:
+    with System.create(alerts__telegram__chat_id="123456789") as system:
+        system.create_form("echo", "script")
+        assert system.run("status").returncode == 0  # nothing had to be told yet
+        doctor = system.run("doctor", code=1).stdout
+        nowhere = "✖ alerts cannot be sent to Telegram (chat 123456789): "
+        hint = "Bad Request: chat not found: write /start to your alerts bot in this chat"
+        assert nowhere + hint in doctor
+        system.run("bot", "set", "echo", "--token-stdin", "--no-check", text=new_token(), code=None)
+        system.sandbox.revoke(system.sql("SELECT token FROM bot_configs")[0]["token"])
+        wait_for(lambda: any(d["failure"] for d in system.status()["deliveries"]), "a failed delivery")
+        status = system.run("status", code=3).stdout
+        assert f"{nowhere}Telegram answers 400: {hint}; 1 waits" in status
+        assert "alerts do not arrive" in status
+        assert "told to" not in system.run("bot", "show", "echo").stdout
+        assert hint in system.run("doctor", code=1).stdout
+        system.sandbox.add_chat(123456789)
+        system.wait_alert("echo is unauthorised")
+        wait_for(lambda: "told to Telegram" in system.run("bot", "show", "echo").stdout, "the incident told")
+        assert "cannot be sent" not in system.run("status", code=3).stdout

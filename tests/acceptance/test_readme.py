@@ -33,6 +33,7 @@ def test_the_readmes_commands_do_what_it_says() -> None:
             token = new_token()
             (clone / "token.txt").write_text(token)
             (clone / "alerts-token.txt").write_text(new_token())
+            sandbox.add_chat(123456789)  # where the operator has written /start to the bot of the alerts
             environment = {k: v for k, v in os.environ.items() if not k.startswith(("MULTIBOT_", "SUPERVISOR_"))}
             environment["MULTIBOT_BOT_API_URL"] = sandbox.url  # the only thing that differs from a person's shell
             script = f"set -eu\n{commands(ROOT / 'README.md')}".replace(
@@ -45,6 +46,7 @@ def test_the_readmes_commands_do_what_it_says() -> None:
             assert sandbox.counters(token).polls_open == 0
             assert sandbox.counters(token).conflicts == 0
             assert sandbox.counters(token).most_polls_open == 1
+        assert ". .venv/bin/activate\n" in done.stdout
         assert "Hello Ada!" in done.stdout
         assert re.search(r"^mybot +running", done.stdout, re.MULTILINE), done.stdout
     finally:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import stat
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from supervisord import Supervisord, row, rows, supervisord, wait_for
+from supervisord import UIDS, Supervisord, row, rows, supervisord, wait_for
 
 from multibot_plugin.bots import apply as apply_module
-from multibot_plugin.bots.apply import apply, not_applied, set_autostart, write
+from multibot_plugin.bots import conform as conform_module
+from multibot_plugin.bots.apply import apply, finish, not_applied, set_autostart, write
 from multibot_plugin.bots.files import write_bot
+from multibot_plugin.bots.plan import narrowed
 from multibot_plugin.bots.render import read_rendered
+from multibot_plugin.bots.unfinished import Whose, restarting, under_way
 from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, SupervisordAway
+from multibot_plugin.journal import AuditEntry, Journal
 from multibot_runner.protocol import RunnerSettings, decode, replace_file
 
 TEN = [f"bot{number}" for number in range(10)]
@@ -60,6 +70,28 @@ def test_a_change_rendered_and_then_taken_over_by_stock_supervisorctl_restarts_o
     running.wait_state("RUNNING", *TEN)
     after = running.pids()
     assert [bot for bot in TEN if before[bot] != after[bot]] == ["bot7"]
+
+
+def test_a_plan_for_one_bot_restarts_no_other_and_keeps_the_files_that_others_run_from(running: Supervisord) -> None:
+    bots = rows("one", "two", "three")
+    running.apply(bots)
+    running.wait_state("RUNNING", *bots)
+    before, digests = running.pids(), {bot: seen["digest"] for bot, seen in running.rows().items()}
+    for bot in bots.values():
+        bot["env"] = {"A": "1"}
+    write(running.home, narrowed(running.plan(bots), {"three"}))  # rendered, and not taken over by supervisord
+    del bots["two"]
+    plan = narrowed(running.plan(bots), {"one"})
+    assert plan.others == ("two",)
+    assert apply(running.home, plan, running.client).restarted == ("one",)
+    running.wait_state("RUNNING", "one", "two", "three")
+    after = running.pids()
+    assert [bot for bot in before if before[bot] != after[bot]] == ["one"]
+    for bot in ("two", "three"):
+        assert running.home.bot(bot).token(digests[bot]).exists()
+    assert not running.home.bot("one").token(digests["one"]).exists()
+    applied = running.apply(bots)
+    assert (applied.restarted, applied.removed) == (("three",), ("two",))
 
 
 def test_a_live_setting_restarts_nothing_and_stands_in_the_file_for_the_monitor(running: Supervisord) -> None:
@@ -340,6 +372,153 @@ def test_cut_off_between_remove_and_add_the_next_apply_brings_the_bot_back(runni
     running.wait_state("RUNNING", "one", "two")
 
 
+def killed(system: Supervisord, code: str, once: str) -> None:
+    """Run ``code`` (it has ``home``, ``client``, ``plan``) in a process that is killed when the bot ``once`` ends."""
+    begin = (
+        "import json, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path\n"
+        "from supervisord import Supervisord, make_home\n"
+        "from multibot_plugin.bots.apply import apply, load\n"
+        "from multibot_plugin.bots.unfinished import Whose, restarting\n"
+        "from multibot_plugin.settings import load as load_settings\n"
+        "from multibot_plugin.supervisor.client import Supervisor\n"
+        "home = make_home(Path(sys.argv[1])); client = Supervisor.of(home); whose = Whose('ada', 'multibot test')\n"
+        "settings, python = load_settings(home.toml, environ={}), str(Path(sys.argv[1], 'stand-in'))\n"
+        "def plan(rows): return load(home, settings, rows, python=python)\n"
+    )
+    words = [sys.executable, "-c", begin + code, str(system.home.config), str(Path(__file__).parents[1])]
+    with subprocess.Popen(words) as process:
+        try:
+            system.wait_state("STOPPING", once)
+            assert under_way(system.home) == {once}
+            assert finish(system.home, system.client) is None  # its lock is held
+        finally:
+            process.kill()
+    assert process.returncode == -signal.SIGKILL
+
+
+def finished(system: Supervisord) -> list[tuple[str, str, str | None, str]]:
+    batch = Journal(system.home.journal).pending()
+    entries = batch.entries if batch else ()
+    return [(e.actor, e.door, e.bot, e.action) for e in entries if isinstance(e, AuditEntry)]
+
+
+def test_what_a_killed_apply_has_left_is_finished_by_somebody_else(running: Supervisord) -> None:
+    bots = rows("slow-a", "b", "slow-c")
+    running.apply(bots)
+    running.wait_state("RUNNING", *bots)
+    before = running.pids()
+    bots["slow-a"]["env"] = {"A": "1"}
+    killed(running, f"apply(home, plan({[*bots.values()]!r}), client, whose=whose)", "slow-a")
+    running.ctl("stop", "bot-b")  # of an operator at the same moment
+    applied = finish(running.home, running.client)
+    assert applied is not None
+    assert (applied.restarted, applied.started, applied.failed) == (("slow-a",), (), {})
+    running.wait_state("RUNNING", "slow-a", "slow-c")
+    assert running.states()["b"] == "STOPPED"
+    assert running.rows()["slow-a"]["digest"] == running.plan(bots).deployments["slow-a"].digest
+    assert running.pids()["slow-c"] == before["slow-c"]
+    assert under_way(running.home) == frozenset()
+    assert finished(running) == [("ada", "multibot test", "slow-a", "bot.restarted")]
+    assert finish(running.home, running.client) is None
+
+
+def test_what_a_killed_restart_has_left_is_finished_by_the_next_apply(running: Supervisord) -> None:
+    bots = rows("slow-a", "b")
+    running.apply(bots)
+    running.wait_state("RUNNING", *bots)
+    before = running.pids()
+    running.home.status.write_text(json.dumps({"mono": time.monotonic(), "tick_s": 3600.0}))  # a monitor looks
+    killed(running, "with restarting(home, ['slow-a'], whose): client.stop('bot-slow-a')", "slow-a")
+    with restarting(running.home, ["b"], Whose("eve", "multibot bot restart")) as done:
+        running.client.restart("bot-b")
+        done("b")
+    assert under_way(running.home) == {"slow-a"}
+    assert running.apply(bots).restarted == ("slow-a",)
+    running.wait_state("RUNNING", *bots)
+    assert all(before[bot] != pid for bot, pid in running.pids().items())
+    assert under_way(running.home) == frozenset()
+    assert finished(running) == [("ada", "multibot test", "slow-a", "bot.restarted")]
+
+
+def test_an_error_that_a_person_is_told_leaves_no_work_behind(running: Supervisord) -> None:
+    running.apply(rows("one"))
+    bad = running.home.config / "conf.d" / "bad.conf"
+    bad.write_text("[program:bad]\ncommand=/bin/true\nstartsecs=soon\n")
+    with pytest.raises(MultibotError, match="refuses its configuration"):
+        running.apply(rows("one", settings={"poll_timeout_s": "7s"}))
+    assert under_way(running.home) == frozenset()
+
+
+def test_half_a_line_of_a_killed_writer_names_nobody_and_hides_nobody(running: Supervisord) -> None:
+    running.apply(rows("one"))
+    lock = running.home.state / "apply.lock"
+    lock.write_text('\n{"bots": ["one"], "actor": "ada", "door": "d"}\n\n{"bots": ["tw')
+    assert under_way(running.home) == {"one"}
+    with restarting(running.home, ["two"], Whose("eve", "d")):
+        assert under_way(running.home) == {"one", "two"}
+    assert under_way(running.home) == {"one"}
+    lock.write_text('[]\n{"bots": 3}\n{"bots": ["../x", 7]}\n')
+    assert under_way(running.home) == frozenset()
+
+
+def test_a_bot_that_is_wanted_and_stands_still_is_started(running: Supervisord) -> None:
+    bots = rows("a", "b", "slow-c")
+    running.apply(bots)
+    running.wait_state("RUNNING", *bots)
+    running.ctl("stop", "bot-a")
+    assert running.apply(bots).started == ("a",)  # no monitor looks, nobody will write down a wish
+    running.wait_state("RUNNING", *bots)
+    assert running.apply(bots) == type(running.apply(bots))()
+
+
+def test_a_stop_that_may_be_an_operators_wish_is_left_to_the_monitor(
+    running: Supervisord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bots = rows("a", "slow-b")
+    running.apply(bots)
+    running.wait_state("RUNNING", *bots)
+    running.home.status.write_text(json.dumps({"mono": time.monotonic(), "tick_s": 3600.0}))
+    running.ctl("stop", "bot-a")
+    assert running.apply(bots).started == ()
+    running.client.stop("bot-slow-b", None)
+    monkeypatch.setattr(conform_module, "_WISH_WAITS_S", -1.0)
+    assert running.apply(bots).started == ()  # somebody is in the middle of stopping
+    running.wait_state("STOPPED", "a", "slow-b")
+    assert running.apply(bots).started == ("a", "slow-b")
+
+
+def test_a_bot_that_is_enabled_while_it_ends_starts_when_it_has_ended(running: Supervisord) -> None:
+    bots = rows("slow-a")
+    running.apply(bots)
+    running.wait_state("RUNNING", "slow-a")
+    first = running.pids()["slow-a"]
+    set_autostart(running.home, running.client, "slow-a", False)
+    running.client.stop("bot-slow-a", None)
+    assert running.states()["slow-a"] == "STOPPING"
+    assert running.apply(bots).restarted == ("slow-a",)
+    running.wait_state("RUNNING", "slow-a")
+    assert running.pids()["slow-a"] != first
+
+
+def test_files_of_what_runs_survive_a_file_that_is_rendered_meanwhile(
+    running: Supervisord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bots, later = rows("one"), rows("one", env={"A": "later"})
+    real = conform_module.conform
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        applied = real(*arguments, **options)
+        write(running.home, running.plan(later))  # somebody's render-config --output
+        return applied
+
+    monkeypatch.setattr(apply_module, "conform", slow)
+    running.apply(bots)
+    runs, rendered = running.rows()["one"]["digest"], read_rendered(running.home.rendered.read_text())["one"].digest
+    assert runs != rendered
+    assert all(running.home.bot("one").token(digest).exists() for digest in (runs, rendered))
+
+
 def test_a_configuration_that_supervisord_refuses_is_told_without_its_values(running: Supervisord) -> None:
     bad = running.home.config / "conf.d" / "bad.conf"
     bad.write_text('[program:bad]\ncommand=/bin/true\nenvironment=TOKEN="99:SECRET%("\n')
@@ -352,7 +531,7 @@ def test_a_configuration_that_supervisord_refuses_is_told_without_its_values(run
 
 def test_files_belong_to_the_bot_alone_in_directories_that_it_cannot_change(running: Supervisord) -> None:
     running.apply(rows("one"))
-    paths, owner = running.home.bot("one"), 70001 if os.geteuid() == 0 else os.geteuid()
+    paths, owner = running.home.bot("one"), UIDS + 1 if os.geteuid() == 0 else os.geteuid()
     digest = running.rows()["one"]["digest"]
     for path in (paths.settings(digest), paths.token(digest)):
         assert (path.stat().st_uid, stat.S_IMODE(path.stat().st_mode)) == (owner, 0o400)

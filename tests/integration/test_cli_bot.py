@@ -12,6 +12,8 @@ import psutil
 import pytest
 from system import System, alive, new_token, wait_for
 
+from multibot_plugin.journal import Journal, Wish, new_id
+
 ROOT = os.geteuid() == 0
 
 
@@ -157,7 +159,58 @@ def test_without_checks_a_bot_that_cannot_run_is_stored_and_its_trouble_is_told(
     assert "bot set echo --token-stdin" in shown
 
 
+def test_a_token_in_a_command_is_warned_of_and_never_printed(system: System) -> None:
+    planted, second = new_token(), new_token()
+    form, line = command(system)
+    told = [system.run("bot", "create", "echo", form, f"{line} {planted}", "--token-stdin", "--json",
+                       text=registered(system, "echo"))]  # fmt: skip
+    assert "warning: the command holds something like a token" in told[0].stderr
+    told.append(system.run("bot", "set", "echo", form, f"{line} {second}", "--no-apply"))
+    for words in ("render-config --diff", "render-config --json", "apply --json", "bot show echo",
+                  "bot show echo --json", "list -o wide", "status --json"):  # fmt: skip
+        told.append(system.run(*words.split(), code=None))
+    system.sql("UPDATE bot_configs SET launch = 'build' WHERE id = 'echo'")
+    for words in ("render-config", "apply", "bot show echo"):
+        told.append(system.run(*words.split(), code=None))
+    assert "<redacted>" in told[-1].stdout
+    for done in told:
+        for token in (planted, second):
+            assert token.partition(":")[2] not in done.stdout + done.stderr, done.args
+
+
 # --- set -------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_of_one_bot_leaves_what_is_pending_for_the_others_and_says_so(system: System) -> None:
+    for bot in ("one", "two"):
+        system.create_bot(bot, *command(system))
+    before = {bot: system.pid(bot) for bot in ("one", "two")}
+    apply = system.home.command("apply")
+    system.run("config", "set", "stop_wait_s", "11s")
+    try:
+        done = system.run("bot", "set", "one", "--env", "A=1")
+        assert "one: restarted" in done.stderr
+        assert f"two: differs from what is applied, left as it is: '{apply}'\n" in done.stderr
+        assert (system.pid("one") != before["one"], system.pid("two")) == (True, before["two"])
+        system.create_bot("three", *command(system))
+        system.run("bot", "delete", "three", "--yes", "--purge")
+        assert system.pid("two") == before["two"]
+        assert "two: restarted (stop_wait_s 10s → 11s)" in system.run("apply").stderr
+    finally:
+        system.run("config", "set", "stop_wait_s", "10s")
+        system.run("apply")
+
+
+def test_a_setting_of_this_shell_alone_is_named(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    told = (
+        "MULTIBOT_STOP_WAIT_S of this shell is used, not multibot.toml: "
+        f"'{system.home.command('config set stop_wait_s ...')}' keeps it\n"
+    )
+    for words in (("apply",), ("bot", "set", "echo", "--env", "A=1")):
+        assert told in system.run(*words, MULTIBOT_STOP_WAIT_S="12s").stderr
+    assert told not in system.run("apply", MULTIBOT_STOP_WAIT_S="10s").stderr
+    assert "MULTIBOT" not in system.run("apply").stderr
 
 
 def test_a_live_setting_restarts_nothing_and_another_restarts_the_bot(system: System) -> None:
@@ -196,7 +249,7 @@ def test_a_change_that_cannot_work_is_refused_and_changes_nothing(system: System
         done = system.run("bot", "set", "echo", *words, code=code, text=token)
         assert text in done.stderr, (words, done.stderr)
         assert snapshot(system) == before
-    assert "did you mean 'echo'" in system.run("bot", "set", "ecko", "--memory-limit", "1MB", code=4).stderr
+    assert "did you mean 'echo'" in system.run("bot", "set", "ecko", "--memory-limit", "64MB", code=4).stderr
     assert system.pid("echo") == pid
 
 
@@ -291,13 +344,14 @@ def test_delete_asks_keeps_the_work_and_purge_removes_it(system: System) -> None
     assert "add --yes" in system.run("bot", "delete", "echo", code=6).stderr
     assert alive(pid)
     done = system.run("bot", "delete", "echo", "--yes")
-    assert f"kept: {work}" in done.stderr
+    assert f"kept: {work} and {system.home.bot_log('echo')} (--purge " in done.stderr
     assert not alive(pid)
     assert work.is_dir()
     assert not list(work.parent.glob("*.token"))
     assert system.sql("SELECT id FROM bot_configs") == []
     system.create_bot("echo", *command(system))
-    system.run("bot", "delete", "echo", "--yes", "--purge")
+    done = system.run("bot", "delete", "echo", "--yes", "--purge")
+    assert "echo deleted, with its working directory and logs" in done.stderr
     assert not work.parent.exists()
     assert not system.home.bot_log("echo").exists()
 
@@ -449,7 +503,7 @@ def test_with_supervisord_away_bots_are_stored_and_start_with_it(system: System)
         assert "start'" in system.run("bot", "restart", "early", code=5).stderr
         shown = system.run("bot", "show", "early").stdout
         assert "supervisord" in shown
-        assert "start" in shown.splitlines()[-1]
+        assert shown.splitlines()[-2].endswith(" start")
         system.run("bot", "create", "late", *command(system), "--token-stdin", code=5, text=registered(system, "late"))
     finally:
         system.run("start")
@@ -468,6 +522,44 @@ def test_an_earlier_wish_that_waits_in_the_journal_does_not_undo_a_later_one(sys
     wait_for(lambda: not list(system.home.journal.glob("[0-9a]*.jsonl")), "an empty journal")
     assert _wishes(system) == {"echo": True}
     system.wait_polling("echo")
+
+
+def test_a_wish_about_a_deleted_bot_is_not_fulfilled_on_a_new_one_of_its_name(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    system.supervisorctl("stop", "multibot")  # the monitor, which would bring the wish in
+    try:
+        Journal(system.home.journal).append(Wish(new_id(), 1.0, "operator", "supervisorctl", "echo", False))
+        system.run("bot", "delete", "echo", "--yes")
+        system.create_bot("echo", *command(system))
+    finally:
+        system.supervisorctl("start", "multibot")
+    wait_for(lambda: not list(system.home.journal.glob("[0-9a]*.jsonl")), "an empty journal")
+    assert _wishes(system) == {"echo": True}
+    system.wait_polling("echo")
+
+
+@pytest.mark.parametrize("document", ['{"deaths_limit": 1e5000}', '{"deaths_limit": ' + "[" * 3000 + "]" * 3000 + "}"])
+def test_a_row_that_python_cannot_read_is_shown_mended_and_deleted(system: System, document: str) -> None:
+    for bot in ("echo", "other"):
+        system.create_bot(bot, *command(system))
+    broken = "UPDATE bot_configs SET settings = $1::text::jsonb WHERE id = 'echo'"
+    system.sql(broken, document)
+    assert "number too long or a value too deep" in system.run("apply", code=1).stderr
+    assert "number too long or a value too deep" in system.run("bot", "show", "echo").stdout
+    system.json("bot", "show", "echo")
+    system.run("bot", "set", "other", "--deaths-limit", "5")
+    system.run("bot", "set", "echo", "--unset", "deaths_limit")
+    system.run("bot", "show", "echo")
+    system.sql(broken, document)
+    system.run("bot", "delete", "echo", "--yes")
+
+
+def test_more_than_the_runner_reads_is_refused_and_changes_nothing(system: System) -> None:
+    system.create_bot("echo", *command(system))
+    before = snapshot(system)
+    large = [word for n in range(4) for word in ("--env", f"LARGE{n}={'x' * 100_000}")]
+    assert "larger than 256 KiB" in system.run("bot", "set", "echo", *large, code=2).stderr
+    assert snapshot(system) == before
 
 
 def test_a_bot_that_nobody_applied_is_told_apart_from_one_that_is_unknown(system: System) -> None:

@@ -51,12 +51,12 @@ def test_it_makes_everything_with_the_right_modes_and_can_be_run_again(made: Ins
     assert (home.config / "conf.d").is_dir()
     assert {p.name for p in parse(home.supervisord_conf.read_text(), home)} == {"multibot", "multibot-postgres"}
     assert first.stdout == ""
-    assert first.stderr.count("(new)") == 4
+    assert first.stderr.count("(new)") == 3
     assert first.stderr.rstrip().endswith(f"Next: {home.command('start')}")
     before = snapshot(home.config)
     again = made.run("init", "--yes")
     assert snapshot(home.config) == before
-    assert again.stderr.count("(kept)") == 4
+    assert again.stderr.count("(kept)") == 3
     assert "(new)" not in again.stderr
 
 
@@ -91,7 +91,7 @@ def test_a_run_that_was_cut_off_is_completed_by_the_next(made: Installation) -> 
     made.home.supervisord_conf.unlink()
     made.home.toml.unlink()
     shutil.rmtree(made.home.postgres_data)
-    made.run("start", code=6)
+    made.run("start", code=5)
     made.run("init")
     assert made.home.supervisord_conf.is_file()
     assert made.home.postgres_data.is_dir()

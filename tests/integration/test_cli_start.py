@@ -20,6 +20,7 @@ from system import alive, wait_for
 from multibot_plugin.bots.store import read_audit
 from multibot_plugin.database import pool
 from multibot_plugin.settings import load
+from multibot_plugin.supervisor.client import Supervisor
 
 ROOT = os.geteuid() == 0
 
@@ -100,6 +101,46 @@ def test_a_killed_supervisord_is_started_again_over_its_remains(started: Install
     wait_for(lambda: not any(alive(child.pid) for child in children), "the old children gone")
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_stop_that_is_cut_off_goes_on_by_itself(started: Installation, number: signal.Signals) -> None:
+    pid = started.pid()
+    slow = started.home.config / "conf.d" / "slow.conf"
+    slow.write_text("[program:slow]\ncommand=/bin/sh -c \"trap 'sleep 2; exit' TERM; while :; do sleep 0.1; done\"\n")
+    supervisorctl(started, "update", "slow")
+    stop = started.popen("stop", "--yes")
+    with Supervisor.of(started.home) as supervisor:
+        wait_for(lambda: supervisor.state() == "SHUTDOWN", "the request to shut down")
+    stop.send_signal(number)
+    stop.communicate(timeout=60)
+    wait_for(lambda: not alive(pid), "supervisord gone")
+    started.run("start")
+    wait_for(lambda: healthy(started), "everything up")
+
+
+def healthy(made: Installation) -> bool:
+    with Supervisor.of(made.home) as supervisor:
+        answer = supervisor.bots()
+        return bool(answer["monitor"]["ok"] and answer["monitor"]["database"]["ok"])
+
+
+def supervisorctl(made: Installation, *words: str) -> None:
+    tool = Path(sys.executable).parent / "supervisorctl"
+    subprocess.run([str(tool), "-c", str(made.home.supervisord_conf), *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("programs", [["multibot-postgres"], ["multibot"], ["all"]])
+def test_start_brings_back_what_somebody_stopped(started: Installation, programs: list[str]) -> None:
+    supervisorctl(started, "stop", *programs)
+    pid = started.pid()
+    done = started.run("start")
+    names = ["multibot-postgres", "multibot"] if programs == ["all"] else programs
+    assert [line for line in done.stderr.splitlines() if "was stopped" in line] == [
+        f"{name} was stopped: started again" for name in names
+    ]
+    assert started.pid() == pid
+    wait_for(lambda: healthy(started), "monitor and database up")
+
+
 def test_everything_runs_with_a_closed_umask_and_a_small_environment(made: Installation) -> None:
     made.run("start", MY_SECRET="hunter2", HTTPS_PROXY="http://proxy.example:3128", MULTIBOT_DEATHS_LIMIT="7")
     process = psutil.Process(made.pid())
@@ -127,13 +168,28 @@ def test_in_the_foreground_it_keeps_its_pid_and_ends_by_sigterm(made: Installati
     assert "Traceback" not in said
 
 
+def test_for_systemd_only_a_crash_is_a_failure(made: Installation) -> None:
+    for kill, code in ((False, 0), (True, -signal.SIGKILL)):
+        process = made.popen("start", "--foreground")
+        wait_for(made.alive, "supervisord answers")
+        wait_for(lambda: healthy(made), "everything up")
+        family = psutil.Process(process.pid).children(recursive=True)
+        if kill:
+            process.kill()
+        else:
+            made.run("stop", "--yes")
+        process.communicate(timeout=60)
+        assert process.returncode == code
+        wait_for(lambda born=family: not any(alive(child.pid) for child in born), "its children gone")
+
+
 def test_before_init_there_is_one_line() -> None:
     with installation() as made:
-        done = made.run("start", code=6)
-        assert done.stderr == (
-            f"multibot: there is no installation in {made.home.config} yet: run '{made.home.command('init')}'\n"
-        )
-        assert "supervisord is not running" in made.run("stop").stderr
+        for command in ("start", "stop"):
+            done = made.run(command, code=5)
+            assert done.stderr == (
+                f"multibot: no installation in {made.home.config}: run '{made.home.command('init')}'\n"
+            )
 
 
 def test_a_supervisord_that_does_not_stay_gives_its_reason() -> None:

@@ -32,7 +32,7 @@ async def empty(postgres) -> AsyncIterator[Database]:
 async def test_ours_are_applied_once_and_give_the_version(empty):
     connection = await empty.connect()
     assert await migrate.schema_version(connection) == 0
-    with pytest.raises(MultibotError, match="run 'multibot start'"):
+    with pytest.raises(MultibotError, match=f"run '{empty.home.command('start')}'"):
         await migrate.check_schema(connection)
     assert await migrate.migrate(connection) == [m.title for m in migrate.MIGRATIONS]
     assert await migrate.migrate(connection) == []
@@ -41,7 +41,7 @@ async def test_ours_are_applied_once_and_give_the_version(empty):
 
 
 async def test_the_store_says_that_the_tables_are_missing(empty):
-    with pytest.raises(MultibotError, match="no tables of multibot yet: run 'multibot start'"):
+    with pytest.raises(MultibotError, match=f"no tables of multibot yet: run '{empty.home.command('start')}'"):
         await store.fetch_bots(await empty.connect())
 
 

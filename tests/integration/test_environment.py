@@ -62,3 +62,11 @@ def test_an_interpreter_that_other_user_ids_cannot_reach_is_not_taken(clone: Pat
     done = run(clone, interpreter(closed / "python", 'exec /usr/bin/python3 "$@"'))
     assert done.returncode == 1
     assert "every user can execute" in done.stderr
+
+
+@pytest.mark.parametrize(("venv", "line"), [("$(pwd -P)/.venv", ".venv"), ("/elsewhere/venv", "/elsewhere/venv")])
+def test_make_environment_prints_the_command_that_enters_it(clone: Path, venv: str, line: str) -> None:
+    shutil.copy(ROOT / "Makefile", clone)
+    (clone / "demo" / "environment.sh").write_text(f'mkdir -p build; echo "VENV={venv}" > build/environment\n')
+    done = subprocess.run(["make", "environment"], cwd=clone, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f". {line}/bin/activate\n", "")

@@ -64,6 +64,7 @@ def test_systemd_accepts_the_unit(name: str, tmp_path: Path) -> None:
     parser = configparser.RawConfigParser(strict=True, comment_prefixes=("#",))
     parser.optionxform = str  # type: ignore[assignment, method-assign]
     parser.read_string(unit)
+    assert parser["Service"]["Restart"] == "on-failure"  # 'multibot stop' ends supervisord with 0, see test_cli_start
     assert parser["Service"]["ExecStart"] == "/opt/multibot/bin/multibot start --foreground"
     if analyze:
         (tmp_path / name).write_text(unit.replace("/opt/multibot/bin/multibot", "/bin/true"))

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 from supervisor.states import ProcessStates
-from watched import NOW, PID, Clock, FakeSupervisor, finding, heartbeat, point, process, until
+from watched import NOW, NOW_AT, PID, Clock, FakeSupervisor, finding, heartbeat, point, process, until
 
-from multibot_hooks import polling
+from multibot_hooks import alive, memory, polling
+from multibot_plugin.bots.conform import Applied
+from multibot_plugin.bots.unfinished import Whose, restarting
 from multibot_plugin.errors import MultibotError, NoSuchBot, SupervisordAway
 from multibot_plugin.health import monitor as module
+from multibot_plugin.health import observe
 from multibot_plugin.health.act import restart_bot
 from multibot_plugin.health.monitor import GONE_AFTER_S, Monitor
 from multibot_plugin.home import find_home
@@ -26,7 +29,7 @@ from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
 from multibot_plugin.plugins import FAILURES_ALLOWED, Plugins
 from multibot_plugin.settings import load
 from multibot_plugin.supervisor.rpc import bot_row
-from multibot_runner.protocol import encode, replace_file
+from multibot_runner.protocol import BotPaths, encode, replace_file
 
 
 class Place:
@@ -42,6 +45,8 @@ class Place:
         self.alerts: list[Alert] = []
         self.points = [point("polling", polling), self.channel()]
         self.monitors: list[Monitor] = []
+        self.finishing: Applied | Exception | None = None
+        self.finished = 0
 
     def channel(self) -> Any:
         def multibot_send_alert(alert: Alert) -> bool:
@@ -56,11 +61,19 @@ class Place:
             raise NoSuchBot(bot)
         self.supervisor.processes[bot].config.autostart = enabled
 
+    def finish(self) -> Applied | None:
+        """Finish what a killed command was doing; ``finishing`` says what becomes of it."""
+        self.finished += 1
+        if isinstance(self.finishing, Exception):
+            raise self.finishing
+        return self.finishing
+
     async def monitor(self) -> Monitor:
         """Begin a monitor; an earlier one is left as a killed one leaves everything."""
         settings = load(self.home.toml, environ={})
         plugins = await Plugins.load(lambda name: MonitorInfo("h", settings.values, {}), 20, self.points)
-        made = Monitor(self.home, settings, plugins, lambda: self.supervisor, self.set_autostart, self.clock)
+        made = Monitor(self.home, settings, plugins, lambda: self.supervisor, self.set_autostart, self.clock,
+                       self.finish)  # fmt: skip
         self.monitors.append(made)
         made.begin()
         return made
@@ -138,7 +151,7 @@ async def test_a_deaf_bot_is_told_about_once_restarted_and_told_about_when_it_is
     assert [i["check"] for i in place.status()["incidents"]] == ["deaf"]
     place.beat(start_mono=place.clock.mono)
     await tick(place, monitor)
-    assert place.told()[1:] == ["● greeter is well again after 15 s (deaf)."]
+    assert place.told()[1:] == ["● greeter is well again after 76 s (deaf)."]
     await tick(place, monitor)
     assert len(place.alerts) == 2
     assert place.actions() == ["monitor.started", "incident.opened", "bot.restarted", "incident.resolved"]
@@ -298,7 +311,7 @@ async def test_a_stop_through_supervisorctl_becomes_the_wish_once(place: Place) 
     assert sorted((w.bot, w.enabled, w.door) for w in wishes) == [
         ("echo", False, "supervisorctl"), ("greeter", False, "supervisorctl"),
     ]  # fmt: skip
-    assert place.told()[-1] == "○ echo was stopped (deaf for 9 s)."
+    assert place.told()[-1] == "○ echo was stopped (deaf for 114 s)."
 
 
 async def test_a_start_through_supervisorctl_becomes_the_wish(place: Place) -> None:
@@ -338,6 +351,88 @@ async def test_what_happens_while_supervisord_shuts_down_is_nobodys_wish(place: 
     for _ in range(4):
         await tick(place, monitor)
     assert place.autostart == []
+
+
+async def test_a_stop_is_no_wish_before_everybody_has_stopped_and_started(place: Place) -> None:
+    place.bot()
+    place.bot("slow")
+    monitor = await place.monitor()
+    await tick(place, monitor)
+    place.supervisor.stop("bot-greeter")
+    place.supervisor.stopping = True  # 'supervisorctl restart bot-greeter bot-slow'
+    for _ in range(4):
+        await tick(place, monitor)
+    assert monitor.hands.waiting
+    place.supervisor.stop("bot-slow")
+    place.supervisor.stopping = False
+    await tick(place, monitor, 2)
+    place.supervisor.start("bot-slow")  # and greeter follows
+    await tick(place, monitor, 2)
+    await tick(place, monitor, 2)
+    assert place.autostart == []
+    await tick(place, monitor, 2)
+    assert place.autostart == [("greeter", False)]
+
+
+@pytest.mark.parametrize("meanwhile", ["started", "shutdown", "away", "another is stopped"])
+async def test_what_is_over_when_the_plugins_have_answered_is_no_wish(place: Place, meanwhile: str) -> None:
+    place.bot()
+    monitor = await place.monitor()
+    await tick(place, monitor)
+    place.supervisor.stop("bot-greeter")
+    await tick(place, monitor, 1)
+    real = monitor.plugins.check
+
+    async def slow(observations: Any) -> Any:
+        answers = await real(observations)
+        place.clock.forward(5)
+        if meanwhile == "started":
+            place.supervisor.start("bot-greeter")
+        place.supervisor.state = "SHUTDOWN" if meanwhile == "shutdown" else "RUNNING"
+        place.supervisor.away = meanwhile == "away"
+        place.supervisor.stopping = meanwhile == "another is stopped"
+        return answers
+
+    monitor.plugins.check = slow  # type: ignore[method-assign]
+    await tick(place, monitor, 3)
+    assert place.autostart == []
+    assert not [e for e in place.journalled() if isinstance(e, Wish)]
+
+
+async def test_while_supervisord_ends_nothing_is_judged(place: Place) -> None:
+    place.bot()
+    monitor = await place.monitor()
+    place.supervisor.state = "SHUTDOWN"
+    place.beat(poll_success_mono=NOW - 100)
+    for _ in range(3):
+        await tick(place, monitor, 60)
+    assert place.told() == []
+    assert place.supervisor.calls == []
+    assert place.status()["at"] == place.clock.wall
+
+
+async def test_what_our_own_commands_restart_is_no_wish_also_when_they_are_killed(place: Place) -> None:
+    place.bot()
+    place.bot("echo")
+    monitor = await place.monitor()
+    await tick(place, monitor)
+    with contextlib.suppress(KeyboardInterrupt), restarting(place.home, ["greeter"], Whose("ada", "bot restart")):
+        place.supervisor.stop("bot-greeter")
+        await tick(place, monitor)
+        raise KeyboardInterrupt
+    place.supervisor.stop("bot-echo")
+    for trouble in (MultibotError("no"), MultibotError("no"), None, Applied(failed={"greeter": "no"})):
+        place.finishing = trouble
+        await tick(place, monitor)
+    assert place.finished == 5
+    assert place.autostart == [("echo", False)]
+    with restarting(place.home, [], Whose("", "")):
+        (place.home.state / "apply.lock").write_text("")
+    place.supervisor.start("bot-greeter")
+    for _ in range(3):
+        await tick(place, monitor)
+    assert place.finished == 5
+    assert place.autostart == [("echo", False)]
 
 
 async def test_a_stop_that_nobody_saw_counts_after_a_while(place: Place) -> None:
@@ -404,6 +499,39 @@ async def test_a_full_disk_is_told_and_nothing_that_was_decided_is_lost(
     assert actions.count("monitor.started") == 1
 
 
+async def test_it_is_said_where_an_incident_was_told_and_why_a_channel_fails(place: Place) -> None:
+    class NotSentError(Exception):
+        pass
+
+    down = True
+
+    def multibot_send_alert(alert: Alert) -> bool:
+        if down:
+            raise NotSentError("chat not found")
+        return True
+
+    hooks = {"multibot_send_alert": multibot_send_alert, "multibot_channel": lambda: "Pager (7)"}
+    place.points.append(point("pager", SimpleNamespace(**{n: hookimpl(h, specname=n) for n, h in hooks.items()})))
+    place.bot(live={"restart_budget": 0})
+    monitor = await place.monitor()
+    place.beat(poll_success_mono=NOW - 100)
+    for _ in range(2):
+        place.clock.forward(1)
+        await monitor.tick()
+        await until(lambda: any(d.failure for d in monitor.outbox.deliveries()) and place.alerts)
+    failing = {"channel": "pager", "to": "Pager (7)", "waiting": 1, "failure": "chat not found"}
+    assert place.status()["deliveries"] == [
+        {"channel": "chat", "to": "chat", "waiting": 0, "failure": ""}, failing,
+    ]  # fmt: skip
+    assert place.status()["channels"] == ["chat", "Pager (7)"]
+    assert [i["told"] for i in place.status()["incidents"]] == [["chat"]]
+    down = False
+    await tick(place, monitor)
+    await tick(place, monitor)
+    assert failing | {"waiting": 0, "failure": ""} in place.status()["deliveries"]
+    assert [i["told"] for i in place.status()["incidents"]] == [["chat", "Pager (7)"]]
+
+
 async def test_a_status_file_that_cannot_be_written_is_told(place: Place) -> None:
     monitor = await place.monitor()
     place.home.run.rmdir()
@@ -467,7 +595,7 @@ async def test_a_bot_out_of_sight_is_removed_only_after_a_while(place: Place) ->
     del place.supervisor.processes["greeter"]
     for _ in range(2):
         await tick(place, monitor, GONE_AFTER_S / 2)
-    assert place.told()[1:] == ["○ greeter was removed (deaf for 25 s)."]
+    assert place.told()[1:] == ["○ greeter was removed (deaf for 2 min)."]
 
 
 async def test_a_disabled_plugin_is_told_recorded_and_its_incidents_end(place: Place) -> None:
@@ -518,36 +646,90 @@ async def test_supervisords_plugin_reads_the_picture(place: Place) -> None:
     assert set(status["database"]) == {"ok", "text"}
 
 
-async def test_files_of_a_hostile_bot_harm_nothing(place: Place) -> None:
-    place.bot()
+NESTED = "[" * 200_000
+ENDED = {"ended_at": NOW_AT, "cause": "misconfigured", "text": "x"}
+RUN = {"started_at": NOW_AT - 9, "start_mono": NOW - 9, "pid": PID, "digest": "d", "exit": ENDED}
+BEAT = {"pid": PID, "phase": "running", "start_mono": NOW - 9, "polling_seen": True, "poll_success_mono": NOW + 1}
+
+
+@pytest.mark.parametrize("state", [ProcessStates.RUNNING, ProcessStates.FATAL])
+async def test_files_of_a_hostile_bot_harm_nothing(place: Place, state: int) -> None:
+    place.points += [point("alive", alive), point("memory", memory)]
+    place.bot(state=state)
     place.bot("echo")
     monitor = await place.monitor()
     paths = place.home.bot("greeter")
     place.beat("echo")
-    for text in (
-        "{",
-        "[]",
-        json.dumps({"pid": PID, "phase": 3, "start_mono": 0}),
-        json.dumps({"pid": PID, "phase": "running", "start_mono": "x"}),
-    ):
-        paths.heartbeat.write_text(text)
-        paths.runs.write_text(text)
-        await tick(place, monitor, 0.1)
-        assert place.status()["bots"]["greeter"]["cause"] == "no heartbeat yet"
+    odd = [None, True, "x", -1, 1e308, 10**400, [], {}, float("nan"), float("inf")]
+    broken: list[Any] = ["{", "[]", "\xff", NESTED, "y" * 1024**2, '{"a":' * 99_999, [3], 1e999]
+    for name in ("pid", "phase", "start_mono", "poll_success_mono", "poll_code"):
+        broken += [{**BEAT, name: value} for value in odd]
+    for name in ("started_at", "start_mono", "pid", "digest", "exit"):
+        broken += [[{**RUN, name: value}] for value in odd]
+    broken += [[{**RUN, "exit": {**ENDED, name: value}}] for name in ENDED for value in odd]
+    for content in broken:
+        text = content if isinstance(content, str) else json.dumps(content)
+        for path in (paths.heartbeat, paths.runs, paths.live):
+            path.write_text(text)
+        await tick(place, monitor, 0.01)
+        assert place.status()["bots"]["echo"]["health"] == "healthy"
+        assert place.status()["bots"]["greeter"]["launch"] == "unknown"
+    assert not any(plugin["failures"] for plugin in place.status()["plugins"])
     paths.heartbeat.unlink()
     os.mkfifo(paths.heartbeat)
     paths.runs.unlink()
     paths.runs.symlink_to("/etc/passwd")
     paths.live.unlink()
     await tick(place, monitor, 0.1)
-    assert place.status()["bots"]["greeter"]["launch"] == "unknown"
+    cause = "no heartbeat yet" if state == ProcessStates.RUNNING else "it cannot be started"
+    assert cause in place.status()["bots"]["greeter"]["cause"]
     assert place.status()["bots"]["echo"]["health"] == "healthy"
+
+
+async def test_words_of_a_hostile_bot_are_one_short_line(place: Place) -> None:
+    place.points += [point("alive", alive)]
+    place.bot(state=ProcessStates.FATAL, exitstatus=78, pid=0)
+    place.bot("echo")
+    monitor = await place.monitor()
+    place.beat("echo")
+    text = "\x1b[2J\x07\ud800\n\u202e" + "a" * 200_000
+    place.home.bot("greeter").runs.write_text(json.dumps([{**RUN, "exit": {**ENDED, "text": text}}]))
+    place.home.bot("greeter").heartbeat.write_text(json.dumps({**BEAT, "phase": text}))
+    await tick(place, monitor)
+    cause = place.status()["bots"]["greeter"]["cause"]
+    assert "[2J a" in cause
+    assert cause.isprintable()
+    assert len(place.home.status.read_text()) < 8000
+
+
+async def test_a_bot_that_cannot_be_looked_at_costs_no_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.bot()
+    place.bot("echo")
+    monitor = await place.monitor()
+    real = observe.read_runs
+
+    def slip(paths: BotPaths) -> Any:
+        if paths.bot == "greeter":
+            raise MemoryError
+        return real(paths)
+
+    monkeypatch.setattr(observe, "read_runs", slip)
+    for name in ("greeter", "echo"):
+        place.beat(name)
+    await tick(place, monitor)
+    assert {bot: seen["health"] for bot, seen in place.status()["bots"].items()} == {
+        "greeter": "unknown",
+        "echo": "healthy",
+    }
+    monkeypatch.undo()
+    await tick(place, monitor)
+    assert place.status()["bots"]["greeter"]["health"] == "healthy"
 
 
 async def test_ticks_go_on_after_a_failure_and_end_when_the_settings_change(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place.home.toml.write_text("[monitor]\ntick_s = 0.01\n")
+    place.home.toml.write_text("[monitor]\ntick_s = 0.1\n")
     place.bot()
     monitor, ticks = await place.monitor(), []
     real = monitor.tick
@@ -567,7 +749,7 @@ async def test_ticks_go_on_after_a_failure_and_end_when_the_settings_change(
         seen = len(ticks)
         await until(lambda: len(ticks) >= seen + 3)
         assert not task.done()
-        place.home.toml.write_text("[monitor]\ntick_s = 0.02\n")
+        place.home.toml.write_text("[monitor]\ntick_s = 0.2\n")
         await until(task.done)
         await task
     finally:

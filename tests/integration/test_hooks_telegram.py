@@ -126,6 +126,13 @@ async def test_what_telegram_says_of_a_bad_message_is_told(channel: Channel) -> 
     assert await channel.refused("") == "Telegram answers 400: Bad Request: message text is empty"
 
 
+async def test_a_chat_that_does_not_know_the_bot_comes_with_what_to_do(there: Place, tmp_path: Path) -> None:
+    nowhere = Channel(there.url, tmp_path / "token", "123456789")
+    nowhere.file.write_text(there.token)
+    why = "Telegram answers 400: Bad Request: chat not found: write /start to your alerts bot in this chat"
+    assert await nowhere.refused() == why
+
+
 async def test_a_server_that_is_not_there_is_a_reason(there: Place, channel: Channel) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

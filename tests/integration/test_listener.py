@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -63,7 +64,7 @@ class Listener:
         self.home = find_home(str(top / "home"))
         for path in (self.home.state, self.home.run, self.home.log):
             path.mkdir(parents=True, exist_ok=True)
-        self.home.toml.write_text("[monitor]\ntick_s = 0.05\nplugin_timeout_s = 0.5\n")
+        self.home.toml.write_text("[monitor]\ntick_s = 0.1\nplugin_timeout_s = 0.5\n")
         site = top / "site"
         (site / "stranger-1.dist-info").mkdir(parents=True)
         (site / "stranger-1.dist-info" / "entry_points.txt").write_text("[multibot.hooks]\nstranger = stranger\n")
@@ -252,8 +253,33 @@ def test_events_are_acknowledged_though_the_journal_cannot_be_written(begin: Cal
         listener.home.journal.rename(listener.home.state / "moved")
     listener.home.journal.write_text("")
     listener.tell(EXITED, "PROCESS_STATE_EXITED")
+    listener.wait_log("bot.exited is not recorded yet")
+    listener.tell(EXITED.replace("4242", "4343"), "PROCESS_STATE_EXITED")
     listener.tell()
-    listener.wait_log("bot.exited is not recorded")
+    listener.home.journal.unlink()
+    listener.wait_log("the journal can be written again: 2 entries recorded")
+    assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["4242", "4343"]
+
+
+def test_a_held_lock_of_the_journal_costs_no_event_and_no_entry(begin: Callable[..., Listener]) -> None:
+    listener = begin()
+    listener.tell(EXITED, "PROCESS_STATE_EXITED")
+    with (listener.home.journal / "lock").open("r+b") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        for number in range(20):
+            listener.tell(EXITED.replace("4242", str(number)), "PROCESS_STATE_EXITED")
+    listener.wait_log("the journal can be written again")
+    assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["4242", *map(str, range(20))]
+
+
+def test_what_waits_for_the_journal_is_tried_once_more_at_the_end(begin: Callable[..., Listener]) -> None:
+    listener = begin()
+    listener.tell(EXITED, "PROCESS_STATE_EXITED")
+    with (listener.home.journal / "lock").open("r+b") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        listener.tell(EXITED.replace("4242", "4343"), "PROCESS_STATE_EXITED")
+    assert listener.end() == 0
+    assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["4242", "4343"]
 
 
 def test_events_are_acknowledged_though_the_settings_are_broken(begin: Callable[..., Listener]) -> None:
@@ -262,7 +288,7 @@ def test_events_are_acknowledged_though_the_settings_are_broken(begin: Callable[
     listener.home.toml.write_text("nonsense")
     listener.wait_log("the monitor goes on with what it has")
     listener.tell()
-    listener.home.toml.write_text("[monitor]\ntick_s = 0.07\n")
+    listener.home.toml.write_text("[monitor]\ntick_s = 0.2\n")
     listener.wait_log("has changed: the monitor begins anew")
     listener.tell()
     assert listener.end() == 0

@@ -57,6 +57,22 @@ def test_kill_9_leaves_a_run_without_a_word_and_the_next_start_counts_it_as_a_de
     assert "died 2 times in a row: waiting 1 s" in bot.log
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 200_000, '[{"started_at": "x", "start_mono": [], "pid": {}, "digest": 3}]', "[3]", "y" * 1024**2,
+     '[{"started_at": 1e999, "start_mono": 1, "pid": 1, "digest": "d", "exit": {"ended_at": "x"}}]',
+     '[{"started_at": 99999999999, "start_mono": 1, "pid": 1, "digest": "\\ud800\\u001b[2J"}]'],
+)  # fmt: skip
+def test_a_bot_that_wrote_its_own_record_of_runs_is_started_like_any_other(place: Place, content: str) -> None:
+    bot = place.script("raise SystemExit(3)")
+    assert bot.run_to_end() == 3
+    bot.paths.runs.write_text(content)
+    bot.paths.heartbeat.write_text(content)
+    assert bot.run_to_end() == 3
+    assert (bot.exit.cause, bot.exit.code) == (CRASHED, 3)
+    assert "Traceback" not in bot.log
+
+
 def test_a_stop_during_the_backoff_ends_it_at_once_and_begins_the_tally_anew(place: Place) -> None:
     bot = place.script("raise SystemExit(3)")
     assert bot.run_to_end() == 3
@@ -218,7 +234,7 @@ def test_settings_that_are_missing_or_broken_are_final(place: Place) -> None:
     assert bot.run_to_end() == 78
     bot = place.script(SLEEP, env=["not", "an", "object"], user=[])
     assert bot.run_to_end() == 78
-    assert "is damaged: run 'multibot apply'" in bot.log
+    assert "run 'multibot apply': not a RunnerSettings: env is a list or out of range" in bot.log
     bot.digest = "../../etc"
     assert bot.run_to_end() == 78
     assert "are not a bot's id and digest" in bot.log
@@ -247,6 +263,18 @@ def test_root_runs_a_bot_as_a_uid_of_its_own_with_nothing_of_root_left(place: Pl
     for path in (bot.paths.run_dir, bot.paths.runs, bot.paths.heartbeat):
         info = path.stat()
         assert (info.st_uid, stat.S_IMODE(info.st_mode) & 0o077) == (bot.uid, 0)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("inherited", "own"), [("-500", "0"), ("300", "300")])
+def test_a_bot_does_not_share_supervisords_protection_from_the_oom_killer(
+    place: Place, inherited: str, own: str
+) -> None:
+    bot = place.script("print('oom', open('/proc/self/oom_score_adj').read())")
+    change = f"open('/proc/self/oom_score_adj', 'w').write('{inherited}')"
+    through = (sys.executable, "-c", f"import os, sys; {change}; os.execv(sys.argv[1], sys.argv[1:])")
+    assert bot.start(through=through).wait() == 0
+    assert f"oom {own}\n" in bot.log
 
 
 @pytest.mark.root

@@ -16,7 +16,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 from click.testing import CliRunner, Result
 from sandboxes import threaded
@@ -179,8 +181,33 @@ def test_a_restarted_process_comes_back_at_its_url(tmp_path: Path) -> None:
             assert client.find(record).bots() == []
         assert running.returncode == 0
     assert urls[0] == urls[1]
+    with pytest.raises(Unreachable, match=r"the sandbox has ended: run 'multibot sandbox serve'"):
+        client.find(record)
+    with process("--record", str(record)) as (running, _):
+        running.kill()
     with pytest.raises(Unreachable, match="does not answer"):
         client.find(record).bots()
+
+
+def test_a_second_one_with_the_same_record_is_refused_and_leaves_it_alone(tmp_path: Path) -> None:
+    record = tmp_path / "sandbox.json"
+    with process("--record", str(record)) as (first, line):
+        before, url = record.read_bytes(), line.removeprefix("sandbox: ")
+        with process("--record", str(record)) as (second, said):
+            assert second.wait() == Refused.exit_code
+            told = f"a sandbox runs here already: {url} (pid {first.pid}); for a second one: --record FILE"
+            assert said == f"multibot: {told}"
+        assert record.read_bytes() == before
+        with process("--record", str(tmp_path / "other.json")) as (_, said):
+            assert said.startswith("sandbox: ")
+
+
+def test_a_record_that_another_one_has_replaced_is_left_to_it(tmp_path: Path) -> None:
+    record = tmp_path / "sandbox.json"
+    with process("--record", str(record)):
+        record.rename(tmp_path / "moved.json")
+        record.write_text("another's")
+    assert record.read_text() == "another's"
 
 
 def test_a_process_whose_port_was_taken_meanwhile_takes_another(tmp_path: Path) -> None:
@@ -287,6 +314,42 @@ def test_the_command_line_sets_faults_and_revokes(home: Path, sandbox: Sandbox) 
     unauthorised.value.close()  # type: ignore[attr-defined]
 
 
+def test_the_command_line_says_what_it_did_as_json(home: Path, sandbox: Sandbox) -> None:
+    def told(*words: str) -> dict[str, Any]:
+        answer = json.loads(cli(home, *words, "--json").stdout)
+        assert answer.pop("schema") == 1
+        return dict(answer)
+
+    with parrot(sandbox):
+        assert [e["text"] for e in told("say", "parrot", "hi")["entries"]] == ["hi", "hi"]
+        assert [e["kind"] for e in told("tap", "parrot", "More")["entries"]] == ["tap", "answer"]
+    assert told("fault", "parrot", "--hang", "--times", "2")["fault"]["kind"] == "hang"
+    assert told("fault", "parrot", "--clear") == {"fault": {"bot": "parrot", "cleared": 1}}
+    assert told("revoke", "parrot") == {"bot": {"name": "parrot", "number": 7001, "revoked": True}}
+
+
+@contextmanager
+def serving(tmp_path: Path, *words: str) -> Iterator[subprocess.Popen[str]]:
+    """``multibot sandbox serve`` once it serves."""
+    command = [sys.executable, "-P", "-m", "multibot_plugin.cli", "--home", str(tmp_path), "sandbox", "serve", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("sandbox: http://127.0.0.1:")
+            yield process
+        finally:
+            process.terminate()
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("words", "account"), [((), "multibot"), (("--user", "root"), "root")])
+def test_roots_sandbox_runs_as_an_account_of_its_own_unless_told_otherwise(
+    tmp_path: Path, words: tuple[str, ...], account: str
+) -> None:
+    with serving(tmp_path, *words) as process:
+        assert psutil.Process(process.pid).username() == account
+
+
 def test_a_bot_of_the_home_is_known_by_its_id_before_it_has_called(home: Path, sandbox: Sandbox) -> None:
     digest = "0123456789abcdef"
     place = find_home(str(home))
@@ -308,14 +371,14 @@ def test_a_bot_of_the_home_is_known_by_its_id_before_it_has_called(home: Path, s
     [
         (["say", "parot", "hi"], 4, "no bot 'parot' (did you mean 'parrot'?)"),
         (["tap", "parrot", "More"], 6, "parrot shows no button 'More' in chat 1001"),
-        (["say", "parrot", "quiet", "--wait", "0.1s"], 1, "parrot has not sent an answer within 0.1 s"),
+        (["say", "parrot", "quiet", "--wait", "0.1s"], 1, "parrot has not answered within 0.1 s"),
         (["fault", "parrot"], 2, "give one of --hang, --drop, --lose, --status, --clear"),
         (["fault", "parrot", "--hang", "--drop", "--status", "500"], 2, "give one of"),
         (["fault", "--hang"], 2, "give a bot, or --all"),
         (["fault", "parrot", "--hang", "--for", "soon"], 2, "'soon' is not a duration"),
         (["fault", "parrot", "--status", "200"], 2, "'--status'"),
         (["bots", "--url", "http://127.0.0.1:1"], 5, "the sandbox does not answer at http://127.0.0.1:1"),
-        (["serve", "--host", "0.0.0.0"], 2, "loopback only"),
+        (["serve", "--record", "/nonexistent/record", "--host", "0.0.0.0"], 2, "loopback only"),
     ],
 )
 def test_the_command_line_says_in_one_line_what_is_wrong(home: Path, words: list[str], code: int, message: str) -> None:

@@ -63,7 +63,9 @@ def test_stock_xmlrpc_lists_and_calls_our_methods(shared: Supervisord) -> None:
         version = json.loads(server.multibot.getVersion())
         assert version == {"multibot": __version__, "supervisor": "4.3.0", "schema": 1}
         answer = json.loads(server.multibot.getBots())
-        assert answer["supervisord"] == {"pid": server.supervisor.getPID(), "state": "RUNNING", "version": "4.3.0"}
+        assert answer["supervisord"] == {
+            "pid": server.supervisor.getPID(), "state": "RUNNING", "version": "4.3.0", "stopping": False,
+        }  # fmt: skip
         assert [(r["id"], r["state"], r["statename"]) for r in answer["bots"]] == [
             ("one", "running", "RUNNING"),
             ("two", "running", "RUNNING"),
@@ -111,8 +113,9 @@ def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -
     assert shown[0].split()[:3] == ["BOT", "STATE", "HEALTH"]
     assert [line.split()[:2] for line in shown[1:]] == [["one", "running"], ["two", "running"]]
     assert [line.split()[0] for line in shared.ctl("bots", "t*").splitlines()] == ["BOT", "two"]
-    assert shared.ctl("bots", "onee", code=1) == "ERROR (no bot 'onee' (did you mean 'one'?))\n"
+    assert shared.ctl("bots", "onee", code=4) == "multibot: no bot 'onee' (did you mean 'one'?)\n"
     help_text = shared.ctl("help", "bots")
+    assert shared.ctl("bots", "--help") == help_text
     assert help_text.startswith("bots")
     assert "-s URL" in help_text
     assert "multibot commands" in shared.ctl("help")
@@ -174,6 +177,17 @@ def test_a_second_http_server_gets_the_same_interface(own: Supervisord) -> None:
         assert '"id":"one"' in str(server.multibot.getBots())
 
 
+def test_the_monitor_is_well_only_while_supervisord_runs_it(own: Supervisord) -> None:
+    wait_for(lambda: own.client.bots()["monitor"]["state"] == "RUNNING", "the stand-in of the monitor")
+    assert not own.client.bots()["monitor"]["ok"]  # no picture yet
+    tick(own)
+    assert own.client.bots()["monitor"]["ok"]
+    own.ctl("stop", "multibot")
+    monitor = own.client.bots()["monitor"]
+    assert (monitor["ok"], monitor["state"]) == (False, "STOPPED")
+    assert monitor["tick_age_s"] is not None
+
+
 def test_reload_keeps_everything_working(own: Supervisord) -> None:
     own.apply(rows(*TWO))
     own.wait_state("RUNNING", *TWO)
@@ -228,6 +242,20 @@ def test_the_client_starts_stops_kills_and_says_what_went_wrong(own: Supervisord
     own.stand_in.unlink()
     with pytest.raises(SupervisorFault, match="bot 'one': its program does not exist"):
         client.restart("bot-one")
+
+
+def test_a_start_waits_for_the_end_of_a_stop(own: Supervisord) -> None:
+    own.apply(rows("slow-one"))
+    own.wait_state("RUNNING", "slow-one")
+    pid = own.pids()["slow-one"]
+    own.client.stop("bot-slow-one", None)
+    assert own.states()["slow-one"] == "STOPPING"
+    own.client.start("bot-slow-one")
+    assert own.states()["slow-one"] == "RUNNING"
+    assert own.pids()["slow-one"] != pid
+    own.client.stop("bot-slow-one", None)
+    with pytest.raises(MultibotError, match=r"bot 'slow-one' is still STOPPING after 0\.1 s"):
+        own.client.start("bot-slow-one", stopping_s=0.1)
 
 
 def test_the_client_finds_its_way_back_to_a_supervisord_that_was_started_again(own: Supervisord) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from watched import TOKEN
 
-from multibot_plugin.alerts.format import LONGEST, changed, cut, duration, one_line, opened, redact, resolved, signed
+from multibot_plugin.alerts.format import LONGEST, changed, cut, duration, one_line, opened, resolved, signed
 from multibot_plugin.health.states import Level
 
 DEAF = "deaf: no successful getUpdates for 47 s"
@@ -83,9 +85,8 @@ def test_a_span_is_told_in_one_unit(seconds: float, text: str) -> None:
     ],
 )
 def test_no_token_survives(text: str) -> None:
-    assert "AAsecret" not in redact(text)
     assert "AAsecret" not in one_line(text)
-    assert "123456789:<redacted>" in one_line(text)
+    assert re.search("123456789(:|%3[Aa])<redacted>", one_line(text))
 
 
 @given(st.text())

@@ -8,7 +8,7 @@ import pytest
 from watched import Clock, alert, until
 
 from multibot_plugin.alerts import outbox as module
-from multibot_plugin.alerts.outbox import LONGEST_PAUSE_S, Outbox, OutboxError, pause_s
+from multibot_plugin.alerts.outbox import LONGEST_PAUSE_S, Delivery, Outbox, OutboxError, pause_s
 from multibot_plugin.health.states import Alert
 from multibot_plugin.plugins import SendFailed
 
@@ -187,6 +187,20 @@ async def test_a_channel_holds_a_limited_number_and_gives_up_the_oldest(
     office.outbox().spool([alert(n) for n in range(5)], ["x"])
     assert [a for _, a, _ in office.lost] == ["i.0", "i.1"]
     assert len(office.files()) == 3
+
+
+async def test_it_is_known_how_each_channel_does_and_what_was_told(office: Office) -> None:
+    office.channels.down = {"telegram"}
+    box = office.outbox()
+    box.spool([alert(1), alert(1, "b")], ["telegram", "log"])
+    failing = [Delivery("log", 0, ""), Delivery("telegram", 2, "down")]
+    await until(lambda: box.deliveries() == failing)
+    assert (box.holds("telegram", "i"), box.holds("log", "i"), box.holds("telegram", "x")) == (True, False, False)
+    office.channels.down = set()
+    office.clock.forward(2)
+    box.spool([alert(1, "c")], ["telegram"])
+    await until(lambda: box.deliveries() == [Delivery("log", 0, ""), Delivery("telegram", 0, "")])
+    assert not box.holds("telegram", "i")
 
 
 async def test_a_channels_name_may_be_anything(office: Office) -> None:

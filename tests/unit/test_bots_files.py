@@ -22,9 +22,10 @@ from multibot_plugin.bots.files import (
     write_key,
 )
 from multibot_plugin.bots.render import section_of
-from multibot_plugin.errors import MultibotError, Refused
+from multibot_plugin.errors import BadValue, MultibotError, Refused
 from multibot_plugin.home import Home
 from multibot_plugin.settings import load
+from multibot_runner.protocol import FILE_CAP
 
 TOKEN = "123456:AAabcdefghijklmnopqrstuvwxyz0123456"
 ME = (os.geteuid(), os.getegid())
@@ -59,6 +60,19 @@ def test_a_key_that_cannot_be_trusted_is_not_replaced_silently(home: Home) -> No
     home.digest_key.symlink_to("/etc/hostname")
     with pytest.raises(MultibotError, match="digests are made with"):
         read_key(home)
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_a_key_of_another_length_is_refused_with_the_remedy(home: Home, size: int) -> None:
+    home.digest_key.write_bytes(b"k" * size)
+    with pytest.raises(MultibotError, match=r"damaged .* restore it from a backup, or remove it"):
+        read_key(home)
+
+
+def test_settings_that_the_runner_would_not_read_are_refused() -> None:
+    config = BotConfig("echo", True, "command", "/bin/true", TOKEN, env={"A": "x" * FILE_CAP})
+    with pytest.raises(BadValue, match="larger than 256 KiB"):
+        deploy(config, load(Path("/nonexistent"), environ={}), b"key")
 
 
 def test_what_was_written_reads_back_and_a_second_writing_changes_no_file(home: Home) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from multibot_plugin.bots.config import BotConfig, Deployment, deploy
-from multibot_plugin.bots.plan import Plan, Rendered, make_plan, show
+from multibot_plugin.bots.plan import Plan, Rendered, make_plan, narrowed, show
 from multibot_plugin.bots.render import Place, read_rendered, render
 from multibot_plugin.settings import load
 from multibot_plugin.supervisor.conf import template
@@ -168,3 +168,30 @@ def test_a_new_key_of_the_digests_restarts_and_says_why() -> None:
     (change,) = plan([renamed], [bot()]).changed
     assert change.effect == "restart"
     assert change.differences[0].name == "settings"
+
+
+def test_a_plan_for_one_bot_leaves_the_sections_of_all_others_word_for_word() -> None:
+    base = text_of(bot("a"), bot("b"), bot("gone"), python="/old/python3")
+    whole = plan([], [bot("a", env={"K": "1"}), bot("b", env={"K": "1"}), bot("c")], {"d": "it is bad"}, base)
+    part = narrowed(whole, {"b"})
+    assert ([c.bot for c in part.changed], part.added, part.removed, dict(part.problems)) == (["b"], (), (), {})
+    assert (set(part.deployments), set(part.kept)) == ({"b"}, {"a", "gone"})
+    assert (part.only, part.others) == ({"b"}, ("a", "c", "d", "gone"))
+    before, after = read_rendered(base), read_rendered(part.file.text)
+    assert [(s.id, s.text == before[s.id].text) for s in after.values()] == [("a", True), ("b", False), ("gone", True)]
+    assert after["b"].digest == bot("b", env={"K": "1"}).digest
+    assert "/old/python3" not in after["b"].text
+
+
+def test_a_plan_for_one_bot_adds_and_removes_it() -> None:
+    new = narrowed(plan([bot("a")], [bot("a"), bot("b")]), {"b"})
+    assert (new.added, new.others, new.file.text) == (("b",), (), text_of(bot("a"), bot("b")))
+    gone = narrowed(plan([bot("a"), bot("b")], [bot("a")]), {"b"})
+    assert (gone.removed, gone.others, gone.file.text) == (("b",), (), text_of(bot("a")))
+    last = narrowed(plan([bot("b")], []), {"b"})
+    assert (last.removed, last.file.text) == (("b",), text_of())
+
+
+def test_a_plan_for_one_bot_keeps_its_section_when_its_row_cannot_be_used() -> None:
+    part = narrowed(plan([bot("a"), bot("b")], [bot("a")], {"b": "it is bad"}), {"b"})
+    assert (dict(part.problems), set(part.kept), part.pending) == ({"b": "it is bad"}, {"a", "b"}, False)

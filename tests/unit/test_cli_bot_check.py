@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -20,19 +21,19 @@ from multibot_plugin.bots.check import (
     check_imports,
     check_launch,
     check_readable,
-    check_token,
     check_token_form,
     check_token_free,
     check_workdir,
 )
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.bots.identity import Identity, identify, obstacle
+from multibot_plugin.bots.telegram import check_chat, check_token
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 
 TOKEN = "123456789:" + "A" * 35
 ME = identify("", None, root=False)
 NOBODY = Identity(70003, 70003)
-DEFAULTS = {"workdir": "", "env_file": "", "python": ""}
+DEFAULTS = {"workdir": "", "env_file": "", "python": "", "token_var": "BOT_TOKEN"}
 
 
 def config(launch: str, target: str, env: dict[str, str] | None = None) -> BotConfig:
@@ -49,7 +50,16 @@ def open_path(tmp_path: Path) -> Path:
 
 
 def question(**given: object) -> dict[str, object]:
-    return {"folder": "", "file": "", "module": "", "function": "", "run": False, "modules": []} | given
+    return {
+        "folder": "",
+        "file": "",
+        "module": "",
+        "function": "",
+        "run": False,
+        "modules": [],
+        "python": False,
+        "workdir": "",
+    } | given
 
 
 class Telegram(http.server.BaseHTTPRequestHandler):
@@ -245,6 +255,52 @@ def test_a_missing_module_is_named_with_the_remedy(tmp_path: Path) -> None:
     assert str(error.value) == expected
 
 
+def test_an_interpreter_that_was_given_is_told_what_to_install(tmp_path: Path) -> None:
+    script, own = tmp_path / "bot.py", DEFAULTS | {"python": sys.executable}
+    script.write_text("import no_such_library\n")
+    with pytest.raises(Refused) as error:
+        check_launch(config("script", str(script)), own, ME, tmp_path)
+    there = f"for {sys.executable}: {sys.executable} -m pip install"
+    assert str(error.value) == f"No module named 'no_such_library' {there} no_such_library"
+    with pytest.raises(Refused, match=r"give --build /path/file.py:build, or --workdir DIR that holds it$"):
+        check_launch(config("build", "no_such_module:build"), own, ME, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "call"),
+    [
+        ('app = Application.builder().token("TOKEN").build()\n', 1, ".token"),
+        ('TOKEN = "123:ABC"\n\ndef main():\n    Application.builder().token(TOKEN)\n', 4, ".token"),
+        ('bot = telebot.TeleBot("123:ABC")\n', 1, "TeleBot"),
+        ('bot = Bot(token="123:ABC")\n', 1, "Bot"),
+    ],
+)
+def test_a_token_in_the_script_is_refused_with_what_to_write(tmp_path: Path, source: str, line: int, call: str) -> None:
+    script = tmp_path / "bot.py"
+    script.write_text(source)
+    with pytest.raises(Refused) as error:
+        check_launch(config("script", str(script)), DEFAULTS, ME, tmp_path)
+    text = str(error.value)
+    assert text.startswith(f"{script}, line {line}: the token stands there as a text, so the one given here would not")
+    assert f'write {call}(os.environ["BOT_TOKEN"])' in text
+    assert "123:ABC" not in text
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'import os\nTOKEN = "x"\nTOKEN = os.environ["BOT_TOKEN"]\nApplication.builder().token(TOKEN)\n',
+        'TOKEN = "x"\nTOKEN = read()\nApplication.builder().token(TOKEN)\n',
+        "Application.builder().token(settings.token)\n",
+        'Application.builder().token(read("token.txt"))\n',
+        'print("TOKEN")\n',
+    ],
+)
+def test_a_token_that_may_come_from_elsewhere_is_no_reason_to_refuse(tmp_path: Path, source: str) -> None:
+    (tmp_path / "bot.py").write_text(source)
+    check_launch(config("script", str(tmp_path / "bot.py")), DEFAULTS, ME, tmp_path)
+
+
 @pytest.mark.parametrize(
     "source",
     [
@@ -292,9 +348,8 @@ def test_a_build_function_is_found_without_importing_its_module(tmp_path: Path) 
     check_launch(config("build", f"{package}/main.py:build"), DEFAULTS, ME, tmp_path / "work")
     with pytest.raises(Refused, match=r"no function 'other' in .*main.py"):
         check_launch(config("build", "shop.bots.main:other", env), DEFAULTS, ME, tmp_path / "work")
-    with pytest.raises(
-        Refused, match=r"No module named 'shop.missing' for .*: give --build /path/file.py:build, or --python"
-    ):
+    told = r"No module named 'shop.missing' for .*: give --build /path/file.py:build, --workdir DIR that holds it, or"
+    with pytest.raises(Refused, match=told):
         check_launch(config("build", "shop.missing:build", env), DEFAULTS, ME, tmp_path / "work")
 
 
@@ -335,7 +390,8 @@ def test_a_package_that_is_run_needs_its_main_module(tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").write_text("")
     bot, settings = config("script", "-m shop --fast"), DEFAULTS | {"workdir": str(tmp_path)}
-    with pytest.raises(Refused, match=r"No module named 'shop' for .*: give --script /path/file.py, or --python"):
+    told = f"No module named 'shop' in {tmp_path} or for {sys.executable}: give --script /path/file.py, --workdir DIR"
+    with pytest.raises(Refused, match=f"^{re.escape(told)} that holds it, or --python"):
         check_launch(bot, settings, ME, tmp_path)
     (tmp_path / "shop" / "__main__.py").write_text("import no_such_library\n")
     with pytest.raises(Refused, match="No module named 'no_such_library'"):
@@ -373,3 +429,23 @@ def test_a_program_that_only_root_may_reach_does_not_hide_another_one(open_path:
     check_command(config("command", "dice", {"PATH": f"{open_path}/mine:{open_path}"}), NOBODY, open_path)
     with pytest.raises(Refused, match="uid 70003 cannot enter"):
         check_command(config("command", "dice", {"PATH": f"{open_path}/mine"}), NOBODY, open_path)
+
+
+def test_a_chat_that_the_bot_knows_is_fine(telegram: http.server.HTTPServer) -> None:
+    telegram.reply = (200, {"ok": True, "result": {"id": -7, "type": "group"}}, {})  # type: ignore[attr-defined]
+    check_chat(TOKEN, url(telegram), "-7")
+    assert telegram.asked == [f"/bot{TOKEN}/getChat?chat_id=-7"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("code", "description", "kind", "text"),
+    [(400, "Bad Request: chat not found", Refused, "^Bad Request: chat not found: write /start to your alerts bot"),
+     (401, "Unauthorized", Refused, "rejects the token"), (429, "Too Many Requests", MultibotError, "not checked")],
+)  # fmt: skip
+def test_a_chat_that_the_bot_does_not_know_is_told_from_a_trouble(
+    telegram: http.server.HTTPServer, code: int, description: str, kind: type[MultibotError], text: str
+) -> None:
+    telegram.reply = (code, {"ok": False, "error_code": code, "description": description}, {})  # type: ignore[attr-defined]
+    with pytest.raises(kind, match=text) as error:
+        check_chat(TOKEN, url(telegram), "7")
+    assert type(error.value) is kind

@@ -55,6 +55,16 @@ def test_a_token_on_the_command_line_works_and_warns_without_showing_it(capsys: 
     assert TOKEN not in said
 
 
+def test_a_token_in_a_command_warns_without_showing_it(capsys: pytest.CaptureFixture[str]) -> None:
+    line = f"/usr/bin/node bot.js --token {TOKEN}"
+    assert given.read_launch(None, None, line) == ("command", line)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: the command holds something like a token, and other users of this machine can")
+    assert "A" * 30 not in said
+    given.read_launch(None, None, "/usr/bin/node bot.js")
+    assert capsys.readouterr().err == ""
+
+
 def test_without_a_terminal_a_missing_token_is_a_usage_error_that_names_the_ways(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -167,3 +177,13 @@ def test_a_mistyped_command_gets_a_suggestion() -> None:
     result = CliRunner().invoke(main, ["bot", "craete"])
     assert result.exit_code == 2
     assert "create" in result.output
+
+
+def test_the_many_options_stand_in_sections_and_none_is_left_out() -> None:
+    text = CliRunner().invoke(main, ["bot", "create", "--help"]).output
+    titles = ["What it runs:", "Token:", "Environment:", "Limits and health:", "Other:"]
+    places = [text.index(f"\n{title}\n") for title in titles]
+    assert places == sorted(places)
+    assert places[3] < text.index("--memory-limit") < places[4] < text.index("--no-start")
+    known = {option.name for option in main.get_command(None, "bot").get_command(None, "create").params}  # type: ignore
+    assert {name for names in given._SECTIONS.values() for name in names} - known == {"unset_env"}

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from multibot_plugin.cli.bot_picture import Picture, show_value, tail
-from multibot_plugin.cli.bot_show import as_json, describe, headline, next_step
+from multibot_plugin.cli.bot_show import as_json, clock, describe, headline, next_step
+from multibot_plugin.cli.remedies import Remedy
 from multibot_plugin.settings import load
-from multibot_runner.protocol import Exit, Run
+from multibot_runner.protocol import KILLED, Exit, Run
 
 NOW = 1_800_000_000.0
 TOKEN = "123456789:" + "A" * 35
@@ -53,28 +54,41 @@ def test_a_healthy_bot_is_shown_with_all_that_is_known() -> None:
 
 def test_a_bot_in_trouble_is_so_since_its_incident_began_and_the_cause_is_said_once() -> None:
     incident = {"id": "1", "bot": "shop", "check": "polling", "level": "critical", "text": "deaf", "since_at": NOW - 90}
-    row = ROW | {"health": "deaf", "cause": "deaf: no successful getUpdates for 90 s"}
-    shown = replace(picture(incidents=(incident,), channels=("Telegram (ops)",)), row=row)
+    row = ROW | {"health": "deaf", "cause": "no successful getUpdates for 90 s"}
+    shown = replace(picture(incidents=(incident,)), row=row)
     assert headline(shown).endswith("(1 min): no successful getUpdates for 90 s")
     assert headline(shown).startswith("shop — deaf since ")
-    assert any(line.startswith("Alerts     ✖ deaf, critical, since ") for line in describe(shown, command))
+    (alert,) = (line for line in describe(shown, command) if line.startswith("Alerts     ✖ deaf, critical, since "))
+    assert "told" not in alert
+    told = replace(shown, incidents=(incident | {"told": ["Telegram (ops)"]},))
+    assert any(line == f"{alert}, told to Telegram (ops)" for line in describe(told, command))
 
 
 def test_a_rejected_token_names_the_way_out() -> None:
     exit = Exit(NOW - 60, "token-rejected", "token rejected by Telegram", code=78)
-    row = ROW | {"state": "quarantined", "statename": "EXITED", "exit_code": 78, "pid": None, "stop_at": NOW - 60}
+    row = ROW | {"state": "quarantined", "statename": "EXITED", "exit_code": 78, "pid": None, "stop_at": NOW - 60,
+                 "cause": "token rejected by Telegram"}  # fmt: skip
     shown = replace(picture(runs=(Run(NOW - 90, 1.0, 41, "d", exit=exit),)), row=row)
     lines = list(describe(shown, command))
     assert "quarantined since" in lines[0]
     assert lines[0].endswith("token rejected by Telegram")
-    assert lines[-1] == "Next: multibot bot set shop --token-stdin   (get a new token from @BotFather)"
+    assert lines[-2:] == ["Next: multibot bot set shop --token-stdin", "      (get a new token from @BotFather)"]
     assert any("exit 78" in line and "ran 30s" in line for line in lines)
 
 
-def test_a_run_that_ended_without_a_word_is_shown_and_the_living_one_is_not() -> None:
-    runs = (Run(NOW - 10, 2.0, 42, "d"), Run(NOW - 100, 1.0, 41, "d"))
-    text = "\n".join(describe(picture(runs=runs), command))
-    assert text.count("ended without a word") == 1
+def test_a_run_that_was_killed_ended_when_the_next_one_began_and_the_living_one_is_not_shown() -> None:
+    runs = (Run(NOW - 10, 2.0, 42, "d"), Run(NOW - 145, 1.0, 41, "d"))
+    (line,) = [line for line in describe(picture(runs=runs), command) if "killed" in line]
+    assert line.strip() == f"{clock(NOW - 10, NOW):<9} {'killed':<9} {KILLED:<44} ran 2m 15s"
+
+
+def test_a_killed_run_without_a_next_one_ended_when_supervisord_saw_it() -> None:
+    run = Run(NOW - 90, 1.0, 41, "d", stopping=True)
+    row = ROW | {"state": "stopped", "statename": "STOPPED", "pid": None, "stop_at": NOW - 60}
+    text = "\n".join(describe(replace(picture(runs=(run,)), row=row), command))
+    assert f"{clock(NOW - 60, NOW):<9} killed    {'killed while it was stopping':<44} ran 30s" in text
+    text = "\n".join(describe(replace(picture(runs=(run,)), row=row | {"stop_at": NOW - 900}), command))
+    assert f"?         killed    {'killed while it was stopping':<44} started {clock(NOW - 90, NOW)}" in text
 
 
 def test_the_last_change_is_told_without_a_secret() -> None:
@@ -90,22 +104,21 @@ def test_who_stopped_a_bot_stands_in_the_headline() -> None:
     row = ROW | {"state": "stopped", "statename": "STOPPED", "pid": None, "stop_at": NOW - 60}
     stopped = replace(picture(changes=(change("bot.disabled"), change("bot.enabled"))), row=row)
     assert headline(stopped).endswith("by joe (multibot bot set)")
-    assert next_step(stopped) == ("bot start shop", "")
+    assert next_step(stopped, command) == Remedy(("multibot bot start shop",))
 
 
 @pytest.mark.parametrize(
     ("changes", "step"),
     [
-        ({"state": "backing-off"}, "logs shop"),
-        ({"health": "unauthorised"}, "bot set shop --token-stdin"),
-        ({"statename": None}, "apply"),
-        ({"health": "conflicted"}, ""),
+        ({"state": "backing-off"}, ("multibot logs shop",)),
+        ({"health": "unauthorised"}, ("multibot bot set shop --token-stdin",)),
+        ({"statename": None}, ("multibot apply",)),
+        ({"health": "conflicted"}, ()),
+        ({"health": "deaf"}, ()),
     ],
 )
-def test_the_next_step_fits_the_trouble(changes: dict[str, Any], step: str) -> None:
-    found = next_step(replace(picture(), row=ROW | changes))
-    assert found is not None
-    assert found[0] == step
+def test_the_next_step_fits_the_trouble(changes: dict[str, Any], step: tuple[str, ...]) -> None:
+    assert next_step(replace(picture(), row=ROW | changes), command).commands == step
 
 
 def test_json_holds_no_value_of_a_variable_and_masks_a_password_in_a_url() -> None:

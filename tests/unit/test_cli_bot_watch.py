@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from multibot_plugin.cli.bot_watch import at_the_end, judge, last_words
-from multibot_runner.protocol import BACKING_OFF, LOCKED_OUT, RUNNING, Exit, Heartbeat, Run
+from multibot_plugin.cli.bot_watch import Verdict, _explained, _is_awaited, at_the_end, judge, last_words
+from multibot_plugin.home import find_home
+from multibot_runner.protocol import BACKING_OFF, LOCKED_OUT, RUNNING, Exit, Heartbeat, Run, encode
 
 NOW = 1000.0
 
@@ -91,3 +93,42 @@ def test_the_last_words_are_those_of_the_newest_run_that_ended() -> None:
     dead = Run(1.0, 1.0, 5, "d", exit=Exit(2.0, "crashed", "RuntimeError", code=1))
     assert last_words((Run(3.0, 3.0, 6, "d"), dead)) == "RuntimeError"
     assert last_words(()) == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "awaited"),
+    [
+        ({"cause": "just started"}, True),
+        ({"cause": ""}, True),
+        ({"cause": "the monitor does not run"}, False),
+        ({"cause": "no successful getUpdates yet"}, False),
+        ({"health": "healthy", "cause": "first poll open"}, False),
+        ({"state": "backing-off", "cause": ""}, False),
+    ],
+)
+def test_a_monitor_that_watches_is_given_a_moment_to_see_the_new_process(
+    changes: dict[str, str], awaited: bool
+) -> None:
+    assert _is_awaited({"state": "running", "health": "unknown", **changes}) is awaited
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [("quarantined", "script /srv/bot.py: Permission denied"), ("backing-off", "ValueError: no.")],
+)
+def test_a_failed_start_says_why_and_what_to_type(tmp_path: Path, state: str, text: str) -> None:
+    home = find_home(str(tmp_path))
+    paths = home.bot("a")
+    paths.run_dir.mkdir(parents=True)
+    paths.runs.write_bytes(encode((Run(NOW, 1.0, 7, "d", exit=Exit(NOW, "crashed", text, code=78)),)))
+    verdict = _explained(
+        home, Verdict(False, "gave up"), row(id="a", state=state, health="unknown", statename="EXITED")
+    )
+    command = f"multibot --home {tmp_path}"
+    assert verdict.todo == {
+        "quarantined": ("chmod o+r /srv/bot.py", f"{command} bot restart a"), "backing-off": (f"{command} logs a",),
+    }[state]  # fmt: skip
+    assert verdict.text == f"gave up: {text.rstrip('.')}" + (
+        ", and does not start again by itself" if state == "quarantined" else ""
+    )
+    assert verdict.told == f"{verdict.text}: {', then '.join(map(repr, verdict.todo))}"

@@ -11,6 +11,7 @@ from cli_rows import invoke
 
 from multibot_plugin.cli.config import problems, shown_value, with_setting
 from multibot_plugin.cli.init import toml_text
+from multibot_plugin.errors import Refused
 from multibot_plugin.settings import FLEET_SETTINGS, find, load, read_value
 
 
@@ -59,13 +60,13 @@ def test_what_is_set_is_read_back(tmp_path: Path, text: str, name: str, raw: str
 
 def test_set_keeps_comments_and_mode_and_says_when_it_takes_effect(tmp_path: Path) -> None:
     file = tmp_path / "multibot.toml"
-    file.write_text("# mine\nmemory_limit = 1 # small\n")
+    file.write_text("# mine\nmemory_limit = 20000000 # small\n")
     file.chmod(0o640)
     result = invoke(tmp_path, "config", "set", "memory_limit", "256MB")
     assert result.exit_code == 0, result.output
     assert file.read_text() == '# mine\nmemory_limit = "256MB" # small\n'
     assert file.stat().st_mode & 0o777 == 0o640
-    assert f"multibot --home {tmp_path} apply (restarts nothing)" in result.stderr
+    assert f"takes effect with apply, restarting nothing: multibot --home {tmp_path} apply" in result.stderr
     assert invoke(tmp_path, "config", "get", "memory_limit").stdout == "256MB\n"
 
 
@@ -94,7 +95,7 @@ def test_a_bad_value_is_one_line_and_changes_nothing(tmp_path: Path, words: tupl
 def test_a_broken_file_is_reported_and_not_made_worse(tmp_path: Path) -> None:
     file = tmp_path / "multibot.toml"
     file.write_text("memory_limit = \n")
-    result = invoke(tmp_path, "config", "set", "memory_limit", "1MB")
+    result = invoke(tmp_path, "config", "set", "memory_limit", "64MB")
     assert result.exit_code == 2
     assert result.stderr.startswith(f"multibot: {file}: not TOML")
     assert file.read_text() == "memory_limit = \n"
@@ -160,3 +161,42 @@ def test_the_alert_token_file_must_hold_a_token_and_be_private(tmp_path: Path) -
     assert found() == []
     file.chmod(0o644)
     assert "chmod 600" in found()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("deaf_after_s", "-5", "deaf_after_s '-5' is not a duration (like 30s or 5m)"),
+     ("monitor.tick_s", "-x", "monitor.tick_s '-x' is not a duration (like 30s or 5m)")],
+)  # fmt: skip
+def test_a_value_that_looks_like_an_option_is_taken_for_a_value(
+    tmp_path: Path, name: str, value: str, told: str
+) -> None:
+    result = invoke(tmp_path, "config", "set", name, value)
+    assert (result.exit_code, result.stderr) == (2, f"multibot: {told}\n")
+
+
+def test_the_id_of_a_group_can_be_set(tmp_path: Path) -> None:
+    assert invoke(tmp_path, "config", "set", "alerts.telegram.chat_id", "-1001234567890").exit_code == 0
+    assert invoke(tmp_path, "config", "get", "alerts.telegram.chat_id").stdout == "-1001234567890\n"
+    assert invoke(tmp_path, "config", "set", "memory_limit", "1GB", "--jsno").exit_code == 2
+
+
+def test_what_keeps_alerts_from_arriving_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "token"
+    file.write_text("123456789:" + "A" * 35)
+    file.chmod(0o644)
+    result = invoke(tmp_path, "config", "set", "alerts.telegram.token_file", str(file))
+    assert result.exit_code == 0
+    assert f"  warning: alerts.telegram.token_file: others may read {file}: chmod 600 {file}\n" in result.stderr
+    file.chmod(0o600)
+    asked = []
+
+    def check_chat(token: str, server: str, chat: str, timeout_s: float) -> None:
+        asked.append(chat)
+        raise Refused("Bad Request: chat not found: write /start to your alerts bot in this chat")
+
+    monkeypatch.setattr("multibot_plugin.bots.telegram.check_chat", check_chat)
+    assert "warning" not in invoke(tmp_path, "config", "set", "memory_limit", "1GB").stderr
+    result = invoke(tmp_path, "config", "set", "alerts.telegram.chat_id", "7")
+    assert (result.exit_code, asked) == (0, ["7"])
+    assert "  warning: alerts cannot be sent to Telegram (chat 7): Bad Request: chat not found: write" in result.stderr

@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_rows import FakeContext, invoke, row
+from cli_rows import FakeContext, row
 
 from multibot_plugin.cli import checks, checks_host, fleet
 from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Patient
 from multibot_plugin.cli.doctor import CHECKS, examine
 from multibot_plugin.cli.output import Context
+from multibot_plugin.errors import MultibotError, Refused
+
+TOKEN = "123456789:" + "A" * 35
 
 
 def patient(tmp_path: Path, picture: dict[str, object] | None = None) -> Patient:
@@ -25,15 +28,6 @@ def patient(tmp_path: Path, picture: dict[str, object] | None = None) -> Patient
 def only(found: object) -> Check:
     (check,) = [found] if isinstance(found, Check) else found  # type: ignore[attr-defined]
     return check  # type: ignore[no-any-return]
-
-
-def test_before_init_there_is_one_line(tmp_path: Path) -> None:
-    result = invoke(tmp_path, "doctor")
-    assert result.exit_code == 6
-    assert (
-        result.stderr
-        == f"multibot: there is no installation in {tmp_path} yet: run 'multibot --home {tmp_path} init'\n"
-    )
 
 
 def test_a_broken_multibot_toml_is_a_finding_and_the_other_checks_go_on(tmp_path: Path) -> None:
@@ -59,13 +53,62 @@ def test_a_silent_monitor_is_wrong_and_a_failing_plugin_a_warning(tmp_path: Path
 
 def test_alerts_without_a_channel_name_what_to_type(tmp_path: Path) -> None:
     found = only(checks_host.alerts(patient(tmp_path)))
-    assert (found.mark, found.text) == (BAD, "alerts: no channel configured, alerts go to the log only")
+    assert (found.mark, found.text) == (WARNING, "alerts: no channel configured, alerts go to the log only")
     assert found.remedies[1] == f"multibot --home {tmp_path} config set alerts.telegram.chat_id 123456789"
 
 
 def test_half_a_telegram_channel_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "multibot.toml").write_text('[alerts.telegram]\nchat_id = "1"\n')
     assert only(checks_host.alerts(patient(tmp_path))).mark == BAD
+
+
+def test_alerts_that_do_not_arrive_are_wrong(tmp_path: Path) -> None:
+    failing = {"channel": "x", "to": "Pager", "waiting": 0, "failure": "no"}
+    found = only(checks_host.alerts(patient(tmp_path, {"channels": ["Pager"], "deliveries": [failing]})))
+    assert (found.mark, found.text) == (BAD, "alerts cannot be sent to Pager: no")
+
+
+@pytest.mark.parametrize(
+    ("asked", "mark", "text"),
+    [(None, GOOD, "alerts go to Telegram"), (Refused("chat not found"), BAD, "chat not found"),
+     (MultibotError("no answer"), WARNING, "no answer")],
+)  # fmt: skip
+def test_telegram_is_asked_about_the_chat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: Exception | None, mark: str, text: str
+) -> None:
+    def check_chat(token: str, server: str, chat: str, timeout_s: float) -> None:
+        assert (token, chat) == (TOKEN, "7")
+        if asked:
+            raise asked
+
+    monkeypatch.setattr("multibot_plugin.bots.telegram.check_chat", check_chat)
+    file = tmp_path / "token"
+    file.touch(mode=0o600)
+    file.write_text(TOKEN)
+    (tmp_path / "multibot.toml").write_text(f'[alerts.telegram]\ntoken_file = "{file}"\nchat_id = 7\n')
+    found = only(checks_host.alerts(patient(tmp_path)))
+    assert (found.mark, found.text.rpartition(": ")[2]) == (mark, text)
+
+
+def test_before_the_first_start_that_is_said_once(tmp_path: Path) -> None:
+    context = FakeContext(None)
+    context.home_option = str(tmp_path)
+    new = Patient(context, fleet.look(context), {})
+    assert only(checks.supervisord(new)).text == "not started yet"
+    assert (checks.database(new), checks.rendered(new), checks.monitor(new)) == ((), (), ())
+    context.home.log.mkdir()
+    context.home.supervisord_log.touch()
+    assert only(checks.supervisord(new)).text == "supervisord is not running"
+    assert only(checks.database(new)).mark == BAD
+    assert "none of which runs" in only(checks.rendered(new)).text
+
+
+def test_what_the_database_says_is_not_claimed_while_it_is_away(tmp_path: Path) -> None:
+    context = FakeContext([])
+    context.home_option = str(tmp_path)
+    found = only(checks.rendered(Patient(context, fleet.look(context), {})))
+    assert found.mark == WARNING
+    assert "what the database says is not known" in found.text
 
 
 def test_a_channel_of_a_plugin_counts(tmp_path: Path) -> None:

@@ -7,9 +7,14 @@ import json
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cli_rows import FakeContext, invoke, row, stopped
+
+from multibot_plugin.cli.listing import COLUMNS, columns_for
+from multibot_plugin.cli.tables import lay_out
+from multibot_plugin.supervisor.ctl import BotsPlugin
 
 ROWS = [
     row("greeter", uptime_s=9.0, memory_bytes=34_603_008, cpu_percent=0.4, last_poll_age_s=1.0, last_update_age_s=9.0),
@@ -94,8 +99,8 @@ def test_a_silent_monitor_is_said_in_one_line(tmp_path: Path) -> None:
 def test_without_supervisord_the_rendered_bots_are_shown(tmp_path: Path) -> None:
     rendered = tmp_path / "state" / "rendered" / "bots.conf"
     rendered.parent.mkdir(parents=True)
-    rendered.write_text('[program:bot-echo]\ncommand="/py" -P -m multibot_runner echo 0123456789abcdef\n'
-                        "autostart=true\nstopwaitsecs=12\n")  # fmt: skip
+    text = '[program:bot-echo]\ncommand="/py" -P -m multibot_runner echo 0123456789abcdef\nautostart=true\n'
+    rendered.write_bytes(text.encode() + b"stopwaitsecs=12\n; \xff by hand\n")
     result = invoke(tmp_path, "list", "--json", context=FakeContext(None))
     assert result.exit_code == 5
     (bot,) = json.loads(result.stdout)["bots"]
@@ -115,7 +120,6 @@ def test_a_hostile_cause_cannot_reach_the_terminal(tmp_path: Path) -> None:
 
 def test_on_a_terminal_symbols_have_colour_and_with_no_color_none(monkeypatch: pytest.MonkeyPatch) -> None:
     from multibot_plugin.cli import output
-    from multibot_plugin.cli.listing import COLUMNS
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -132,13 +136,53 @@ def test_on_a_terminal_symbols_have_colour_and_with_no_color_none(monkeypatch: p
     assert output.mark("✖") == "✖"
 
 
-@pytest.mark.parametrize(("columns", "full"), [(80, False), (200, True)])
-def test_a_narrow_terminal_gets_fewer_columns(monkeypatch: pytest.MonkeyPatch, columns: int, full: bool) -> None:
-    from multibot_plugin.cli import output
-    from multibot_plugin.cli.listing import COLUMNS
+LONG = "a-bot-with-the-longest-id-there-can-be1"
+DEAF = row("greeter", health="deaf", cause="no successful getUpdates for 47 s (Telegram: too many requests, 429)")
 
-    monkeypatch.setattr(output, "width", lambda: columns)
-    text = output.table([row("a")], COLUMNS)
-    assert ("RESTARTS 24h" in text) is full
-    assert "LAST POLL" in text
-    assert max(map(len, text.splitlines())) <= columns
+
+@pytest.mark.parametrize(
+    ("columns", "rows", "head"),
+    [
+        (120, [row("a")], "BOT STATE HEALTH UPTIME RESTARTS 24h MEMORY CPU LAST POLL LAST UPDATE"),
+        (80, [row("a")], "BOT STATE HEALTH UPTIME RESTARTS 24h MEMORY LAST POLL LAST UPDATE"),
+        (80, [row(LONG)], "BOT STATE HEALTH UPTIME LAST POLL"),
+        (60, [row(LONG)], "BOT STATE HEALTH"),
+        (120, [row("a"), DEAF], "BOT STATE HEALTH UPTIME LAST POLL CAUSE"),
+        (80, [row("a"), DEAF], "BOT STATE HEALTH UPTIME LAST POLL CAUSE"),
+        (80, [row(LONG), DEAF], "BOT STATE HEALTH CAUSE"),
+    ],
+)
+def test_a_narrow_terminal_keeps_who_how_and_why(columns: int, rows: list[dict[str, object]], head: str) -> None:
+    first, *shown = lay_out(rows, columns_for(rows), columns)
+    assert first.split() == head.split()
+    assert max(map(len, (first, *shown))) <= columns
+    for bot, line in zip(rows, shown, strict=True):
+        assert line.startswith(f"{bot['id']} ")
+        assert str(bot["health"]) in line
+        assert line.endswith("…") is (bot is DEAF and columns == 80)
+
+
+def test_wide_prefers_what_only_it_shows() -> None:
+    first, line = lay_out([row("a")], COLUMNS, 120, wide=True)
+    assert {"PID", "LAUNCH", "ENABLED"} <= set(first.split())
+    assert "DIGEST" not in first
+    assert max(len(first), len(line)) <= 120
+
+
+def test_a_line_that_cannot_fit_is_cut_at_its_end() -> None:
+    assert lay_out([row(LONG)], COLUMNS, 20) == ["BOT…", "a-bot-with-the-long…"]
+
+
+def test_supervisorctl_shows_the_same_columns() -> None:
+    shown = io.StringIO()
+    controller = SimpleNamespace(
+        options=SimpleNamespace(plugins=[]), exitstatus=0, output=lambda line: shown.write(f"{line}\n")
+    )
+    plugin = BotsPlugin(controller)
+    plugin._show({"bots": [row("a"), DEAF]}, [])
+    assert shown.getvalue().splitlines() == lay_out([row("a"), DEAF], columns_for([DEAF]), 1000)
+    plugin._show({"bots": [row("echo")]}, ["ecko"])
+    assert shown.getvalue().splitlines()[-1] == "multibot: no bot 'ecko' (did you mean 'echo'?)"
+    assert controller.exitstatus == 4
+    plugin.do_bots("--help")
+    assert "Show every bot" in shown.getvalue()

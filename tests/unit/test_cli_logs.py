@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cli_rows import invoke
 
-from multibot_plugin.cli.logs import Follower, Source, _followed, _tail
+from multibot_plugin.cli.logs import Follower, Source, _followed, _last, _tail
 
 TOKEN = "123456789:" + "AbC-_" * 7
 
@@ -37,6 +37,13 @@ def test_one_log_is_shown_as_it_is(tmp_path: Path, log: Path) -> None:
     (log / "bot-echo.log").write_text("one\ntwo\nthree\n")
     assert invoke(tmp_path, "logs", "echo", "-n", "2").stdout == "two\nthree\n"
     assert invoke(tmp_path, "logs", "-n", "0").stdout == ""
+
+
+def test_a_rendered_file_that_is_no_text_keeps_no_log_back(tmp_path: Path, log: Path) -> None:
+    (tmp_path / "state" / "rendered").mkdir(parents=True)
+    (tmp_path / "state" / "rendered" / "bots.conf").write_bytes(b"; \xff by hand\n")
+    (log / "bot-echo.log").write_text("one\n")
+    assert invoke(tmp_path, "logs").stdout == "one\n"
 
 
 def test_rotated_files_are_read_where_the_newest_is_too_short(log: Path) -> None:
@@ -77,6 +84,7 @@ def test_an_unknown_bot_is_guessed(tmp_path: Path, log: Path) -> None:
 
 
 def test_nothing_logged_yet_is_said(tmp_path: Path) -> None:
+    (tmp_path / "supervisord.conf").touch()
     result = invoke(tmp_path, "logs")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "nothing was logged yet\n")
 
@@ -111,9 +119,28 @@ def test_a_follower_survives_rotation_truncation_and_absence(log: Path) -> None:
 
 def test_a_line_without_an_end_is_shown_in_pieces(log: Path) -> None:
     file = log / "bot-a.log"
-    with Follower(file) as follower:
-        file.write_bytes(b"x" * 300_000)
-        assert follower.lines() == [b"x" * 300_000]
+    with Follower(file) as follower, file.open("ab") as out:
+        out.write(b"x " * 150_000 + TOKEN[:20].encode())
+        out.flush()
+        assert follower.lines() == [b"x " * 150_000]  # half a token waits for its other half
+        out.write(TOKEN[20:].encode() + b"\n")
+        out.flush()
+        assert follower.lines() == [TOKEN.encode()]
+
+
+@pytest.mark.parametrize("cut", range(3, 44, 5))
+def test_half_a_token_at_a_cut_is_not_shown(log: Path, cut: int) -> None:
+    file = log / "bot-a.log"
+    end = b" " + b"y " * ((256 * 1024 - len(TOKEN) + cut) // 2 - 1)
+    file.write_bytes(b"x " * 40_000 + TOKEN.encode() + end)
+    with file.open("rb") as opened:
+        (line,) = _last(opened, 1, None)
+    assert not any(TOKEN[n : n + 8].encode() in line for n in range(len(TOKEN) - 7))
+    file.write_bytes(TOKEN[:20].encode())
+    with Follower(file) as follower, file.open("ab") as out:
+        out.write(TOKEN[20:].encode() + b" said\nnext\n")
+        out.flush()
+        assert follower.lines() == [b" said", b"next"]
 
 
 def test_several_are_followed_at_once_and_no_line_is_lost_after_the_tail(log: Path) -> None:

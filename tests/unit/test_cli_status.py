@@ -12,10 +12,13 @@ import pytest
 from cli_rows import NOW, FakeContext, FakeSupervisor, invoke, row, stopped
 
 from multibot_plugin.cli import fleet
+from multibot_plugin.cli.alerting import unsent, where_alerts_go
 from multibot_plugin.cli.fleet import Fleet
-from multibot_plugin.cli.status import Database, header, lines, moment, where_alerts_go
+from multibot_plugin.cli.remedies import remedy
+from multibot_plugin.cli.status import Database, header, lines, moment
 from multibot_plugin.home import Home, find_home
 from multibot_plugin.settings import load
+from multibot_runner.protocol import Exit, Run, encode
 
 FINE = Database("embedded", "18.6")
 TODAY = datetime.fromtimestamp(NOW)
@@ -41,14 +44,75 @@ def test_the_cause_stands_beside_the_state_and_the_remedy_below(home: Home) -> N
         f"✖ shop     quarantined since {moment(NOW - 1260, NOW)} (21 min): token rejected by Telegram (401)",
         f"           → {home.command('bot set shop --token-stdin')}",
         "○ survey   stopped since yesterday by ada (supervisorctl)",
+        f"           → {home.command('bot start survey')}",
     ]
+
+
+def test_a_stop_past_multibot_is_said_before_the_audit_log_knows_it(home: Home) -> None:
+    _, line, remedy = lines(home, [stopped("survey", enabled=True)], (), FINE, NOW)
+    assert line == f"○ survey   stopped since {moment(NOW - 60, NOW)} (supervisorctl)"
+    assert remedy.endswith(home.command("bot start survey"))
+
+
+def test_every_alert_that_is_counted_is_shown(home: Home) -> None:
+    deaf = {"bot": "a", "level": "critical", "text": "deaf: no luck", "since_at": NOW - 60}
+    shown = lines(home, [row("a", health="deaf")], (), FINE, NOW, [deaf, {**deaf, "bot": "gone"}])
+    assert [line for line in shown if "gone" in line] == [
+        f"✖ gone   alert since {moment(NOW - 60, NOW)}: deaf: no luck"
+    ]
+    assert sum("deaf" in line for line in shown) == 2
+
+
+def test_a_bot_whose_health_is_not_known_has_a_line_and_is_no_trouble(tmp_path: Path) -> None:
+    young = row("a", health="unknown", cause="just started", uptime_s=1.0)
+    shown = invoke(tmp_path, "status", context=FakeContext([young, row("b")])).stdout
+    assert "1 healthy, 1 unknown" in shown
+    assert "… a   unknown since " in shown
+    assert invoke(tmp_path, "status", "-o", "name", context=FakeContext([young])).stdout == ""
+    silent = invoke(tmp_path, "status", context=FakeContext([young], monitor_ok=False)).stdout
+    assert "the monitor does not" in silent
+    assert "… a" not in silent
+
+
+@pytest.mark.parametrize(
+    ("state", "cause", "typed"),
+    [
+        ("quarantined", "Telegram rejected the token (401 Unauthorized)", ["multibot bot set shop --token-stdin"]),
+        ("quarantined", "script /srv/my bot.py: Permission denied",
+         ["chmod o+r '/srv/my bot.py'", "multibot bot restart shop"]),
+        ("quarantined", "no module named 'x' in /srv or in /usr/bin/python3",
+         ["multibot bot set shop --python /path/to/venv/bin/python"]),
+        ("backing-off", "ModuleNotFoundError: No module named 'x'",
+         ["multibot bot set shop --python /path/to/venv/bin/python"]),
+        ("quarantined", "script /srv/bot.py: No such file or directory",
+         ["multibot bot set shop --script /path/to/file.py"]),
+        ("quarantined", "something else", ["multibot logs shop", "multibot bot restart shop"]),
+        ("backing-off", "ValueError: no", ["multibot logs shop"]),
+    ],
+)  # fmt: skip
+def test_the_remedy_fits_the_cause_and_is_one_command_a_line(state: str, cause: str, typed: list[str]) -> None:
+    found = remedy(stopped("shop", state=state), cause, lambda words: f"multibot {words}")
+    assert list(found.commands) == typed
+
+
+def test_a_bot_that_does_not_stay_up_shows_its_runners_words_not_supervisords(tmp_path: Path) -> None:
+    paths = find_home(str(tmp_path)).bot("a")
+    paths.runs.parent.mkdir(parents=True)
+    crashed = Run(NOW - 9, 1.0, 7, "d", exit=Exit(NOW - 8, "crashed", "ValueError: no", code=1))
+    paths.runs.write_bytes(encode((crashed,)))
+    raw = stopped("a", state="backing-off", statename="BACKOFF", spawn_error="Exited too quickly (process log ...)")
+    shown = invoke(tmp_path, "status", context=FakeContext([raw])).stdout
+    assert "ValueError: no" in shown
+    assert "too quickly" not in shown
+    assert "ValueError: no" in invoke(tmp_path, "list", context=FakeContext([raw])).stdout
 
 
 def test_bots_that_differ_from_the_database_say_how_to_see_and_apply(home: Home) -> None:
     shown = lines(home, [], ("poll",), FINE, NOW)
     assert shown[1] == "▲ poll   differs from the database"
-    assert home.command("render-config --diff") in shown[2]
-    assert home.command("apply") in shown[2]
+    assert [line.strip() for line in shown[2:]] == [
+        f"→ {home.command('render-config --diff')}", f"→ {home.command('apply')}"
+    ]  # fmt: skip
 
 
 def test_the_header_counts_healthy_ones_first(home: Home) -> None:
@@ -83,6 +147,7 @@ def test_where_alerts_go(home: Home) -> None:
     assert where_alerts_go(none, {}) == "alerts go to the log only"
     assert where_alerts_go(both, {}) == "alerts go to Telegram"
     assert where_alerts_go(none, {"channels": ["log", "pager"]}) == "alerts go to Pager"
+    assert where_alerts_go(none, {"channels": ["opsGenie"]}) == "alerts go to OpsGenie"
 
 
 @pytest.mark.parametrize(
@@ -115,6 +180,7 @@ def test_moments_are_as_short_as_they_can_be() -> None:
 
 
 def test_without_a_database_bots_are_still_shown_and_the_exit_code_is_3(tmp_path: Path) -> None:
+    (tmp_path / "supervisord.conf").touch()
     result = invoke(tmp_path, "status", context=FakeContext([row("a"), QUARANTINED]))
     assert result.exit_code == 3
     assert "✖ shop   quarantined" in result.stdout
@@ -149,3 +215,17 @@ def test_json_says_what_is_away(tmp_path: Path) -> None:
 def test_an_unknown_bot_is_exit_code_4(tmp_path: Path) -> None:
     result = invoke(tmp_path, "status", "ecko", context=FakeContext([row("echo")]))
     assert (result.exit_code, result.stderr) == (4, "multibot: no bot 'ecko' (did you mean 'echo'?)\n")
+
+
+def test_a_channel_that_fails_is_said_with_why_and_how_many_wait(tmp_path: Path, home: Home) -> None:
+    failing = {"channel": "telegram", "to": "Telegram (chat 7)", "waiting": 3, "failure": "chat not found"}
+    picture = {"channels": ["Telegram (chat 7)", "pager"], "deliveries": [failing]}
+    none = load(Path("/nonexistent"), environ={})
+    assert unsent(picture) == ["alerts cannot be sent to Telegram (chat 7): chat not found; 3 wait"]
+    assert unsent({"deliveries": [failing | {"waiting": 1}, failing | {"failure": ""}]})[0].endswith("; 1 waits")
+    assert where_alerts_go(none, picture) == "alerts go to Pager"
+    assert where_alerts_go(none, picture | {"channels": ["Telegram (chat 7)"]}) == "alerts do not arrive"
+    assert (
+        header(home, none, seen(row("a")), FINE, picture)[-1]
+        == "✖ alerts cannot be sent to Telegram (chat 7): chat not found; 3 wait"
+    )

@@ -47,6 +47,21 @@ def test_a_finding_without_delay_opens_at_once_and_only_once() -> None:
     assert days.tracks == {}
 
 
+def test_an_incident_began_when_it_went_wrong_and_not_when_it_was_found() -> None:
+    days = Days()
+    found_at = days.now + 5
+    days.tick(finding(since_mono=found_at - 47))
+    assert days.track.since == found_at
+    assert days.track.lasted_s(found_at + 5) == 52
+    assert days.track.began_at == days.track.since_at - 47
+    before = days.track
+    days.tick(finding(since_mono=days.now - 1))
+    assert days.track.began_at == before.began_at
+    days = Days()
+    days.tick(finding(since_mono=days.now + 99))
+    assert days.track.before_s == 0
+
+
 def test_a_finding_with_a_delay_opens_when_it_has_lasted() -> None:
     days = Days()
     lasting = finding(for_s=10)

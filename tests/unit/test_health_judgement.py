@@ -130,16 +130,16 @@ def test_the_picture_has_what_the_plugin_inside_supervisord_reads() -> None:
         "restarts_24h": 1, "launch": "script",
     }  # fmt: skip
     sick = bot_picture(seen, {track().key: track(), ("greeter", "x"): track(level=None)}, [])
-    assert (sick["health"], sick["cause"]) == ("deaf", "deaf: no luck")
+    assert (sick["health"], sick["cause"]) == ("deaf", "no luck")
     gone = bot_picture(observation(heartbeat=None, pid=None, state="stopped"), {}, [])
     assert (gone["phase"], gone["health"], gone["poll_success_mono"]) == (None, "unknown", None)
 
 
 def test_only_open_incidents_are_shown() -> None:
     tracks = {("greeter", "deaf"): track(said="x"), ("greeter", "y"): track(level=None)}
-    (shown,) = incidents_picture(tracks)
+    (shown,) = incidents_picture(tracks, lambda _: ["Telegram (ops)"])
     assert shown == {"id": track().id, "bot": "greeter", "check": "deaf", "level": "critical", "text": "deaf: no luck",
-                     "since_at": NOW_AT - 52, "decision": "x"}  # fmt: skip
+                     "since_at": NOW_AT - 52, "decision": "x", "told": ["Telegram (ops)"]}  # fmt: skip
     assert plugins_picture([PluginStatus("a", 1, False, "t")]) == [
         {"name": "a", "failures": 1, "disabled": False, "text": "t"}
     ]
@@ -158,6 +158,15 @@ def test_a_ledger_comes_back_as_it_was(tmp_path: Path) -> None:
     full.save(path)
     assert Ledger.load(path, NOW, NOW_AT) == full
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_restarts_are_forgotten_after_a_day_and_with_the_last_one_the_bot() -> None:
+    def at(age_s: float, done: bool = True) -> Restart:
+        return Restart(NOW - age_s, NOW_AT - age_s, "deaf", "e", done)
+
+    ledger = Ledger(restarts={"gone": [at(86_401)], "both": [at(86_401), at(5)], "begun": [at(86_401, done=False)]})
+    ledger.prune(NOW)
+    assert ledger.restarts == {"both": [at(5)], "begun": [at(86_401, done=False)]}
 
 
 def test_after_a_reboot_monotonic_times_are_set_by_the_wall_clock(

@@ -41,6 +41,15 @@ def test_a_used_budget_leaves_the_alert(budget: int, said: str) -> None:
     assert (decision.restart, decision.said, decision.track) == (False, said, track())
 
 
+def test_a_quarantined_bot_is_said_to_stay_down() -> None:
+    final = track(finding=finding("quarantined"))
+    decision = decide(observation(state="quarantined"), [track(), final], [], busy=False)
+    assert decision == Decision("greeter", False, final, "It does not start again by itself.")
+    assert decide(observation(state="quarantined", enabled=False), [final], [], busy=False) == Decision(
+        "greeter", False
+    )
+
+
 @pytest.mark.parametrize("state", ["stopped", "starting", "backing-off", "quarantined", "stopping"])
 def test_a_bot_that_does_not_run_is_left_alone(state: str) -> None:
     assert decide(observation(state=state), [track()], [], busy=False) == Decision("greeter", False)

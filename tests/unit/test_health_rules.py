@@ -9,9 +9,12 @@ from watched import NOW, NOW_AT, PID, Clock, FakeSupervisor, finding, heartbeat,
 
 from multibot_plugin.health.rules import (
     Contrary,
+    Fleet,
     Row,
     contradiction,
     ending_of,
+    in_motion,
+    is_coming_up,
     is_deserted,
     is_wish,
     judge,
@@ -19,8 +22,8 @@ from multibot_plugin.health.rules import (
     restarts_24h,
     watch,
 )
-from multibot_plugin.health.states import Health
-from multibot_runner.protocol import Exit, Run
+from multibot_plugin.health.states import Finding, Health
+from multibot_runner.protocol import KILLED, Exit, Run
 
 
 def row(**changes: Any) -> Row:
@@ -110,6 +113,31 @@ def test_who_changed_the_state_went_past_us_and_who_changed_autostart_did_not(
     assert wait_s is None or is_wish(held, NOW + wait_s)
 
 
+@pytest.mark.parametrize(
+    ("after", "stopping", "moving"),
+    [
+        (STOPPED, False, False),
+        (STOPPED, True, True),  # 'supervisorctl restart A B': B is slow
+        (replace(RUNS, start_at=NOW_AT), False, True),  # its second half: one is back, the next ones follow
+        (replace(RUNS, statename="STARTING", start_at=NOW_AT), False, True),
+    ],
+)
+def test_while_programs_are_stopped_and_started_no_wish_counts(after: Row, stopping: bool, moving: bool) -> None:
+    assert in_motion({"greeter": STOPPED}, Fleet(True, 1, (after,), stopping)) is moving
+    held = watch(None, RUNS, STOPPED, NOW)
+    assert held is not None
+    again = watch(held, STOPPED, STOPPED, NOW + 9, moving)
+    assert again is not None
+    assert is_wish(again, NOW + 9) is not moving
+    assert is_wish(again, NOW + 12)
+
+
+def test_a_bot_that_dies_and_comes_back_is_nobodys_doing() -> None:
+    died = replace(RUNS, statename="EXITED")
+    assert not in_motion({"greeter": died}, Fleet(True, 1, (replace(RUNS, start_at=NOW_AT),)))
+    assert not in_motion({}, Fleet(True, 1, (RUNS,)))
+
+
 def test_a_contradiction_that_turns_round_begins_anew_and_one_that_is_over_is_forgotten() -> None:
     held = watch(None, RUNS, STOPPED, NOW)
     assert watch(held, STOPPED, RUNS, NOW + 1) is None
@@ -124,7 +152,17 @@ def test_a_contradiction_that_turns_round_begins_anew_and_one_that_is_over_is_fo
         ({"state": "stopped"}, Health.UNKNOWN, ""),
         ({"heartbeat": None}, Health.UNKNOWN, "no heartbeat yet"),
         ({"launch": "command", "heartbeat": heartbeat(polling_seen=False)}, Health.HEALTHY, "polling is not visible"),
-        ({"heartbeat": heartbeat(poll_success_mono=None)}, Health.UNKNOWN, "no successful getUpdates yet"),
+        ({"heartbeat": heartbeat(poll_success_mono=None)}, Health.HEALTHY, "first poll open"),
+        (
+            {"heartbeat": heartbeat(poll_success_mono=None, poll_start_mono=NOW - 15.1)},
+            Health.UNKNOWN,
+            "no successful getUpdates yet",
+        ),
+        (
+            {"heartbeat": heartbeat(poll_success_mono=None, poll_failure_mono=NOW - 2)},
+            Health.UNKNOWN,
+            "no successful getUpdates yet",
+        ),
         (
             {"launch": "build", "heartbeat": heartbeat(poll_success_mono=None, polling_seen=False)},
             Health.UNKNOWN,
@@ -139,11 +177,44 @@ def test_health_without_findings_says_what_can_be_seen(changes: dict[str, Any], 
 
 def test_health_is_the_worst_of_what_is_found_and_its_text_the_cause() -> None:
     found = [finding("memory", health=Health.OVER_LIMIT), finding("conflicted", health=Health.CONFLICTED), finding()]
-    assert judge(observation(), found) == (Health.CONFLICTED, "conflicted: no luck")
+    assert judge(observation(), found) == (Health.CONFLICTED, "no luck")
+
+
+@pytest.mark.parametrize(
+    ("state", "found", "cause"),
+    [
+        ("running", finding("deaf", text="deaf: no successful getUpdates for 47 s", health=Health.DEAF),
+         "no successful getUpdates for 47 s"),
+        ("quarantined", finding("quarantined", text="quarantined: no module named 'x'"), "no module named 'x'"),
+        ("running", finding("memory", text="near its memory limit: 9 MB of 10 MB"),
+         "near its memory limit: 9 MB of 10 MB"),
+    ],
+)  # fmt: skip
+def test_a_cause_does_not_say_again_what_stands_beside_it(state: str, found: Finding, cause: str) -> None:
+    assert judge(observation(state=state), [found])[1] == cause
+
+
+def test_a_bot_that_does_not_stay_up_has_its_last_words_as_cause() -> None:
+    crashed = run(20, exit=Exit(NOW_AT, "crashed", "ValueError: no", code=1))
+    waits = observation(state="backing-off", runs=(run(1, pid=PID), crashed))
+    assert judge(waits, []) == (Health.UNKNOWN, "ValueError: no")
+    assert judge(replace(waits, runs=(run(20),)), [])[1] == KILLED
+    assert judge(replace(waits, runs=(run(20, stopping=True),)), [])[1] == ""
+    assert judge(replace(waits, runs=()), [])[1] == ""
+
+
+def test_a_bot_that_comes_up_is_looked_at_again_soon() -> None:
+    young = observation(uptime_s=2.0, heartbeat=heartbeat(poll_success_mono=None, poll_start_mono=None))
+    assert is_coming_up(young)
+    assert is_coming_up(replace(young, heartbeat=None))
+    assert not is_coming_up(replace(young, heartbeat=heartbeat()))
+    assert not is_coming_up(replace(young, uptime_s=11.0))
+    assert not is_coming_up(replace(young, launch="command"))
 
 
 def run(age_s: float, **changes: Any) -> Run:
-    return Run(started_at=NOW_AT - age_s, start_mono=NOW - age_s, pid=1, digest="d", **changes)
+    values = {"started_at": NOW_AT - age_s, "start_mono": NOW - age_s, "pid": 1, "digest": "d"}
+    return Run(**{**values, **changes})
 
 
 def test_restarts_of_a_day_are_those_after_deaths_and_the_monitors_own() -> None:

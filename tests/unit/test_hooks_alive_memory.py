@@ -55,7 +55,7 @@ def test_three_deaths_in_the_window_are_a_warning_that_names_the_last() -> None:
 def test_once_told_it_is_over_when_no_death_is_left_in_the_window() -> None:
     told = observation(runs=(run(5, PID), run(10)), open=frozenset({"deaths"}))
     (found,) = alive.multibot_check(told)
-    assert found.text == "died once within 10 min, last: killed without a word"
+    assert found.text == "died once within 10 min, last: killed (SIGKILL or crash of the interpreter)"
     assert alive.multibot_check(replace(told, runs=(run(601, PID), run(700)))) == []
 
 
@@ -131,6 +131,26 @@ def test_memory_warns_below_its_limit_restarts_above_and_clears_lower(
     assert used(megabytes, told=True) == told
 
 
+@pytest.mark.parametrize(
+    ("changes", "held"),
+    [({"state": "starting"}, True), ({"state": "stopped"}, True), ({"state": "backing-off"}, True),
+     ({"state": "quarantined"}, False), ({"state": "stopped", "enabled": False}, False)],
+)  # fmt: skip
+def test_memory_that_is_not_known_is_held_only_where_a_process_is_expected(changes: dict[str, Any], held: bool) -> None:
+    gone = {"pid": None, "heartbeat": None, "memory_bytes": None, "open": frozenset({"memory"})}
+    seen = observation({"memory_limit": 100 * MB}, **{**gone, **changes})
+    assert [f.check for f in memory.multibot_check(seen)] == (["memory"] if held else [])
+
+
+def test_a_bot_that_is_wanted_and_stands_still_is_told_about_after_a_while() -> None:
+    gone = {"pid": None, "heartbeat": None, "state": "stopped"}
+    (found,) = alive.multibot_check(observation(**gone))
+    assert (found.check, found.level, found.for_s, found.restart) == ("standing", Level.WARNING, 30.0, False)
+    assert found.text == "is wanted, but does not run: start it"
+    assert alive.multibot_check(observation(**gone, enabled=False)) == []
+    assert alive.multibot_check(observation(**gone | {"state": "stopping"})) == []
+
+
 def test_without_a_limit_memory_is_nobodys_business() -> None:
     assert memory.multibot_check(observation(memory_bytes=10**12, open=frozenset({"memory"}))) == []
 
@@ -151,3 +171,8 @@ def test_a_clear_level_above_the_warning_level_does_not_hide_the_warning() -> No
     odd = {"memory_limit": 100 * MB, "memory_clear_percent": 95}
     seen = observation(odd, memory_bytes=85 * MB, open=frozenset({"memory"}))
     assert [f.level for f in memory.multibot_check(seen)] == [Level.WARNING]
+
+
+def test_a_size_below_a_megabyte_is_shown_in_kilobytes() -> None:
+    (found,) = memory.multibot_check(observation({"memory_limit": 102_400}, memory_bytes=40 * MB))
+    assert found.text == "over its memory limit: 40 MB of 100 KB"

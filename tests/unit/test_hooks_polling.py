@@ -64,7 +64,7 @@ def test_a_bot_that_never_polled_is_deaf_only_where_it_must_poll(
 def test_the_text_says_for_how_long() -> None:
     (finding,) = polling.multibot_check(observation(heartbeat=heartbeat(poll_success_mono=NOW - 47)))
     assert finding == Finding(
-        "greeter", "deaf", Level.CRITICAL, "deaf: no successful getUpdates for 47 s", Health.DEAF, 0.0, True
+        "greeter", "deaf", Level.CRITICAL, "deaf: no successful getUpdates for 47 s", Health.DEAF, 0.0, True, NOW - 47
     )
     (finding,) = polling.multibot_check(observation(heartbeat=heartbeat(poll_success_mono=NOW - 600)))
     assert finding.text == "deaf: no successful getUpdates for 10 min"
@@ -73,6 +73,17 @@ def test_the_text_says_for_how_long() -> None:
 def test_a_bot_that_waits_as_telegram_asked_is_deaf_but_a_restart_would_add_calls() -> None:
     flooded = heartbeat(poll_success_mono=NOW - 60, poll_code=429)
     assert check(observation(heartbeat=flooded)) == [("deaf", False)]
+
+
+def test_a_bot_whose_polls_telegram_refuses_for_a_while_is_throttled_and_never_restarted_for_it() -> None:
+    (found,) = polling.multibot_check(observation(heartbeat=heartbeat(poll_code=429)))
+    assert (found.check, found.level, found.health) == ("throttled", Level.WARNING, Health.THROTTLED)
+    assert found.text == "throttled: Telegram asks it to poll less often (429)"
+    assert (found.restart, found.for_s) == (False, 10.0)
+    told = observation(heartbeat=heartbeat(), open=frozenset({"throttled"}))
+    assert check(told) == []
+    (held,) = polling.multibot_check(replace(told, state="starting", heartbeat=None))
+    assert (held.check, held.level, held.health) == ("throttled", Level.WARNING, Health.THROTTLED)
 
 
 @pytest.mark.parametrize("code", [401, 404])

@@ -141,6 +141,27 @@ def test_a_full_journal_says_so_and_takes_nothing_of_what_does_not_fit(tmp_path:
     journal.append(entry(2))
 
 
+def test_a_file_that_is_replayed_while_its_size_is_asked_costs_no_entry(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal.append(entry(1))
+    batch = journal.pending()
+    assert batch is not None
+    real = Path.stat
+
+    def stat(path: Path, **more: bool) -> os.stat_result:
+        if path == batch.path and path.is_file():
+            journal.done(batch)  # the replayer, at the worst of moments
+        return real(path, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", stat)
+        patch.setattr(Path, "is_file", os.path.isfile)
+        journal.append(entry(2))
+    assert not batch.path.exists()
+    assert len(drain(journal)) == 1
+
+
 @pytest.mark.parametrize("written", [0, 20])
 def test_a_full_disk_is_one_clear_error_and_leaves_no_half_line(
     journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int
@@ -171,11 +192,9 @@ def test_a_directory_that_cannot_be_made_is_one_clear_error(tmp_path: Path) -> N
         Journal(tmp_path / "file" / "journal").append(entry())
 
 
-def test_a_process_that_holds_the_lock_for_ever_does_not_hold_up_the_others(
-    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_holds_the_lock_for_ever_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal", patience_s=0.05)
     journal.append(entry(1))
-    monkeypatch.setattr(module, "_LOCK_PATIENCE_S", 0.05)
     with (tmp_path / "journal" / "lock").open("r+b") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         with pytest.raises(JournalError, match="another process holds the journal's lock"):
@@ -210,3 +229,29 @@ def test_any_words_survive(tmp_path_factory: pytest.TempPathFactory, text: str, 
     made = [entry(actor=text, detail={text: number}), Wish(new_id(), 0.0, text, text, text, flag)]
     journal.append(*made)
     assert drain(journal) == made
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"at": "x"}, {"at": True}, {"detail": [1]}, {"actor": 5}, {"bot": {}}, {"id": None}, {"kind": "x"}, {"kind": []}],
+)
+def test_a_line_with_a_wrong_type_is_no_entry(journal: Journal, tmp_path: Path, wrong: dict[str, Any]) -> None:
+    journal.append(entry())
+    path = tmp_path / "journal" / "active.jsonl"
+    line = json.loads(path.read_text())
+    with path.open("a") as file:
+        file.write(json.dumps(line | wrong) + "\n" + "[" * 100_000 + "\n[1]\n")
+    assert journal.wishes() == {}
+    batch = journal.pending()
+    assert batch is not None
+    assert (len(batch.entries), len(batch.unreadable)) == (1, 3)
+
+
+def test_an_entry_as_deep_as_it_can_be_is_set_aside(journal: Journal, tmp_path: Path) -> None:
+    deep: dict[str, Any] = {}
+    for _ in range(5000):
+        deep = {"a": deep}
+    bad = entry(detail=deep)
+    journal.append(entry())
+    journal.reject(bad, "too deep")
+    assert bad.id in (tmp_path / "journal" / "rejected.jsonl").read_text()

@@ -70,7 +70,7 @@ async def test_without_plugins_nothing_is_found_and_nobody_told(load: Loader) ->
     plugins = await load()
     assert await plugins.check(BOTS) == []
     assert plugins.senders() == ()
-    assert await plugins.channels() == []
+    assert await plugins.channels() == {}
     assert plugins.status() == ()
 
 
@@ -211,7 +211,7 @@ async def test_a_check_that_is_slow_is_reported_and_used_again_when_it_is_back(l
     slow = False
     load.release.set()
     worker = plugins._plugins["slow"].worker
-    await until(lambda: not worker.busy)
+    await until(lambda: not worker._busy)
     assert of(await plugins.check(BOTS), "slow") == [(finding(),), (finding(bot="echo"),)]
     assert plugins.status()[0].failures == 0
 
@@ -276,6 +276,18 @@ async def test_sending_says_sent_not_mine_or_failed(load: Loader) -> None:
     assert plugins.senders() == ("down", "late", "no", "odd", "yes")
 
 
+async def test_a_channels_own_exception_speaks_for_itself(load: Loader) -> None:
+    class NotSentError(Exception):
+        pass
+
+    def refused(alert: Alert) -> bool:
+        raise NotSentError(f"chat not found {TOKEN}")
+
+    plugins = await load(point("chat", sender(refused)))
+    with pytest.raises(SendFailed, match=r"^chat not found 123456789:<redacted>$"):
+        await plugins.send("chat", alert())
+
+
 async def test_a_channel_that_fails_for_hours_is_not_disabled_one_that_hangs_is(load: Loader) -> None:
     plugins = await load(
         point("down", sender(failing)), point("hangs", sender(lambda a: load.release.wait(60))), timeout_s=0.05
@@ -303,7 +315,7 @@ async def test_channels_say_where_alerts_go_and_only_configured_ones_are_shown(l
         point("a", channel(lambda: "Telegram (ops)")), point("b", channel(lambda: None)), point("plain", sender(bool)),
         point("c", channel(lambda: {}["no"])),
     )  # fmt: skip
-    assert await plugins.channels() == ["Telegram (ops)", "c", "plain"]
+    assert await plugins.channels() == {"a": "Telegram (ops)", "c": "c", "plain": "plain"}
     assert {p.name: p.failures for p in plugins.status()} == {"a": 0, "b": 0, "c": 1, "plain": 0}
 
 
@@ -344,3 +356,57 @@ async def test_our_own_plugins_are_found_by_entry_point_like_a_strangers(load: L
     assert {"alive", "polling", "memory"} <= plugins.watching()
     assert "log" in plugins.senders()
     assert await plugins.send("telegram", alert()) is None
+
+
+class Unspeakable(Exception):
+    def __init__(self, raised: type[BaseException]) -> None:
+        self.raised = raised
+
+    def __str__(self) -> str:
+        raise self.raised
+
+
+def unspeakable(raised: type[BaseException]) -> Callable[[Any], Any]:
+    def answer(_: Any) -> Any:
+        raise Unspeakable(raised)
+
+    return answer
+
+
+@pytest.mark.parametrize("raised", [KeyboardInterrupt, SystemExit, ValueError, RecursionError])
+async def test_an_exception_that_raises_when_it_is_read_costs_one_answer(
+    load: Loader, raised: type[BaseException]
+) -> None:
+    plugins = await load(
+        point("bad", checker(unspeakable(raised))), point("good", GOOD), point("mute", sender(unspeakable(raised))),
+        point("none", Unspeakable(raised)),
+    )  # fmt: skip
+    answers = await plugins.check(BOTS)
+    assert of(answers, "bad") == [None, None]
+    assert of(answers, "good") == [(finding(),), (finding(bot="echo"),)]
+    assert [s.text for s in plugins.status() if s.name == "bad"] == [
+        "checking greeter: Unspeakable: (it cannot be put into words)"
+    ]
+    with pytest.raises(SendFailed, match="cannot be put into words"):
+        await plugins.send("mute", alert())
+
+
+async def test_a_findings_text_can_be_written_anywhere_and_has_an_end(load: Loader) -> None:
+    text = "half \ud800 a \x1b[31m character " + "x" * 1_000_000
+    plugins = await load(point("odd", checker(lambda o: [finding(bot=o.bot, text=text)])))
+    ((found,), _) = of(await plugins.check(BOTS), "odd")  # type: ignore[misc]
+    assert found.text.encode().startswith(b"half a [31m character xx")
+    assert len(found.text) <= 500
+
+
+async def test_a_flood_of_findings_is_a_failure_of_the_plugin(load: Loader) -> None:
+    def flood(o: Observation) -> list[Finding]:
+        return [finding(bot=o.bot, check=f"c{n}") for n in range(20 if o.bot == "echo" else 3000)]
+
+    plugins = await load(point("flood", checker(flood)))
+    first, second = of(await plugins.check(BOTS), "flood")
+    assert first is None
+    assert second is not None
+    assert len(second) == 20
+    (status,) = plugins.status()
+    assert (status.failures, "3000 findings" in status.text) == (1, True)

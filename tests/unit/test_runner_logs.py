@@ -4,7 +4,8 @@ import re
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multibot_runner.logs import Redactor, redact
+from multibot_runner.logs import Redactor
+from multibot_runner.redact import redact
 
 SECRET = "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw_-9"
 TOKEN = f"123456789:{SECRET}"
@@ -23,6 +24,7 @@ def test_anything_that_looks_like_a_token_is_redacted() -> None:
     assert redact(f"https://api.telegram.org/bot{TOKEN}/getMe") == (
         "https://api.telegram.org/bot123456789:<redacted>/getMe"
     )
+    assert redact(f"99999{TOKEN}") == "99999123456789:<redacted>"
     assert redact(f"x{TOKEN!r}, {TOKEN}") == "x'123456789:<redacted>', 123456789:<redacted>"
 
 
@@ -37,7 +39,7 @@ def test_times_numbers_and_short_things_stay() -> None:
 
 
 def test_a_known_token_is_redacted_where_the_pattern_would_not_see_it() -> None:
-    assert SECRET not in redact(f"99999{TOKEN} {SECRET}", [TOKEN])
+    assert SECRET not in redact(f"a:{SECRET} {SECRET}", [TOKEN])
     assert redact("nothing known", ["short:x"]) == "nothing known"
 
 

@@ -1,4 +1,4 @@
-"""What the client makes of supervisord's faults; what a table in supervisorctl looks like; what the waker does."""
+"""What the client makes of supervisord's faults; what the waker does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from supervisor.xmlrpc import Faults
 from multibot_plugin.errors import SupervisordAway
 from multibot_plugin.supervisor import client as client_module
 from multibot_plugin.supervisor.client import Supervisor, _translated, bot_of, program, refused_where
-from multibot_plugin.supervisor.ctl import table
 from multibot_plugin.supervisor.inside import Stopper, Waker
 
 
@@ -76,11 +75,6 @@ def test_no_socket_no_listener_and_no_right_are_supervisord_away(tmp_path: Path)
 def test_programs_are_named_after_their_bots() -> None:
     assert program("echo") == "bot-echo"
     assert (bot_of("bot-echo"), bot_of("other")) == ("echo", None)
-
-
-def test_a_table_is_aligned_and_shows_no_control_characters() -> None:
-    lines = table(["BOT", "UPTIME"], [["a", "1m 02s"], ["longer", "\x1b[2J9s"]], [False, True])
-    assert lines == ["BOT     UPTIME", "a       1m 02s", "longer  ?[2J9s"]
 
 
 class Group:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -105,3 +106,13 @@ def test_one_supervisord_has_one_interface_and_unknown_bots_are_refused(tmp_path
     with pytest.raises(RPCError) as caught:
         existing.setAutostart("nobody", True)
     assert caught.value.text == "BAD_NAME"
+
+
+@pytest.mark.parametrize("wrong", ["x", [[1]], {"a": 1}, 1e999, float("nan"), 10**4000])
+def test_no_value_in_the_monitors_file_breaks_an_answer(wrong: Any) -> None:
+    changes = dict.fromkeys(("phase", "health", "cause", "memory_bytes", "cpu_percent", "connections",
+                             "poll_success_mono", "update_mono", "restarts_24h", "launch"), wrong)  # fmt: skip
+    shown = row(process(), status(**changes))
+    assert len(json.dumps(shown, allow_nan=False)) < 1000
+    assert set(shown) == ROW_KEYS
+    assert row(process(), status(mono=wrong))["health"] == "unknown"

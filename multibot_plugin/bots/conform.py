@@ -1,0 +1,214 @@
+"""The orders to supervisord: from what it runs to what is rendered. Only bots/apply.py calls this, under its lock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from multibot_plugin.bots.render import Section
+from multibot_plugin.errors import MultibotError, Unreachable
+from multibot_plugin.supervisor.client import (
+    STILL_RUNNING,
+    STOPPED_STATES,
+    Reread,
+    Supervisor,
+    SupervisorFault,
+    bot_of,
+    program,
+)
+from multibot_runner.protocol import BOT_ID
+
+_POLL_S = 0.1
+_STOP_MORE_S = 15.0
+# The monitor takes a stop for somebody's wish once it has lasted (health/rules.py), at one of its next looks.
+_WISH_WAITS_S = 10.0
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What was done, by bot. ``foreign``: programs that changed in the files and are not bots (left alone).
+
+    ``failed``: what did not work, a line for each bot; the next apply takes it up again.
+    """
+
+    started: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+
+def differing(before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Section]) -> set[str]:
+    """Return the bots that supervisord (rows of getBots by id) runs otherwise than ``sections`` say. Pure."""
+    running = {bot: (row["digest"], row["enabled"]) for bot, row in before.items()}
+    wanted = {bot: (section.digest, section.autostart) for bot, section in sections.items()}
+    return {bot for bot in running.keys() | wanted.keys() if running.get(bot) != wanted.get(bot)}
+
+
+def conform(
+    supervisor: Supervisor, answer: Mapping[str, Any], sections: Mapping[str, Section], left: Collection[str],
+    note: Callable[[Iterable[str]], None] = lambda bots: None, *, only: Collection[str] | None = None,
+) -> Applied:  # fmt: skip
+    """Let supervisord run what ``sections``, the rendered ones, say.
+
+    ``answer``: that of getBots just now. ``left``: bots that somebody may have stopped in order to start them again.
+    ``note`` is called with bots before they are stopped, where supervisord alone knew that they changed. ``only``:
+    touch no other bots.
+    """
+    before = {row["id"]: row for row in answer["bots"] if only is None or row["id"] in only}
+    sections = {bot: section for bot, section in sections.items() if only is None or bot in only}
+    failed: dict[str, str] = {}
+    turned = _turn(supervisor, before, sections, failed)
+    reread = supervisor.reread()
+    changed, removed, added = (
+        [bot for bot in _bots(names) if only is None or bot in only]
+        for names in (reread.changed, reread.removed, reread.added)
+    )
+    note({*changed, *removed} - differing(before, sections))
+    _replace(supervisor, changed, removed, sections, failed)
+    added = [bot for bot in added if _attempt(failed, bot, supervisor.add, program(bot))]
+    due = {*left, *(bot for bot in turned if before[bot]["statename"] == "STOPPING")}
+    rest = {bot: s for bot, s in sections.items() if bot in due or bot not in turned}
+    begun = _start_standing(supervisor, answer, rest.keys() - {*added, *changed}, sections, due, failed)
+    for bot in turned:  # told to end before everything else: what is left is to wait for the slow ones
+        if not sections[bot].autostart:
+            _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
+    return _outcome(before, sections, {*added, *turned, *changed, *begun}, removed, reread, failed)
+
+
+def _outcome(
+    before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Section], touched: Iterable[str],
+    removed: Iterable[str], reread: Reread, failed: Mapping[str, str],
+) -> Applied:  # fmt: skip
+    """Sort what was touched by what it did and does now."""
+    ran = {bot for bot, row in before.items() if row["statename"] not in STOPPED_STATES}
+    worked = sorted(bot for bot in touched if bot not in failed)
+    names = [*reread.added, *reread.changed, *reread.removed]
+    return Applied(
+        started=tuple(bot for bot in worked if sections[bot].autostart and bot not in ran),
+        restarted=tuple(bot for bot in worked if sections[bot].autostart and bot in ran),
+        stopped=tuple(bot for bot in worked if not sections[bot].autostart and bot in ran),
+        removed=tuple(bot for bot in removed if bot not in failed),
+        foreign=tuple(sorted(set(names) - {program(bot) for bot in _bots(names)})),
+        failed=failed,
+    )
+
+
+def _bots(names: Iterable[str]) -> list[str]:
+    bots = (bot_of(name) for name in names)
+    return sorted(bot for bot in bots if bot is not None and BOT_ID.fullmatch(bot))
+
+
+def _attempt(failed: dict[str, str], bot: str, order: Any, *arguments: Any) -> bool:
+    """Carry out an order for one bot; what supervisord refuses is this bot's failure, not the others'."""
+    try:
+        order(*arguments)
+    except Unreachable:
+        raise
+    except MultibotError as error:
+        failed[bot] = str(error)
+        return False
+    return True
+
+
+def _turn(
+    supervisor: Supervisor, before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Section],
+    failed: dict[str, str],
+) -> list[str]:  # fmt: skip
+    """Start or stop the bots whose ``enabled`` changed; supervisord then sees no difference in that line any more."""
+    turned = []
+    for bot, section in sections.items():
+        if bot not in before or before[bot]["enabled"] == section.autostart:
+            continue
+        supervisor.set_autostart(bot, section.autostart)
+        if section.digest != before[bot]["digest"]:
+            continue  # replaced as a whole in a moment
+        order = supervisor.start if section.autostart else supervisor.stop
+        waits = section.autostart and before[bot]["statename"] == "STOPPING"  # started when it has ended
+        if waits or _attempt(failed, bot, order, program(bot), None):
+            turned.append(bot)
+    return turned
+
+
+def _replace(
+    supervisor: Supervisor, changed: Iterable[str], removed: Iterable[str], sections: Mapping[str, Section],
+    failed: dict[str, str],
+) -> None:  # fmt: skip
+    """Stop, remove and (those that changed) add again, all at the same time.
+
+    A bot is added as soon as it has ended, so it is never seen stopped for longer than one look.
+    """
+    open_bots = {bot: True for bot in changed} | {bot: False for bot in removed}
+    rows = {row["id"]: row for row in supervisor.bots()["bots"]} if open_bots else {}
+    now = time.monotonic()
+    deadlines = {bot: now + rows[bot]["stop_wait_s"] + _STOP_MORE_S for bot in open_bots if bot in rows}
+    for bot in list(open_bots):
+        if not _attempt(failed, bot, supervisor.stop, program(bot), None):
+            del open_bots[bot]
+    while open_bots:
+        rows = {row["id"]: row for row in supervisor.bots()["bots"]}
+        for bot, again in list(open_bots.items()):
+            gone = bot not in rows
+            if gone or rows[bot]["statename"] in STOPPED_STATES:
+                if _taken_out(supervisor, bot, failed):
+                    del open_bots[bot]
+                    if again and bot not in failed:
+                        _attempt(failed, bot, supervisor.add, program(bot))
+            elif time.monotonic() > deadlines.get(bot, now + _STOP_MORE_S):
+                failed[bot] = f"bot {bot!r} is still {rows[bot]['statename']} long after its time to stop"
+                del open_bots[bot]
+        if open_bots:
+            time.sleep(_POLL_S)
+
+
+def _taken_out(supervisor: Supervisor, bot: str, failed: dict[str, str]) -> bool:
+    """Remove a bot that has ended; False when it came back in between (then it is told to stop again)."""
+    try:
+        supervisor.remove(program(bot))
+    except SupervisorFault as fault:
+        if fault.code == STILL_RUNNING:
+            supervisor.stop(program(bot), None)
+            return False
+        failed[bot] = str(fault)
+    return True
+
+
+def _start_standing(
+    supervisor: Supervisor, answer: Mapping[str, Any], bots: Iterable[str], sections: Mapping[str, Section],
+    due: Collection[str], failed: dict[str, str],
+) -> list[str]:  # fmt: skip
+    """Start those of ``bots`` that should run and stand still; return which. ``due``: their stop was one of ours.
+
+    Another's stop may be an operator's wish that the monitor is about to write down: that is left to the monitor.
+    """
+    rows = {row["id"]: row for row in answer["bots"]}
+    states = {"FATAL", "STOPPED"} if _is_settled(answer) else {"FATAL"}
+    standing = [
+        bot
+        for bot in bots
+        if bot in rows and sections[bot].autostart
+        and rows[bot]["statename"] in (("STOPPED", "STOPPING", "FATAL") if bot in due else states)
+    ]  # fmt: skip
+    if not standing:
+        return []
+    wanted = {row["id"] for row in supervisor.bots()["bots"] if row["enabled"]}  # a 'bot stop' may have come between
+    begun = []
+    for bot in sorted(wanted.intersection(standing), key=lambda bot: (rows[bot]["statename"] == "STOPPING", bot)):
+        start = partial(supervisor.start, stopping_s=sections[bot].stop_wait_s + _STOP_MORE_S)
+        if _attempt(failed, bot, start, program(bot), None):
+            begun.append(bot)
+    return begun
+
+
+def _is_settled(answer: Mapping[str, Any]) -> bool:
+    """Return whether no bot was stopped so lately that the monitor, if it looks at all, has not judged it yet."""
+    if not answer["monitor"]["ok"]:
+        return True
+    rows = answer["bots"]
+    stops_at = [row["stop_at"] or 0.0 for row in rows if row["statename"] == "STOPPED"]
+    moving = any(row["statename"] == "STOPPING" for row in rows)
+    return not moving and answer["at"] - max(stops_at, default=0.0) > _WISH_WAITS_S

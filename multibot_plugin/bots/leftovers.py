@@ -1,0 +1,54 @@
+"""What a stopped bot left running: its runner was killed, or had no time for it. A second poller takes updates away."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from multibot_plugin.home import Home
+from multibot_runner.protocol import BOT_ID, BotPaths
+from multibot_runner.readers import read_runs
+from multibot_runner.sweep import Traces, end, members
+
+
+def end_left(home: Home, bot: str, running: Callable[[], int] = lambda: 0) -> int:
+    """Kill the processes of a bot that is stopped, in whatever session or parent; return how many.
+
+    ``running`` tells the pid that supervisord has for the bot now, 0 without one. A runner that somebody starts
+    meanwhile is left alone: it looks for leftovers itself. Call it before the bot's settings are removed.
+    """
+    return sum(end(lambda t=traces: _left(t, running)) for traces in _traces(home.bot(bot)))  # type: ignore[misc]
+
+
+def end_all_left(home: Home) -> int:
+    """Kill what the bots of this installation left, when its supervisord has ended; return how many processes."""
+    top = home.state / "bots"
+    bots = sorted(path.name for path in top.iterdir()) if top.is_dir() else ()
+    return sum(end_left(home, bot) for bot in bots if BOT_ID.fullmatch(bot))
+
+
+def _left(traces: Traces, running: Callable[[], int]) -> Iterable[int]:
+    before = running()
+    found = members(traces, before or None)
+    return found if running() == before else ()
+
+
+def _traces(paths: BotPaths) -> list[Traces]:
+    """Return what to look for, for each user that the bot has settings for.
+
+    The bot may have rewritten its settings, so whose they are counts: only root can change that.
+    """
+    digests, uids = {run.digest for run in read_runs(paths)}, set()
+    for path in _settings_of(paths.state_dir):
+        digests.add(path.stem)
+        with contextlib.suppress(OSError):
+            uids.add(path.lstat().st_uid)
+    return [Traces(paths.bot, str(paths.run_dir), tuple(digests), uid) for uid in sorted(uids)]
+
+
+def _settings_of(directory: Path) -> list[Path]:
+    try:
+        return [path for path in directory.glob("*.json") if path.name != "live.json"]
+    except OSError:
+        return []

@@ -1,0 +1,54 @@
+"""What to type when something is wrong with a bot: for ``status`` and ``bot show``. Pure."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from multibot_plugin.cli.fleet import Row, symbol
+from multibot_plugin.health.states import Health
+from multibot_runner.protocol import FORMS
+
+_CLOSED = re.compile(r"(script|build|working directory|env file|interpreter) (/.+?): Permission denied")
+_MISSING = re.compile(r"(script|build) (/.+?): no such file", re.IGNORECASE)
+_NO_MODULE = re.compile(r"no module named|has no python-telegram-bot", re.IGNORECASE)
+_NEW_TOKEN = "get a new token from @BotFather"  # noqa: S105 - a hint
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Commands as they are typed, one after the other, and in a few words what for ("" where they say it)."""
+
+    commands: tuple[str, ...] = ()
+    why: str = ""
+
+
+def remedy(row: Row, cause: str, command: Callable[[str], str]) -> Remedy:
+    """Return what to type about a bot; ``cause``: why it is so; ``command`` makes ``multibot ...`` of a subcommand."""
+    bot, state, health = row["id"], row["state"], row["health"]
+    if state == "stopped":
+        return Remedy((command(f"bot start {bot}"),)) if row["statename"] else Remedy()
+    if health == Health.CONFLICTED:
+        return Remedy((), f"another program polls with this token: stop it, or {_NEW_TOKEN}")
+    if health == Health.UNAUTHORISED or (state == "quarantined" and "token" in cause):
+        return Remedy((command(f"bot set {bot} --token-stdin"),), _NEW_TOKEN)
+    if state in ("quarantined", "backing-off"):
+        return _start_again(row, cause, command)
+    return Remedy((command(f"bot show {bot}"),)) if symbol(row) in "▲✖" else Remedy()
+
+
+def _start_again(row: Row, cause: str, command: Callable[[str], str]) -> Remedy:
+    """Return what lets a bot start that does not."""
+    bot = row["id"]
+    start = command(f"bot restart {bot}")
+    if closed := _CLOSED.search(cause):
+        right = "o+rx" if closed[1] in ("working directory", "interpreter") else "o+r"
+        return Remedy((f"chmod {right} {shlex.quote(closed[2])}", start))
+    if _NO_MODULE.search(cause):
+        return Remedy((command(f"bot set {bot} --python /path/to/venv/bin/python"),), "an interpreter that has it")
+    if (missing := _MISSING.search(cause)) and missing[1] in FORMS:
+        place = "/path/to/file.py" if missing[1] == "script" else "/path/to/file.py:function"
+        return Remedy((command(f"bot set {bot} --{missing[1]} {place}"),), "where it is now")
+    return Remedy((command(f"logs {bot}"), start) if row["state"] == "quarantined" else (command(f"logs {bot}"),))
