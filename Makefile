@@ -7,8 +7,8 @@
 .PHONY: help demo demo-stop test test-unit lint types bench docs clean environment venv
 
 ENV = . build/environment;
-# The tests mostly wait for processes: four modules at a time keep two cores busy.
-SPREAD = -n 4 --dist loadscope
+# The tests mostly wait for processes: six at a time keep two cores busy.
+SPREAD = -n 6 --dist loadgroup
 IS_ROOT := $(shell test "$$(id -u)" = 0 && echo yes)
 # Tests that need root are deselected for a user, and pytest prints how many.
 SELECT = $(if $(IS_ROOT),,-m 'not root')

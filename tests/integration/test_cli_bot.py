@@ -17,8 +17,9 @@ from multibot_plugin.journal import Journal, Wish, new_id
 ROOT = os.geteuid() == 0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def installation() -> Iterator[System]:
+    """One for each worker of pytest-xdist: no test of this module leans on another."""
     with System.create() as made:
         yield made
 

@@ -149,19 +149,6 @@ def test_bots_says_when_supervisord_is_away_or_has_not_our_plugin(own: Superviso
         own.client.bots()
 
 
-def test_an_exception_inside_a_method_is_a_fault_and_does_not_end_supervisord(own: Supervisord) -> None:
-    own.apply(rows("one"))
-    own.wait_state("RUNNING", "one")
-    # A picture that can be read and not be answered (the number is infinite): our own code trips over it.
-    own.home.status.write_text('{"bots": {"one": {"restarts_24h": 1e400}}}')
-    with pytest.raises(SupervisorFault, match="ValueError: see supervisord's log"):
-        own.client.bots()
-    assert "multibot.getBots: ValueError at" in own.log()
-    assert own.client.state() == "RUNNING"
-    own.home.status.unlink()
-    assert own.rows()["one"]["statename"] == "RUNNING"
-
-
 def test_a_second_http_server_gets_the_same_interface(own: Supervisord) -> None:
     own.stop()
     conf = own.home.supervisord_conf

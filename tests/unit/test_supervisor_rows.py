@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -106,6 +107,17 @@ def test_one_supervisord_has_one_interface_and_unknown_bots_are_refused(tmp_path
     with pytest.raises(RPCError) as caught:
         existing.setAutostart("nobody", True)
     assert caught.value.text == "BAD_NAME"
+
+
+def test_an_exception_of_our_own_is_a_fault_that_shows_no_value_of_the_request(tmp_path: Path) -> None:
+    log: list[str] = []
+    logger = SimpleNamespace(warn=log.append)
+    broken = SimpleNamespace(process_groups={"bot-echo": None}, options=SimpleNamespace(logger=logger))
+    with pytest.raises(RPCError) as caught:
+        MultibotInterface(broken, tmp_path / "status.json").setAutostart("secret", True)
+    assert (caught.value.code, caught.value.text) == (9000, "UNKNOWN: AttributeError: see supervisord's log")
+    assert len(log) == 1
+    assert re.fullmatch(r"multibot\.setAutostart: AttributeError at _bots:\d+", log[0])
 
 
 @pytest.mark.parametrize("wrong", ["x", [[1]], {"a": 1}, 1e999, float("nan"), 10**4000])
