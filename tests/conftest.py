@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that share a fixture of their module on one worker (``--dist loadgroup``)."""
     for item in items:
-        fixtures = getattr(item, "_fixtureinfo").name2fixturedefs.values()
+        fixtures = item._fixtureinfo.name2fixturedefs.values()
         if any(definition.scope == "module" for definitions in fixtures for definition in definitions):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
