@@ -283,3 +283,15 @@ def leave_nothing(directory: Path) -> None:
         forget(directory)
     shutil.rmtree(directory)
     assert not left, f"left behind: {left}"
+
+
+def registered(system: System, name: str) -> str:
+    """Return a new token that the sandbox knows as the bot ``name``."""
+    token = new_token()
+    system.sandbox.register(token, name)
+    return token
+
+
+def command(system: System) -> tuple[str, str]:
+    """Return the words of ``bot create`` for the command bot of this suite."""
+    return "--command", f"/usr/bin/python3 {system.bots}/command_echo.py"

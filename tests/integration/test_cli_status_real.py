@@ -178,6 +178,7 @@ def test_stop_now_kills_what_does_not_listen(made: Installation) -> None:
 
 
 def test_a_hint_can_be_typed_word_for_word(made: Installation) -> None:
+    made.run("stop", "--now", "--yes")
     done = made.run("list", code=5)
     hint = done.stderr.rpartition("run '")[2].rpartition("'")[0].split()
     assert hint == ["multibot", "--home", str(made.directory / "h"), "start"]
