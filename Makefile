@@ -7,8 +7,8 @@
 .PHONY: help demo demo-stop test test-unit lint types bench docs clean environment venv
 
 ENV = . build/environment;
-# The tests mostly wait for processes: six modules at a time keep two cores busy, the long ones (acceptance) first.
-SPREAD = -n 6 --dist loadscope --no-loadscope-reorder
+# The tests mostly wait for processes: eight modules at a time keep two cores busy, the long ones (acceptance) first.
+SPREAD = -n 8 --dist loadscope --no-loadscope-reorder
 IS_ROOT := $(shell test "$$(id -u)" = 0 && echo yes)
 # Tests that need root are deselected for a user, and pytest prints how many.
 SELECT = $(if $(IS_ROOT),,-m 'not root')
