@@ -14,7 +14,7 @@ IS_ROOT := $(shell test "$$(id -u)" = 0 && echo yes)
 SELECT = $(if $(IS_ROOT),,-m 'not root')
 
 help:
-	@sed -n '1,/^$$/ s/^# //p' Makefile | sed '/^\./d' 
+	@sed -n '1,/^$$/ s/^# //p' Makefile
 
 # What to type next is printed: root in a directory that is closed to the bots' user ids gets one elsewhere.
 environment: venv

@@ -2,8 +2,8 @@
 
 Each plugin has one daemon thread. A call has a time limit; while one hangs the plugin is not called again. An
 exception, a wrong answer, a call over the limit or still hanging is a failure; after FAILURES_ALLOWED in a row the
-plugin is disabled until the monitor starts again. An alert that could not be sent is no failure of that kind (it
-stays in the outbox), only a send that hangs is.
+plugin is disabled until the monitor starts again. An alert that could not be sent is no failure of that kind: it stays
+in the outbox, whatever became of the plugin, and is offered again.
 """
 
 from __future__ import annotations
@@ -109,18 +109,19 @@ class Plugins:
         Raises SendFailed.
         """
         plugin = self._plugins.get(name)
-        if plugin is None or plugin.disabled or "multibot_send_alert" not in plugin.hooks:
-            raise SendFailed("the plugin is not there or disabled")
+        if plugin is None or "multibot_send_alert" not in plugin.hooks:
+            raise SendFailed("the plugin is not there any more")
+        if plugin.disabled:
+            raise SendFailed(f"the plugin is disabled: {plugin.text}")
         try:
             hook = plugin.hooks["multibot_send_alert"]
             call = _in_words(lambda: [_sent(r) for r in hook(alert=alert)])
             results = await plugin.worker.call(call, self._timeout_s)
-        except (TooSlow, StillBusy) as error:
-            self._failed(plugin, f"sending an alert: {error}")
-            raise SendFailed(str(error)) from error
         except Exception as error:
             _log.warning("channel %s: alert not sent: %s", name, describe(error))
-            raise SendFailed(error.reason if isinstance(error, PluginError) else describe(error)) from error
+            ours = isinstance(error, TooSlow | StillBusy)
+            reason = error.reason if isinstance(error, PluginError) else str(error) if ours else describe(error)
+            raise SendFailed(reason) from error
         if not results:
             return None
         if results[0]:
@@ -134,8 +135,8 @@ class Plugins:
         return {p.name: text for p, text in zip(asked, shown, strict=True) if text}
 
     def senders(self) -> tuple[str, ...]:
-        """Return the names of the plugins that send alerts."""
-        return tuple(p.name for p in self._active() if "multibot_send_alert" in p.hooks)
+        """Return the names of the plugins that send alerts; disabled ones, too: what waits for them is told."""
+        return tuple(p.name for p in self._plugins.values() if "multibot_send_alert" in p.hooks)
 
     def watching(self) -> frozenset[str]:
         """Return the names of the plugins that check bots."""

@@ -318,6 +318,8 @@ def _read_file(toml: Path) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
     except OSError as error:
         raise BadValue(f"{toml}: cannot be read: {error.strerror}") from error
     plugins = document.pop("plugins", {})
+    if not isinstance(plugins, dict) or not all(isinstance(table, dict) for table in plugins.values()):
+        raise BadValue(f"{toml}: plugins is not a table of tables: write [plugins.NAME], and its settings below")
     found = flatten(document)
     allowed = {s.name for s in FLEET_SETTINGS}
     for name in found:

@@ -66,6 +66,7 @@ def _paths(bot: str, digest: str) -> BotPaths:
 
 
 def _start(paths: BotPaths, digest: str, start_mono: float) -> int:
+    name = family.rename(family.WAITING)  # not to be taken for a process of the run that has the lock
     parent = os.getppid()
     if parent == 1 and _orphaned(paths):
         raise process.ParentGone
@@ -88,7 +89,7 @@ def _start(paths: BotPaths, digest: str, start_mono: float) -> int:
         return _refuse(paths, digest, start_mono, f"{paths.settings(digest)} is damaged: run 'multibot apply'")
     _honour_pythonpath()
     dropped = account is not None and account.uid != 0
-    return _hold(Launch(settings, paths, digest, start_mono, token, dropped))
+    return _hold(Launch(settings, paths, digest, start_mono, token, dropped), name)
 
 
 def _orphaned(paths: BotPaths) -> bool:
@@ -123,10 +124,9 @@ def _refuse(paths: BotPaths, digest: str, start_mono: float, text: str) -> int:
     return _leave(EXIT_FINAL, start_mono)
 
 
-def _hold(start: Launch) -> int:
-    """Take the bot's lock, write down the start, wait out the backoff, and run."""
+def _hold(start: Launch, name: bytes) -> int:
+    """Take the bot's lock, write down the start, wait out the backoff, and run under ``name``."""
     recorder = Recorder(start.paths, start.start_mono, LOCKED_OUT)
-    before = family.rename(family.WAITING)  # not to be taken for a process of the run that has the lock
     try:
         descriptor = _take_lock(start, recorder)
     except OSError as error:  # the directory is the bot's: it may have put anything there
@@ -136,7 +136,7 @@ def _hold(start: Launch) -> int:
         return _end(start, recorder, outcome.misconfigured(text))
     if descriptor is None:
         return 0
-    family.rename(before)
+    family.rename(name)
     earlier = recorder.read_runs()
     recorder.begin(start.digest)
     traces = _traces(start, recorder)

@@ -6,12 +6,14 @@ The runner looks at its start, before the bot's code runs, and at its end; the m
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 from multibot_runner import family
 
@@ -53,7 +55,14 @@ def members(traces: Traces, running: Optional[int] = None) -> Tuple[int, ...]:
     found = {p for p, t in table.items() if t.uid == traces.uid and _carries(p, traces)}
     waiting = {pid for pid in found if table[pid].name == family.WAITING}
     spared = {os.getpid(), *waiting, *(_with_children([running], children) if running else ())}
-    return tuple(_with_children(found - waiting, children) - spared)
+    # Whoever started this process by a shell has the bot's id and digest on a command line, too.
+    return tuple(_with_children(found - waiting - set(_ancestors(os.getpid(), table)), children) - spared)
+
+
+def _ancestors(pid: int, table: Mapping[int, _Process]) -> Iterator[int]:
+    while pid in table:
+        pid = table[pid].parent
+        yield pid
 
 
 def _with_children(pids: Iterable[int], children: Dict[int, List[int]]) -> Set[int]:
@@ -74,7 +83,7 @@ def _processes() -> Dict[int, _Process]:
         if entry.isdigit():
             try:
                 with open(f"/proc/{entry}/status", "rb") as file:
-                    lines = dict(line.split(b":", 1) for line in file.read().splitlines()[:12] if b":" in line)
+                    lines = dict(line.split(b":", 1) for line in file.read().split(b"\n")[:12] if b":" in line)
                 if lines[b"State"].split()[0] not in (b"Z", b"X"):
                     uid, parent = int(lines[b"Uid"].split()[0]), int(lines[b"PPid"])
                     found[int(entry)] = _Process(lines[b"Name"].strip(), parent, uid)
@@ -128,6 +137,16 @@ class LastAct:
     def __call__(self) -> None:
         if os.getpid() != self._pid:  # a child that the bot forked runs our exit handlers, too
             return
+        _let_go_of_resource_tracker()
         # A stop ends by a timer (stop.py): half of what it leaves is for them to finish, the rest for killing them.
         left_s = signal.getitimer(signal.ITIMER_REAL)[0]
         end(lambda: members(self._traces), min(GRACE_S, left_s / 2) if left_s else GRACE_S)
+
+
+def _let_go_of_resource_tracker() -> None:
+    """Let multiprocessing's helper end: it ignores SIGTERM, and frees the bot's shared memory when its pipe closes."""
+    module = sys.modules.get("multiprocessing.resource_tracker")
+    with contextlib.suppress(Exception):  # of Python's own, and not documented
+        tracker = module._resource_tracker  # type: ignore[union-attr]
+        descriptor, tracker._fd = tracker._fd, None
+        os.close(descriptor)

@@ -32,7 +32,7 @@ from typing import Any
 
 import asyncpg
 
-from multibot_plugin.bots.uids import forget
+from multibot_plugin.bots.uids import REGISTRY, owner_of_uid
 from multibot_plugin.database import embedded, migrate, pool
 from multibot_plugin.database.server import NAME, folder, passfile
 from multibot_plugin.home import Home, find_home
@@ -53,6 +53,15 @@ def short_directory() -> Iterator[Path]:
         if os.geteuid() == 0:
             forget(top)
         shutil.rmtree(top, ignore_errors=True)
+
+
+def forget(below: Path) -> None:
+    """Give back the user ids that installations below this directory have claimed."""
+    for path in REGISTRY.iterdir() if REGISTRY.is_dir() else ():
+        if path.name.isdigit():
+            owner = owner_of_uid(int(path.name))
+            if owner is not None and owner.is_relative_to(below):
+                path.unlink(missing_ok=True)
 
 
 def in_thread(start: Callable[[], Coroutine[Any, Any, Any]]) -> Any:

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from postgres import forget
 from supervisor.xmlrpc import SupervisorTransport
 
-from multibot_plugin.bots.uids import forget
 from multibot_plugin.database.pool import connect
 from multibot_plugin.errors import DatabaseAway
 from multibot_plugin.home import Home, find_home

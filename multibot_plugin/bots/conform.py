@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,11 @@ from multibot_plugin.errors import MultibotError, Unreachable
 from multibot_plugin.supervisor.client import (
     STILL_RUNNING,
     STOPPED_STATES,
-    Reread,
     Supervisor,
     SupervisorFault,
     bot_of,
     program,
 )
-from multibot_runner.protocol import BOT_ID
 
 _POLL_S = 0.1
 _STOP_MORE_S = 15.0
@@ -31,6 +29,7 @@ _WISH_WAITS_S = 10.0
 class Applied:
     """What was done, by bot. ``foreign``: programs that changed in the files and are not bots (left alone).
 
+    ``standing``: bots that are enabled, but that somebody may have stopped past multibot (left alone, too).
     ``failed``: what did not work, a line for each bot; the next apply takes it up again.
     """
 
@@ -39,6 +38,7 @@ class Applied:
     stopped: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    standing: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -59,13 +59,14 @@ def conform(
     ``note`` is called with bots before they are stopped, where supervisord alone knew that they changed. ``only``:
     touch no other bots.
     """
+    ours = {row["id"] for row in answer["bots"]} | sections.keys()
     before = {row["id"]: row for row in answer["bots"] if only is None or row["id"] in only}
     sections = {bot: section for bot, section in sections.items() if only is None or bot in only}
     failed: dict[str, str] = {}
     turned = _turn(supervisor, before, sections, failed)
     reread = supervisor.reread()
     changed, removed, added = (
-        [bot for bot in _bots(names) if only is None or bot in only]
+        [bot for bot in _bots(names, ours) if only is None or bot in only]
         for names in (reread.changed, reread.removed, reread.added)
     )
     note({*changed, *removed} - differing(before, sections))
@@ -77,30 +78,34 @@ def conform(
     for bot in turned:  # told to end before everything else: what is left is to wait for the slow ones
         if not sections[bot].autostart:
             _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
-    return _outcome(before, sections, {*added, *turned, *changed, *begun}, removed, reread, failed)
+    names = {*reread.added, *reread.changed, *reread.removed}
+    applied = _outcome(before, sections, {*added, *turned, *changed, *begun}, removed, failed)
+    still = [bot for bot in rest if bot in before and rest[bot].autostart and before[bot]["statename"] == "STOPPED"]
+    return replace(
+        applied, foreign=tuple(sorted(names - {program(bot) for bot in _bots(names, ours)})),
+        standing=tuple(sorted({*still} - {*added, *changed, *begun, *failed})),
+    )  # fmt: skip
 
 
 def _outcome(
     before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Section], touched: Iterable[str],
-    removed: Iterable[str], reread: Reread, failed: Mapping[str, str],
+    removed: Iterable[str], failed: Mapping[str, str],
 ) -> Applied:  # fmt: skip
     """Sort what was touched by what it did and does now."""
     ran = {bot for bot, row in before.items() if row["statename"] not in STOPPED_STATES}
     worked = sorted(bot for bot in touched if bot not in failed)
-    names = [*reread.added, *reread.changed, *reread.removed]
     return Applied(
         started=tuple(bot for bot in worked if sections[bot].autostart and bot not in ran),
         restarted=tuple(bot for bot in worked if sections[bot].autostart and bot in ran),
         stopped=tuple(bot for bot in worked if not sections[bot].autostart and bot in ran),
         removed=tuple(bot for bot in removed if bot not in failed),
-        foreign=tuple(sorted(set(names) - {program(bot) for bot in _bots(names)})),
         failed=failed,
     )
 
 
-def _bots(names: Iterable[str]) -> list[str]:
-    bots = (bot_of(name) for name in names)
-    return sorted(bot for bot in bots if bot is not None and BOT_ID.fullmatch(bot))
+def _bots(names: Iterable[str], ours: Collection[str]) -> list[str]:
+    """Return the bots among these programs; somebody else's may be called bot-something, too."""
+    return sorted(bot for bot in map(bot_of, names) if bot is not None and bot in ours)
 
 
 def _attempt(failed: dict[str, str], bot: str, order: Any, *arguments: Any) -> bool:
@@ -185,14 +190,15 @@ def _start_standing(
 
     Another's stop may be an operator's wish that the monitor is about to write down: that is left to the monitor.
     """
-    rows = {row["id"]: row for row in answer["bots"]}
-    states = {"FATAL", "STOPPED"} if _is_settled(answer) else {"FATAL"}
-    standing = [
-        bot
-        for bot in bots
-        if bot in rows and sections[bot].autostart
-        and rows[bot]["statename"] in (("STOPPED", "STOPPING", "FATAL") if bot in due else states)
-    ]  # fmt: skip
+    rows = {row["id"]: row for row in answer["bots"] if row["id"] in sections and sections[row["id"]].autostart}
+    settled = _is_settled(answer)
+
+    def stands(row: Mapping[str, Any]) -> bool:
+        if row["id"] in due:
+            return row["statename"] in ("STOPPED", "STOPPING", "FATAL")
+        return row["statename"] == "FATAL" or (row["statename"] == "STOPPED" and (settled or not row["stop_at"]))
+
+    standing = [bot for bot in bots if bot in rows and stands(rows[bot])]
     if not standing:
         return []
     wanted = {row["id"] for row in supervisor.bots()["bots"] if row["enabled"]}  # a 'bot stop' may have come between
@@ -205,9 +211,9 @@ def _start_standing(
 
 
 def _is_settled(answer: Mapping[str, Any]) -> bool:
-    """Return whether no bot was stopped so lately that the monitor, if it looks at all, has not judged it yet."""
+    """Return whether the monitor has judged every stop: it looks, and none is too new."""
     if not answer["monitor"]["ok"]:
-        return True
+        return False
     rows = answer["bots"]
     stops_at = [row["stop_at"] or 0.0 for row in rows if row["statename"] == "STOPPED"]
     moving = any(row["statename"] == "STOPPING" for row in rows)

@@ -40,9 +40,9 @@ def claim(uid: int, state: Path, registry: Path = REGISTRY) -> bool:
         registry.mkdir(mode=0o755, parents=True, exist_ok=True)
         busy = Refused(f"another multibot has been changing {registry} for {_LOCK_WAIT_S:g} s")
         with locked(registry / ".lock", _LOCK_WAIT_S, busy):
-            if owner_of_uid(uid, registry) not in (None, state):
+            if not _is(owner_of_uid(uid, registry), state):
                 return False
-            replace_file(registry / str(uid), f"{state}\n".encode(), 0o644)
+            replace_file(registry / str(uid), f"{state.resolve()}\n".encode(), 0o644)
             return True
     except OSError as error:
         raise MultibotError(f"cannot claim user id {uid} in {registry}: {error.strerror}") from error
@@ -62,13 +62,9 @@ def owner_of_uid(uid: int, registry: Path = REGISTRY) -> Path | None:
 def foreign(uids: Iterable[int], state: Path, registry: Path = REGISTRY) -> dict[int, Path]:
     """Return those of ``uids`` that another installation than this has claimed, with its state directory."""
     owners = {uid: owner_of_uid(uid, registry) for uid in uids}
-    return {uid: owner for uid, owner in owners.items() if owner not in (None, state) and owner is not None}
+    return {uid: owner for uid, owner in owners.items() if owner is not None and not _is(owner, state)}
 
 
-def forget(below: Path, registry: Path = REGISTRY) -> None:
-    """Give back what installations below this directory have claimed (they are being removed)."""
-    for path in registry.iterdir() if registry.is_dir() else ():
-        if path.name.isdigit():
-            owner = owner_of_uid(int(path.name), registry)
-            if owner is not None and owner.is_relative_to(below):
-                path.unlink(missing_ok=True)
+def _is(owner: Path | None, state: Path) -> bool:
+    """Whether nobody or this installation owns it, however its path is spelt."""
+    return owner is None or owner.resolve() == state.resolve()

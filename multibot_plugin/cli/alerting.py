@@ -21,7 +21,7 @@ def where_alerts_go(settings: Settings, alerts: Mapping[str, Any]) -> str:
     failing = {delivery["to"] for delivery in _failing(alerts)}
     channels = [name for name in alerts.get("channels", ()) if name != "log"]
     names = [f"{name[:1].upper()}{name[1:]}" for name in channels if name not in failing]
-    if not channels and settings["alerts.telegram.token_file"] and settings["alerts.telegram.chat_id"]:
+    if "channels" not in alerts and settings["alerts.telegram.token_file"] and settings["alerts.telegram.chat_id"]:
         names = ["Telegram"]
     if failing and not names:
         return "alerts do not arrive"

@@ -135,6 +135,8 @@ def _lines(result: Result) -> Iterator[tuple[str, str]]:
         done.setdefault(bot, "new, not started (not enabled)" if applied else "new, starts with supervisord")
     for bot in plan.removed:
         done.setdefault(bot, "removed")
+    for bot in applied.standing if applied else ():
+        done[bot] = "left stopped, somebody stopped it past multibot (bot start starts it)"
     for bot, text in (applied.failed if applied else {}).items():
         done[bot] = f"failed: {text}"
     for bot, problem in plan.problems.items():
@@ -162,6 +164,6 @@ def as_json(result: Result) -> dict[str, Any]:
     """Return plan and result as plain values, masked."""
     applied = result.applied
     done: dict[str, Any] = {"applied": applied is not None}
-    for name in ("started", "restarted", "stopped", "removed", "foreign"):
+    for name in ("started", "restarted", "stopped", "removed", "foreign", "standing"):
         done[name] = list(getattr(applied, name)) if applied else []
     return {"plan": result.plan.as_json(), **done, "failed": dict(applied.failed) if applied else {}}

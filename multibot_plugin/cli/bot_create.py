@@ -13,7 +13,7 @@ import click
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
 from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
-from multibot_plugin.cli.bot_power import outlast
+from multibot_plugin.cli.bot_power import outlast, wish_waits
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
 from multibot_plugin.errors import BadValue, MultibotError, Refused
@@ -43,8 +43,9 @@ def create(context: Context, /, bot: str, build: str | None, script: str | None,
     if launch is None:
         raise click.UsageError("what runs? One of --build MODULE:FUNCTION, --script FILE, --command 'PROGRAM ARGS'")
     draft = _draft(bot, launch, given.read_env(env), given.read_settings(options), not no_start, options)
+    waited = wish_waits(context)  # one that was about a bot of this name before
     config, telegram = context.run(_store(context, draft, not no_check))
-    outlast(context, [bot], draft.enabled)  # a wish may wait that was about a bot of this name before
+    outlast(context, [bot], draft.enabled, waited)
     say_environment(context)
     result = apply_now(context, later=True, only=bot)
     say_result(context, result, besides=bot)

@@ -9,6 +9,7 @@ import click
 
 from multibot_plugin.cli.applying import apply_now, say_result
 from multibot_plugin.cli.output import Context, complete_bot, confirm, pass_context, say, show_json
+from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError
 
 
@@ -33,6 +34,8 @@ def delete(context: Context, bot: str, yes: bool, purge: bool, json_wanted: bool
     if failure:
         raise MultibotError(f"{bot} is deleted, but still there: {failure}: run '{context.home.command('apply')}'")
     if purge:
+        if result.away is not None and is_running(context.home):
+            raise MultibotError(f"{bot} is deleted, but may still run, so its files are kept: {result.away}")
         _purge(context, bot)
     left = [str(path) for path in (context.home.bot(bot).work, context.home.bot_log(bot)) if path.exists()]
     if left:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -144,20 +143,24 @@ def _nothing_runs(act: Act, bots: Sequence[str], away: SupervisordAway, json_wan
 
 def wish(context: Context, bots: Sequence[str], enabled: bool) -> None:
     """Store whether ``bots`` shall run in the database; in the journal, which is brought there later, if it is away."""
+    waited = wish_waits(context)
     try:
         missing = context.run(_store(context, bots, enabled))
     except MultibotError as error:
         say(f"{error}; the wish is kept in the journal until it answers")
         _append(context, *_wishes(context, bots, enabled))
         return
-    outlast(context, bots, enabled)
+    outlast(context, bots, enabled, waited)
     if missing:
         say(f"{', '.join(missing)}: not in the database any more; '{context.home.command('apply')}' removes it")
 
 
-def outlast(context: Context, bots: Sequence[str], enabled: bool) -> None:
-    """Keep what is in the database already from being undone by an earlier wish that waits in the journal."""
-    if _wish_waits(context.home.journal):
+def outlast(context: Context, bots: Sequence[str], enabled: bool, waited: bool) -> None:
+    """Keep what is in the database already from being undone by an earlier wish of the journal.
+
+    ``waited``: what ``wish_waits`` said before the database was changed (the earlier one may have arrived since).
+    """
+    if waited or wish_waits(context):
         _append(context, *_wishes(context, bots, enabled))  # behind it
 
 
@@ -166,9 +169,9 @@ def _wishes(context: Context, bots: Sequence[str], enabled: bool) -> list[Wish]:
     return [Wish(new_id(), now, actor.name, actor.door, bot, enabled) for bot in bots]
 
 
-def _wish_waits(journal: Path) -> bool:
+def wish_waits(context: Context) -> bool:
     """Return whether a wish in the journal is not in the database yet."""
-    for path in journal.glob("*.jsonl"):
+    for path in context.home.journal.glob("*.jsonl"):
         with contextlib.suppress(FileNotFoundError):  # brought in just now
             if path.name != "rejected.jsonl" and b'"kind": "wish"' in path.read_bytes():
                 return True

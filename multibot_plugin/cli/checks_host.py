@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Found, Patient
 from multibot_plugin.cli.config import problems
 from multibot_plugin.cli.output import size
 from multibot_plugin.errors import MultibotError, Refused
-from multibot_plugin.home import Home
+from multibot_plugin.home import Home, user_name
 
 _GIB = 1024**3
 _JOURNAL_LARGE = 1024 * 1024
@@ -52,7 +51,7 @@ def isolation(patient: Patient) -> Found:
     """Root installs: bots can have user ids of their own. User installs: they have none, and that is said."""
     context = patient.context
     if os.geteuid() != 0:
-        name = pwd.getpwuid(os.geteuid()).pw_name
+        name = user_name(os.geteuid()) or f"user id {os.geteuid()}"
         return Check("isolation", WARNING, f"user install: every bot runs as {name}, no isolation between bots")
     from multibot_plugin.cli.reach import why_unreachable
 

@@ -1,7 +1,8 @@
-"""What to type when something is wrong with a bot: for ``status`` and ``bot show``. Pure."""
+"""What to type when something is wrong with a bot: for ``status`` and ``bot show``."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Callable
@@ -44,6 +45,8 @@ def _start_again(row: Row, cause: str, command: Callable[[str], str]) -> Remedy:
     bot = row["id"]
     start = command(f"bot restart {bot}")
     if closed := _CLOSED.search(cause):
+        if os.geteuid() == 0:  # the words are the bot's: root opens no file that they name
+            return Remedy((start,), "once the bot's user may read it")
         right = "o+rx" if closed[1] in ("working directory", "interpreter") else "o+r"
         return Remedy((f"chmod {right} {shlex.quote(closed[2])}", start))
     if _NO_MODULE.search(cause):

@@ -79,7 +79,7 @@ def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
     It is asked for nothing else: should this command be killed, supervisord goes on alone, and never lives on with
     its programs stopped. It stops the bots at the same time and first (supervisor/inside.py).
     """
-    family = _family(pid)
+    family, longest_s = _family(pid), 0.0
     with suppress(SupervisordAway):
         rows = _living(supervisor)
         with step(f"{count(len(rows), 'bot')} and supervisord"):
@@ -89,6 +89,7 @@ def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
                     kill_tree(row["pid"])
             longest_s = max((row["stop_wait_s"] for row in rows), default=0)
             _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
+    _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)  # it did not answer any more: it may have died, or hang
     from multibot_plugin.bots.leftovers import end_all_left
 
     if left := end_all_left(home):

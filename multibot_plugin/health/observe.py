@@ -132,9 +132,11 @@ class Meter:
         return known
 
     def _tree(self, pid: int) -> list[int]:
-        members = [pid]
+        members, seen = [pid], {pid}  # pids are used again while they are listed: a circle is possible
         for member in members:
-            members.extend(child for child in self._children.get(member, ()) if child not in members)
+            new = [child for child in self._children.get(member, ()) if child not in seen]
+            members += new
+            seen.update(new)
         return members
 
     def _connected(self) -> frozenset[str]:

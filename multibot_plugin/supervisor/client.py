@@ -279,17 +279,18 @@ def kill_tree(pid: int) -> None:
     import psutil
 
     stopped: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
+    beyond_us = (psutil.NoSuchProcess, psutil.AccessDenied)  # a user's bot may have run sudo
+    with contextlib.suppress(*beyond_us):
         found = [psutil.Process(pid)]
         # A stopped process forks no more; an orphan may still be handed to one that was looked at already: again.
         while found:
             for member in found:
-                with contextlib.suppress(psutil.NoSuchProcess):
+                with contextlib.suppress(*beyond_us):
                     member.suspend()
             stopped += found
             found = [child for child in stopped[0].children(recursive=True) if child not in stopped]
     for member in stopped:
-        with contextlib.suppress(psutil.NoSuchProcess):
+        with contextlib.suppress(*beyond_us):
             member.kill()
 
 

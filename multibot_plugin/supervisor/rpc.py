@@ -41,6 +41,7 @@ INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
 # A picture of the monitor counts as present for this many of its ticks, and some.
 _MONITOR, _LISTENER = "multibot", "multibot_plugin.supervisor.listener"
 _FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
+_RUNNER = " -m multibot_runner "  # in the command of every bot (templates/program.conf.j2)
 _LARGEST = 1e18  # of a number that is no mistake
 _OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
 
@@ -145,8 +146,10 @@ class MultibotInterface:
         found: dict[str, Any] = {}
         for name, group in self._supervisord.process_groups.items():
             bot = name.removeprefix(PROGRAM_PREFIX)
-            if bot != name and BOT_ID.fullmatch(bot) and name in group.processes:
-                found[bot] = group.processes[name]
+            process = group.processes.get(name)
+            # A program of somebody else may be called bot-something, too.
+            if bot != name and BOT_ID.fullmatch(bot) and process and _RUNNER in process.config.command:
+                found[bot] = process
         return found
 
     def _processes(self) -> list[Any]:

@@ -19,6 +19,7 @@ from supervisord import UIDS, Supervisord, row, rows, supervisord, wait_for
 from multibot_plugin.bots import apply as apply_module
 from multibot_plugin.bots import conform as conform_module
 from multibot_plugin.bots.apply import apply, finish, not_applied, set_autostart, write
+from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.files import write_bot
 from multibot_plugin.bots.plan import narrowed
 from multibot_plugin.bots.render import read_rendered
@@ -462,14 +463,28 @@ def test_half_a_line_of_a_killed_writer_names_nobody_and_hides_nobody(running: S
     assert under_way(running.home) == frozenset()
 
 
-def test_a_bot_that_is_wanted_and_stands_still_is_started(running: Supervisord) -> None:
+def test_without_a_monitor_nobody_undoes_what_an_operator_stopped_past_multibot(running: Supervisord) -> None:
     bots = rows("a", "b", "slow-c")
     running.apply(bots)
     running.wait_state("RUNNING", *bots)
     running.ctl("stop", "bot-a")
-    assert running.apply(bots).started == ("a",)  # no monitor looks, nobody will write down a wish
+    assert running.apply(bots) == Applied(standing=("a",))
+    running.ctl("start", "bot-a")
     running.wait_state("RUNNING", *bots)
-    assert running.apply(bots) == type(running.apply(bots))()
+    assert running.apply(bots) == Applied()
+
+
+def test_a_program_of_somebody_else_may_be_called_like_a_bot(running: Supervisord) -> None:
+    (running.home.config / "conf.d" / "own.conf").write_text("[program:bot-foo]\ncommand=/bin/sleep 600\n")
+    applied = running.apply(rows("a"))
+    assert (applied.foreign, applied.failed) == (("bot-foo",), {})
+    running.ctl("update", "bot-foo")
+    running.wait_state("RUNNING", "a")
+    pid = running.client.info("bot-foo")["pid"]
+    assert list(running.rows()) == ["a"]
+    assert running.apply(rows("a")) == Applied()
+    assert not_applied(running.home, running.client.bots()["bots"]) == ()
+    assert running.client.info("bot-foo")["pid"] == pid
 
 
 def test_a_stop_that_may_be_an_operators_wish_is_left_to_the_monitor(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from runners import Bot, Place, a_place, alive, wait_for
@@ -157,6 +158,25 @@ def test_a_named_account_keeps_its_other_processes(place: Place) -> None:
     wait_for(lambda: not alive(child), "the child gone")
     bot.phase(third, RUNNING)
     assert other.poll() is None
+
+
+def test_shared_memory_is_freed_by_pythons_helper_which_ignores_sigterm(place: Place) -> None:
+    bot = place.script("""
+        import signal, sys, time
+        from multiprocessing.shared_memory import SharedMemory
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        memory = SharedMemory(create=True, size=64)
+        print("memory", memory.name, flush=True)
+        while True:
+            time.sleep(600)
+    """)  # fmt: skip
+    process = bot.start()
+    bot.said("memory ")
+    memory = Path("/dev/shm") / bot.log.split()[1]
+    assert memory.exists()
+    process.terminate()
+    process.wait(10)
+    wait_for(lambda: not memory.exists(), "the shared memory freed")
 
 
 def test_a_lock_that_cannot_be_used_is_said_and_written_down(place: Place) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from multibot_plugin.bots.uids import claim, foreign, forget, owner_of_uid
+from multibot_plugin.bots.uids import claim, foreign, owner_of_uid
 
 
 def test_a_user_id_belongs_to_the_first_installation_until_that_is_gone(tmp_path: Path) -> None:
@@ -23,11 +23,11 @@ def test_a_user_id_belongs_to_the_first_installation_until_that_is_gone(tmp_path
     assert registry.stat().st_mode & 0o777 == 0o755
 
 
-def test_a_directory_that_is_removed_gives_its_claims_back(tmp_path: Path) -> None:
-    registry, one, two = tmp_path / "uids", tmp_path / "one" / "state", tmp_path / "two" / "state"
-    for uid, state in enumerate((one, two), 70_000):
-        state.mkdir(parents=True)
-        assert claim(uid, state, registry)
-    forget(one.parent, registry)
-    assert [path.name for path in registry.glob("7*")] == ["70001"]
-    forget(tmp_path / "nowhere", tmp_path / "no-registry")
+def test_an_installation_is_the_same_however_its_path_is_spelt(tmp_path: Path) -> None:
+    registry, state, link = tmp_path / "uids", tmp_path / "one" / "state", tmp_path / "link"
+    state.mkdir(parents=True)
+    link.symlink_to(tmp_path / "one")
+    for spelt in (link / "state", tmp_path / "one" / ".." / "one" / "state", state):
+        assert claim(70_000, spelt, registry)
+        assert foreign([70_000], spelt, registry) == {}
+    assert owner_of_uid(70_000, registry) == state

@@ -155,6 +155,11 @@ def test_a_user_is_told_that_bots_are_not_isolated_and_root_that_they_are(tmp_pa
         assert (found.mark, "no isolation" in found.text) == (WARNING, True)
 
 
+def test_a_user_id_without_an_account_is_named_by_its_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks_host.os, "geteuid", lambda: 54_321)
+    assert "runs as user id 54321" in only(checks_host.isolation(patient(tmp_path))).text
+
+
 def test_a_context_finds_out_only_what_is_asked(tmp_path: Path) -> None:
     (tmp_path / "multibot.toml").write_text("nonsense")
     context = Context(str(tmp_path))

@@ -79,7 +79,7 @@ def test_a_bot_whose_health_is_not_known_has_a_line_and_is_no_trouble(tmp_path: 
     [
         ("quarantined", "Telegram rejected the token (401 Unauthorized)", ["multibot bot set shop --token-stdin"]),
         ("quarantined", "script /srv/my bot.py: Permission denied",
-         ["chmod o+r '/srv/my bot.py'", "multibot bot restart shop"]),
+         [*([] if os.geteuid() == 0 else ["chmod o+r '/srv/my bot.py'"]), "multibot bot restart shop"]),
         ("quarantined", "no module named 'x' in /srv or in /usr/bin/python3",
          ["multibot bot set shop --python /path/to/venv/bin/python"]),
         ("backing-off", "ModuleNotFoundError: No module named 'x'",
@@ -146,6 +146,7 @@ def test_where_alerts_go(home: Home) -> None:
     both = load(home.toml, {"alerts.telegram.token_file": "/x", "alerts.telegram.chat_id": "1"}, environ={})
     assert where_alerts_go(none, {}) == "alerts go to the log only"
     assert where_alerts_go(both, {}) == "alerts go to Telegram"
+    assert where_alerts_go(both, {"channels": []}) == "alerts go to the log only"  # its plugin is not there
     assert where_alerts_go(none, {"channels": ["log", "pager"]}) == "alerts go to Pager"
     assert where_alerts_go(none, {"channels": ["opsGenie"]}) == "alerts go to OpsGenie"
 

@@ -288,7 +288,7 @@ async def test_a_channels_own_exception_speaks_for_itself(load: Loader) -> None:
         await plugins.send("chat", alert())
 
 
-async def test_a_channel_that_fails_for_hours_is_not_disabled_one_that_hangs_is(load: Loader) -> None:
+async def test_a_channel_that_fails_or_hangs_for_hours_is_never_disabled(load: Loader) -> None:
     plugins = await load(
         point("down", sender(failing)), point("hangs", sender(lambda a: load.release.wait(60))), timeout_s=0.05
     )
@@ -297,8 +297,20 @@ async def test_a_channel_that_fails_for_hours_is_not_disabled_one_that_hangs_is(
             with pytest.raises(SendFailed):
                 await plugins.send(name, alert())
     down, hangs = plugins.status()
-    assert (down.disabled, hangs.disabled) == (False, True)
-    assert plugins.senders() == ("down",)
+    assert (down.disabled, hangs.disabled) == (False, False)
+    assert plugins.senders() == ("down", "hangs")
+
+
+async def test_the_alerts_of_a_plugin_that_is_disabled_wait_and_it_is_said_why(load: Loader) -> None:
+    broken = SimpleNamespace(
+        multibot_check=checker(lambda o: 1 / 0).multibot_check, multibot_send_alert=sender(bool).multibot_send_alert
+    )
+    plugins = await load(point("both", broken))
+    for _ in range(FAILURES_ALLOWED):
+        await plugins.check(BOTS)
+    assert plugins.senders() == ("both",)
+    with pytest.raises(SendFailed, match="the plugin is disabled: 5 failures in a row"):
+        await plugins.send("both", alert())
 
 
 async def test_channels_say_where_alerts_go_and_only_configured_ones_are_shown(load: Loader) -> None:

@@ -118,3 +118,11 @@ def test_what_can_only_be_a_mistake_is_refused_in_a_short_line(name: str, raw: o
 
 def test_every_duration_and_size_has_an_end() -> None:
     assert [s.name for s in SETTINGS if s.kind.name in ("size", "seconds", "count") and s.most is None] == []
+
+
+@pytest.mark.parametrize("text", ["plugins = 1", "[plugins]\nx = 1", "[[plugins]]"])
+def test_the_settings_of_plugins_are_tables(tmp_path: Path, text: str) -> None:
+    toml = tmp_path / "multibot.toml"
+    toml.write_text(text)
+    with pytest.raises(BadValue, match="plugins is not a table of tables"):
+        load(toml, environ={})
