@@ -67,4 +67,6 @@ def examine(patient: Patient) -> list[Check]:
             found += [result] if isinstance(result, Check) else result
         except (MultibotError, OSError) as error:
             found.append(Check(name, BAD, f"{name}: {error}"))
+        except Exception as error:  # a fault of ours must not hide what the other checks found
+            found.append(Check(name, BAD, f"{name}: cannot be checked ({type(error).__name__})"))
     return found
