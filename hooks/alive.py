@@ -8,6 +8,8 @@ _REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
 _WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIGKILL by the waiter fit into it
 _STANDING_S = 30.0
 _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
+_STAYED_S = 60.0  # for a bot that kept dying until it was stopped
+_AHEAD_S = 60.0  # a run may have begun since this look began
 
 
 @hookimpl
@@ -16,7 +18,7 @@ def multibot_check(observation: Observation) -> list[Finding]:
         return [_quarantined(observation)]
     findings = [*_standing(observation), *_dying(observation), *_locked_out(observation)]
     if "quarantined" in observation.open and not _back(observation):
-        text = "quarantined until now: it is being started again"
+        text = "was quarantined; started again, it has not polled yet"
         findings.append(Finding(observation.bot, "quarantined", Level.CRITICAL, text, Health.DEGRADED))
     return findings
 
@@ -58,12 +60,19 @@ def _dying(observation: Observation) -> list[Finding]:
     window_s = float(observation.settings["deaths_window_s"])
     deaths, last = deaths_in_window(observation, window_s)
     # Once told it is over only when the window holds no death at all: a bot at the limit would flap.
-    enough = deaths >= (1 if "deaths" in observation.open else limit)
-    if not limit or not enough:
+    told = "deaths" in observation.open
+    if limit and told and not deaths and not _stayed(observation):
+        text = "kept dying until it was stopped; watched since it was started again"
+        return [Finding(observation.bot, "deaths", Level.WARNING, text, Health.DEGRADED)]
+    if not limit or deaths < (1 if told else limit):
         return []
     times = "once" if deaths == 1 else f"{deaths} times"
     text = f"died {times} within {window_s / 60:g} min, last: {last}"
     return [Finding(observation.bot, "deaths", Level.WARNING, text, Health.DEGRADED)]
+
+
+def _stayed(observation: Observation) -> bool:
+    return observation.state == "running" and (observation.uptime_s or 0.0) >= _STAYED_S
 
 
 def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, str]:
@@ -76,8 +85,8 @@ def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, st
     if runs and runs[0].pid == observation.pid:  # this one is alive
         ended, runs = runs[0].start_mono, runs[1:]
     for run in runs:
-        # Beyond now: the file is from before a reboot.
-        if not run.died or not observation.now - window_s <= ended <= observation.now:
+        # Far beyond now: the file is from before a reboot.
+        if not run.died or not observation.now - window_s <= ended <= observation.now + _AHEAD_S:
             break
         count += 1
         words = words or (run.exit.text if run.exit else KILLED)

@@ -42,7 +42,10 @@ class _Child:
     def __init__(self, launch: Launch, wake: int) -> None:
         self._settings = launch.settings
         self._redactor = logs.Redactor([launch.token])
-        self._environment: Dict[str, str] = {**os.environ, launch.settings.token_var: launch.token}
+        # Python writes into a pipe by the block, and what is in the block is lost when it is killed.
+        self._environment: Dict[str, str] = {
+            "PYTHONUNBUFFERED": "1", **os.environ, launch.settings.token_var: launch.token,
+        }  # fmt: skip
         self._wake = wake
         self._pid = 0
         self._output = -1

@@ -10,7 +10,7 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Callable, Optional, Sequence
+from typing import Callable, NoReturn, Optional, Sequence
 
 from multibot_runner import backoff, family, launch, lock, logs, outcome, process, stop, sweep
 from multibot_runner.launch import Launch
@@ -209,6 +209,8 @@ def _run(start: Launch, recorder: Recorder) -> int:
     # A command's stop is enforced by its own loop; the timer is for a loop that hangs itself.
     stop.Stopper(recorder, start.settings.stop_wait_s + (1.0 if command else 0.0), last).install()
     recorder.update(phase=RUNNING, until_mono=None)
+    if not command:
+        _record_sudden_exit(recorder)
     try:
         result = _form(start.settings.launch)(start, recorder)
     except Misconfigured as error:
@@ -216,6 +218,19 @@ def _run(start: Launch, recorder: Recorder) -> int:
     if recorder.stopping or result.signal is not None:  # no time to wait for them, or no exit handlers
         last()
     return _end(start, recorder, result)
+
+
+def _record_sudden_exit(recorder: Recorder) -> None:
+    """Have ``os._exit`` written down, after which nothing of ours runs; a forked child has no say (record.py)."""
+    leave = os._exit
+
+    def _exit(status: int) -> NoReturn:
+        if isinstance(status, int):
+            code = status & 0xFF
+            recorder.finish(outcome.stopped(code) if recorder.stopping else outcome.ended(code))
+        leave(status)
+
+    os._exit = _exit
 
 
 def _form(name: str) -> Callable[[Launch, Recorder], Exit]:

@@ -82,8 +82,7 @@ def context_for(settings: RunnerSettings, paths: BotPaths, account: Optional[Acc
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_OURS)}
     if account is not None:
         environment.update(HOME=account.home, USER=account.name, LOGNAME=account.name)
-    environment[family.MARK] = str(paths.run_dir)
-    env = {**settings.env, "BOT_API_URL": settings.bot_api_url}
+    env = {**settings.env, "BOT_API_URL": settings.bot_api_url, family.MARK: str(paths.run_dir)}
     directory = Path(settings.workdir) if settings.workdir else paths.work
     return Context(account, parent, directory, environment, settings.env_file, env)
 

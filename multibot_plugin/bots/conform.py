@@ -79,7 +79,8 @@ def conform(
         if not sections[bot].autostart:
             _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
     names = {*reread.added, *reread.changed, *reread.removed}
-    applied = _outcome(before, sections, {*added, *turned, *changed, *begun}, removed, failed)
+    ended = _stop_running(supervisor, answer, rest.keys() - {*added, *changed}, sections, failed)
+    applied = _outcome(before, sections, {*added, *turned, *changed, *begun, *ended}, removed, failed)
     still = [bot for bot in rest if bot in before and rest[bot].autostart and before[bot]["statename"] == "STOPPED"]
     return replace(
         applied, foreign=tuple(sorted(names - {program(bot) for bot in _bots(names, ours)})),
@@ -208,6 +209,23 @@ def _start_standing(
         if _attempt(failed, bot, start, program(bot), None):
             begun.append(bot)
     return begun
+
+
+def _stop_running(
+    supervisor: Supervisor, answer: Mapping[str, Any], bots: Collection[str], sections: Mapping[str, Section],
+    failed: dict[str, str],
+) -> list[str]:  # fmt: skip
+    """Stop those of ``bots`` that should not run and do; return which. A start of a moment ago may be a wish, too."""
+    if not answer["monitor"]["ok"]:
+        return []
+    over = [
+        row["id"]
+        for row in answer["bots"]
+        if row["id"] in bots and not row["enabled"] and not sections[row["id"]].autostart
+        and row["statename"] in ("STARTING", "RUNNING", "BACKOFF") and answer["at"] - row["start_at"] > _WISH_WAITS_S
+    ]  # fmt: skip
+    wait_s = {bot: sections[bot].stop_wait_s + _STOP_MORE_S for bot in over}
+    return [bot for bot in over if _attempt(failed, bot, supervisor.stop, program(bot), wait_s[bot])]
 
 
 def _is_settled(answer: Mapping[str, Any]) -> bool:

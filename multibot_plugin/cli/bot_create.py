@@ -13,9 +13,9 @@ import click
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
 from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
-from multibot_plugin.cli.bot_power import outlast, wish_waits
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
+from multibot_plugin.cli.wishes import outlast, wish_waits
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -13,13 +13,15 @@ import click
 
 from multibot_plugin.cli.applying import fetch
 from multibot_plugin.cli.bot_watch import watch
-from multibot_plugin.cli.fleet import look, select
+from multibot_plugin.cli.fleet import Fleet, Row, look, select
 from multibot_plugin.cli.output import Context, complete_bot, one_line, pass_context, say, show_json
+from multibot_plugin.cli.wishes import record, remember, wish
 from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, SupervisordAway
-from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish, new_id
+from multibot_plugin.locks import locked
 from multibot_runner.protocol import EXIT_FINAL
 
 if TYPE_CHECKING:
+    from multibot_plugin.home import Home
     from multibot_plugin.supervisor.client import Supervisor
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -29,6 +31,7 @@ _AT_ONCE = 16
 _RESPAWN_S = 3.0  # supervisord's next look at a process that ended by itself comes sooner
 _PAUSE_S = 0.05
 _MORE_S = 15.0  # beyond a bot's own time to stop
+_NOW_WAITS_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,10 @@ def stop(context: Context, bots: tuple[str, ...], everything: bool, now: bool, j
 @click.option("--now", is_flag=True, help="SIGKILL instead of SIGTERM: nothing is finished.")
 @pass_context
 def restart(context: Context, bots: tuple[str, ...], everything: bool, now: bool, json_wanted: bool) -> int:
-    """Stop and start bots. Whether they start with the system stays as it is."""
+    """Stop and start bots. Those that are meant to be stopped stay so, unless they are named one by one.
+
+    A stopped bot that is named is started, and will start with the system from then on.
+    """
     return carry_out(context, "restart", bots, everything, now, json_wanted)
 
 
@@ -83,23 +89,63 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
     """Do ``act`` to the bots that are named; return the exit code."""
     if bool(words) == everything:
         raise click.UsageError("name the bots (an id, or a pattern like 'shop-*'), or --all")
-    fleet = look(context)
+    rows = _selected(context, look(context), words)
+    if not rows:
+        return _tell([], json_wanted, "there is no bot")
+    with _alone(context.home, rows, now) as let_go:
+        fleet = look(context)  # somebody else may have been at it until now
+        rows = _selected(context, fleet, words)
+        left = [] if act != "restart" else [r for r in rows if not r["enabled"] and r["id"] not in words]
+        rows = [row for row in rows if row not in left]
+        bots = [str(row["id"]) for row in rows]
+        wished = bots if act != "restart" else [str(row["id"]) for row in rows if not row["enabled"]]
+        if wished:
+            wish(context, wished, act != "stop")
+            remember(context, None if fleet.away else context.supervisor(), wished, act != "stop")
+        if fleet.away is not None:
+            return _nothing_runs(act, bots, fleet.away, json_wanted)
+        record(context, act, bots, now)
+        outcomes = [Outcome(row["id"], True, "is stopped, left so") for row in left]
+        with _noted(context, act, bots) as noted, ThreadPoolExecutor(min(_AT_ONCE, max(1, len(rows)))) as pool:
+
+            def begun(bot: str) -> None:
+                noted(bot)
+                let_go(bot)
+
+            outcomes += pool.map(lambda row: attempt(context, act, row, now, begun), rows)
+    outcomes.sort(key=lambda outcome: outcome.bot)
+    return _tell(outcomes, json_wanted, "\n".join(f"{outcome.bot}: {one_line(outcome.text)}" for outcome in outcomes))
+
+
+def _selected(context: Context, fleet: Fleet, words: Sequence[str]) -> list[Row]:
     try:
-        rows = select(fleet.rows, words)
+        return select(fleet.rows, words)
     except NoSuchBot as error:
         raise _not_applied(context, words, {str(row["id"]) for row in fleet.rows}) or error from None
-    bots = [str(row["id"]) for row in rows]
-    if not bots:
-        return _tell([], json_wanted, "there is no bot")
-    if act != "restart":
-        wish(context, bots, act == "start")
-        remember(context, None if fleet.away else context.supervisor(), bots, act == "start")
-    if fleet.away is not None:
-        return _nothing_runs(act, bots, fleet.away, json_wanted)
-    record(context, act, bots, now)
-    with _noted(context, act, bots) as begun, ThreadPoolExecutor(min(_AT_ONCE, len(rows))) as pool:
-        outcomes = list(pool.map(lambda row: attempt(context, act, row, now, begun), rows))
-    return _tell(outcomes, json_wanted, "\n".join(f"{outcome.bot}: {one_line(outcome.text)}" for outcome in outcomes))
+
+
+@contextlib.contextmanager
+def _alone(home: Home, rows: Sequence[Row], now: bool) -> Iterator[Begun]:
+    """Be the only command that starts or stops these bots, so that of two the later decides.
+
+    Gives a function that lets go of one of them. ``now``: wait only for a moment, for the bot that somebody waits for
+    in vain may be the one to be killed. Raises Refused when somebody else is at it for longer than a stop may take.
+    """
+    folder, held = home.state / "acts", {}
+    with contextlib.ExitStack() as stack:
+        for row in sorted(rows, key=lambda row: str(row["id"])):  # in one order: no two wait for each other
+            bot, wait_s = str(row["id"]), _NOW_WAITS_S if now else (row["stop_wait_s"] or 0.0) + 2 * _MORE_S
+            busy = Refused(f"another command has been starting or stopping {bot!r} for {wait_s:g} s")
+            held[bot] = stack.enter_context(contextlib.ExitStack())
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                held[bot].enter_context(locked(folder / bot, wait_s, busy))
+            except OSError:
+                continue  # a full disk is no reason to leave a bot running that somebody wants to stop
+            except Refused:
+                if not now:
+                    raise
+        yield lambda bot: held[bot].close()
 
 
 def _tell(outcomes: Sequence[Outcome], json_wanted: bool, words: str) -> int:
@@ -136,87 +182,6 @@ def _nothing_runs(act: Act, bots: Sequence[str], away: SupervisordAway, json_wan
     if ok:
         return code
     raise away
-
-
-# --- the wish --------------------------------------------------------------------------------------------------
-
-
-def wish(context: Context, bots: Sequence[str], enabled: bool) -> None:
-    """Store whether ``bots`` shall run in the database; in the journal, which is brought there later, if it is away."""
-    waited = wish_waits(context)
-    try:
-        missing = context.run(_store(context, bots, enabled))
-    except MultibotError as error:
-        say(f"{error}; the wish is kept in the journal until it answers")
-        _append(context, *_wishes(context, bots, enabled))
-        return
-    outlast(context, bots, enabled, waited)
-    if missing:
-        say(f"{', '.join(missing)}: not in the database any more; '{context.home.command('apply')}' removes it")
-
-
-def outlast(context: Context, bots: Sequence[str], enabled: bool, waited: bool) -> None:
-    """Keep what is in the database already from being undone by an earlier wish of the journal.
-
-    ``waited``: what ``wish_waits`` said before the database was changed (the earlier one may have arrived since).
-    """
-    if waited or wish_waits(context):
-        _append(context, *_wishes(context, bots, enabled))  # behind it
-
-
-def _wishes(context: Context, bots: Sequence[str], enabled: bool) -> list[Wish]:
-    actor, now = context.actor, time.time()
-    return [Wish(new_id(), now, actor.name, actor.door, bot, enabled) for bot in bots]
-
-
-def wish_waits(context: Context) -> bool:
-    """Return whether a wish in the journal is not in the database yet."""
-    for path in context.home.journal.glob("*.jsonl"):
-        with contextlib.suppress(FileNotFoundError):  # brought in just now
-            if path.name != "rejected.jsonl" and b'"kind": "wish"' in path.read_bytes():
-                return True
-    return False
-
-
-async def _store(context: Context, bots: Sequence[str], enabled: bool) -> list[str]:
-    """Return the bots that the database does not know."""
-    from multibot_plugin.bots.store import set_enabled
-
-    missing = []
-    async with context.database() as connection:
-        for bot in bots:
-            try:
-                await set_enabled(connection, context.actor, bot, enabled)
-            except NoSuchBot:
-                missing.append(bot)
-    return missing
-
-
-def remember(context: Context, supervisor: Supervisor | None, bots: Sequence[str], enabled: bool) -> None:
-    """Write the wish into the rendered file and supervisord's memory, so that it holds without the database."""
-    from multibot_plugin.bots.apply import set_autostart
-
-    for bot in bots:
-        set_autostart(context.home, supervisor, bot, enabled)
-
-
-def record(context: Context, act: Act, bots: Sequence[str], now: bool) -> None:
-    """Leave a record of who did this, for the audit log."""
-    actor, at = context.actor, time.time()
-    action = {"start": "bot.started", "stop": "bot.stopped", "restart": "bot.restarted"}[act]
-    detail = {"now": True} if now else {}
-    _append(context, *(AuditEntry(new_id(), at, actor.name, actor.door, bot, action, detail) for bot in bots))
-
-
-def _append(context: Context, *entries: Wish | AuditEntry) -> None:
-    try:
-        Journal(context.home.journal).append(*entries)
-    except JournalError as error:
-        # A full disk is no reason to leave a bot running that somebody wants to stop.
-        say(f"warning: {error}: this act is not recorded")
-
-
-# --- the act ---------------------------------------------------------------------------------------------------
 
 
 def _noted(context: Context, act: Act, bots: Sequence[str]) -> contextlib.AbstractContextManager[Begun]:

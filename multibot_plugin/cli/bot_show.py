@@ -82,6 +82,8 @@ def headline(picture: Picture) -> str:
 def _since(picture: Picture) -> str:
     """Return since when it is so: its oldest incident, its end, or how long it is up."""
     row = picture.row
+    if row["state"] == "stopping":
+        return ""  # supervisord does not say since when
     begun = [i["since_at"] for i in picture.incidents if isinstance(i.get("since_at"), int | float)]
     if row["pid"] and (row["health"] == "healthy" or not begun):
         return f", up {duration(row['uptime_s'])}"

@@ -181,7 +181,8 @@ _STEPS = {"restart": ("apply",), "live": ("apply",), "installation": ("stop", "i
 def effect(context: Context, setting: Setting) -> str:
     """Return when a change takes effect, with what to type."""
     steps = " && ".join(context.home.command(step) for step in _STEPS.get(setting.applies, ()))
-    return f"takes effect {EFFECTS[setting.applies]}{f': {steps}' if steps else ''}"
+    alerts = "for alerts at the monitor's next tick, for bots " if setting.name == "bot_api_url" else ""
+    return f"takes effect {alerts}{EFFECTS[setting.applies]}{f': {steps}' if steps else ''}"
 
 
 def with_setting(text: str, setting: Setting, value: Any) -> str:

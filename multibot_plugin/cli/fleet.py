@@ -10,7 +10,7 @@ from typing import Any
 
 from multibot_plugin.cli.output import NOTHING, Context
 from multibot_plugin.errors import NoSuchBot, SupervisordAway
-from multibot_plugin.health.states import Health
+from multibot_plugin.health.states import NO_POLL_SEEN, Health
 from multibot_plugin.home import Home
 from multibot_runner.protocol import KILLED, STATUS_CAP, BadFile, decode_object, is_number, read_file
 from multibot_runner.readers import read_runs
@@ -144,10 +144,11 @@ def symbol(row: Row) -> str:
 
 
 def health_words(row: Row) -> str:
-    """Return the cell HEALTH: ``● healthy``; a command bot's polls cannot be seen: ``● healthy (no view)``."""
+    """Return the cell HEALTH: ``● healthy``, and where nothing can be seen of its polls: ``● healthy (no view)``."""
     if row["state"] == "stopped":
         return NOTHING
-    unseen = " (no view)" if row["launch"] == "command" and row["health"] == Health.HEALTHY else ""
+    blind = row["launch"] == "command" or row["cause"] == NO_POLL_SEEN
+    unseen = " (no view)" if blind and row["health"] == Health.HEALTHY else ""
     return f"{symbol(row)} {row['health']}{unseen}"
 
 

@@ -81,6 +81,7 @@ def serve(context: Context, /, record: str | None, user: str | None, **options: 
 
     make = user is None and os.geteuid() == 0
     record = record or str(context.home.run / RECORD)
+    say(f"any token works here; point the bots at it: {context.home.command('config set bot_api_url URL')}")
     run(Options(record=record, user=ACCOUNT if make else user, make_user=make, **options))
 
 

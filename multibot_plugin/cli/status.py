@@ -75,7 +75,7 @@ def status(context: Context, bots: tuple[str, ...], form: str) -> int:
         if not set(bots) <= {*database.pending, *(row["id"] for row in seen.rows)}:
             raise
         chosen = [row for row in seen.rows if row["id"] in bots]
-    alerts = fleet.read_status(context.home)
+    alerts = _of_these(fleet.read_status(context.home), seen.rows)
     named = chosen if bots else [row for row in chosen if _is_worth_a_line(row, seen)]
     pending = tuple(bot for bot in database.pending if not bots or bot in bots)
     well = all(map(fleet.is_well, chosen)) and not seen.away
@@ -94,6 +94,12 @@ def status(context: Context, bots: tuple[str, ...], form: str) -> int:
     if seen.away and form != "table":
         say(f"multibot: {seen.away}")
     return 0 if well else UNWELL
+
+
+def _of_these(alerts: Mapping[str, Any], rows: Sequence[Row]) -> Mapping[str, Any]:
+    """Return the monitor's picture without the incidents of bots that were deleted since."""
+    bots = {"", *(row["id"] for row in rows)}
+    return {**alerts, "incidents": [i for i in alerts.get("incidents", ()) if i.get("bot", "") in bots]}
 
 
 async def ask_database(context: Context, rows: Sequence[Row]) -> Database:
@@ -176,8 +182,7 @@ def _monitor(monitor: Mapping[str, Any]) -> str:
 
 def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Database, now: float,
           incidents: Sequence[Mapping[str, Any]] = ()) -> list[str]:  # fmt: skip
-    """Return a line for each bot in question, below it what to type, and one for each of the ``incidents`` of others
-    (a bot that was deleted a moment ago)."""
+    """Return a line for each bot in question, below it what to type, and one for each of ``incidents`` of others."""
     others = [incident for incident in incidents if incident["bot"] not in {row["id"] for row in rows}]
     names = [*(str(row["id"]) for row in rows), *(str(incident["bot"]) for incident in others), *pending]
     width = max(map(len, names), default=0) + 2
@@ -213,6 +218,8 @@ def _sentence(row: Row, database: Database, now: float) -> str:
     state, health = row["state"], row["health"]
     word = health if state == "running" else state
     at = row["stop_at"] if state in ("stopped", "quarantined", "backing-off") else row["start_at"]
+    if state == "stopping":
+        at = None  # supervisord does not say since when
     since = f" since {moment(at, now)}" if at else ""
     if state == "running" and health != "unknown":
         since = f", up {spoken(row['uptime_s'])}" if row["uptime_s"] is not None else ""

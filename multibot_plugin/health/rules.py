@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from multibot_plugin.health.states import Finding, Health, Observation, health_of
+from multibot_plugin.health.states import NO_POLL_SEEN, Finding, Health, Observation, health_of
 from multibot_runner.protocol import BOT_ID, KILLED, Heartbeat, Run
 
 DAY_S = 86400.0
@@ -97,7 +97,7 @@ def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[H
         if heartbeat.polling_seen or observation.launch == "build":
             return Health.UNKNOWN, "no successful getUpdates yet"
         # A program that only sends is well without polling.
-        return health, "no getUpdates seen"
+        return health, NO_POLL_SEEN
     return health, ""
 
 

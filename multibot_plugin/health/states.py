@@ -12,6 +12,8 @@ from typing import Any
 
 from multibot_runner.protocol import Heartbeat, Run
 
+NO_POLL_SEEN = "no getUpdates seen"  # a bot that may only send: well, as far as can be seen
+
 
 class Health(StrEnum):
     """A bot's health. The order is the rule: the first that applies is shown."""

@@ -19,7 +19,7 @@ _HELP = """\
 bots\t\t\tShow every bot: state, health, uptime, memory, last poll
 bots <id> <id>\t\tThe same for these bots (patterns like shop-* as well)
 bots --help		Show this
-Exit status: 0; 1 when supervisord does not answer; 4 when it knows no such bot.
+Exit status: 0; 7 when supervisord does not answer; 4 when it knows no such bot.
 Needs the section [ctlplugin:multibot]: use supervisorctl -c FILE; -s URL alone does not read it."""
 # Where the output cannot show them.
 _ASCII = str.maketrans({"●": "+", "▲": "!", "✖": "x", "○": "o", "…": ".", "–": "-"})

@@ -108,6 +108,7 @@ class MultibotInterface:
         state = getSupervisorStateDescription(self._supervisord.options.mood)
         states = [(process, getProcessStateDescription(process.get_state())) for process in self._processes()]
         listener = next((state for process, state in states if _is_monitor(process)), None)
+        seen = status if listener == "RUNNING" else {**status, "mono": None}  # what nobody looks at is not known
         return _json({
             "schema": SCHEMA,
             "at": now,
@@ -115,7 +116,7 @@ class MultibotInterface:
                             "stopping": any(state == "STOPPING" for _, state in states)},
             "monitor": {"ok": is_fresh(status, now_mono) and listener == "RUNNING", "state": listener,
                         "tick_age_s": age_s, "database": _database(status.get("database"))},
-            "bots": [bot_row(bot, p, status, now, now_mono) for bot, p in sorted(self._bots().items())],
+            "bots": [bot_row(bot, p, seen, now, now_mono) for bot, p in sorted(self._bots().items())],
         })  # fmt: skip
 
     @_contained

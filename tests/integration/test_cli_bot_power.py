@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 
+import pytest
 from system import System, alive, command, registered, wait_for
 
 from multibot_plugin.journal import Journal, Wish, new_id
@@ -38,6 +40,40 @@ def test_a_restart_changes_no_wish_and_gives_a_new_process(system: System) -> No
     assert system.pid("echo") != pid
     assert system.sql("SELECT config_version FROM bot_configs") == version
     wait_for(lambda: system.audit("echo", action="bot.restarted", door="multibot bot restart"), "the audit entry")
+
+
+def test_a_restart_of_a_stopped_bot_is_a_wish_where_it_is_named_and_leaves_it_else(system: System) -> None:
+    for bot in ("a", "b"):
+        system.create_bot(bot, *command(system), "--no-start")
+    system.create_bot("c", *command(system))
+    done = system.run("bot", "restart", "--all")
+    assert [line.partition(" in ")[0] for line in done.stderr.splitlines()] == [
+        "a: is stopped, left so", "b: is stopped, left so", "c: restarted",
+    ]  # fmt: skip
+    system.run("bot", "restart", "a")
+    system.wait_polling("a", "c")
+    assert wishes(system) == {"a": True, "b": False, "c": True}
+    assert system.row("b")["state"] == "stopped"
+    wait_for(lambda: system.audit("a", action="bot.enabled", door="multibot bot restart"), "the audit entry")
+
+
+@pytest.mark.parametrize("first", ["start", "stop"])
+def test_of_two_commands_at_once_the_later_decides(system: System, first: str) -> None:
+    system.create_bot("a", *command(system), *(["--no-start"] if first == "start" else []))
+    second = {"start": "stop", "stop": "start"}[first]
+    for hurry_s in (0.0, 0.1, 0.2):
+        begun = []
+        for act in (first, second):
+            words = [*system.cli, "--home", str(system.home.config), "bot", act, "a"]
+            begun.append(subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=system.environment))
+            time.sleep(hurry_s if act == first else 0.0)  # to meet at another place each time
+        said = [process.communicate(timeout=60)[1] for process in begun]
+        assert 0 in [process.returncode for process in begun], said  # a start may say that it was stopped again
+        wanted = wishes(system)["a"]
+        row = system.row("a")
+        assert (row["enabled"], row["state"] == "running") == (wanted, wanted), said
+        system.run("render-config", "--diff")
+        system.run("bot", second, "a")  # as before
 
 
 def test_a_bot_that_ignores_sigterm_is_killed_now_when_told_so(system: System) -> None:
@@ -104,11 +140,11 @@ def test_with_the_database_away_bots_are_stopped_and_started_and_the_wish_arrive
         system.run("apply", code=5)
     finally:
         system.supervisorctl("start", "multibot-postgres")
-    wait_for(lambda: not system.json("list", code=0) or _wishes(system) == {"echo": True, "dice": False}, "the wishes")
-    assert _wishes(system) == {"echo": True, "dice": False}
+    wait_for(lambda: not system.json("list", code=0) or wishes(system) == {"echo": True, "dice": False}, "the wishes")
+    assert wishes(system) == {"echo": True, "dice": False}
 
 
-def _wishes(system: System) -> dict[str, bool]:
+def wishes(system: System) -> dict[str, bool]:
     from multibot_plugin.errors import DatabaseAway
 
     try:
@@ -173,10 +209,10 @@ def test_an_earlier_wish_that_waits_in_the_journal_does_not_undo_a_later_one(sys
         system.run("bot", "stop", "echo")
     finally:
         system.supervisorctl("start", "multibot-postgres")
-        wait_for(lambda: _wishes(system), "the database")
+        wait_for(lambda: wishes(system), "the database")
     system.run("bot", "start", "echo")
     wait_for(lambda: not list(system.home.journal.glob("[0-9a]*.jsonl")), "an empty journal")
-    assert _wishes(system) == {"echo": True}
+    assert wishes(system) == {"echo": True}
     system.wait_polling("echo")
 
 
@@ -190,7 +226,7 @@ def test_a_wish_about_a_deleted_bot_is_not_fulfilled_on_a_new_one_of_its_name(sy
     finally:
         system.supervisorctl("start", "multibot")
     wait_for(lambda: not list(system.home.journal.glob("[0-9a]*.jsonl")), "an empty journal")
-    assert _wishes(system) == {"echo": True}
+    assert wishes(system) == {"echo": True}
     system.wait_polling("echo")
 
 

@@ -15,6 +15,8 @@ import pytest
 from cli_home import Installation, installation
 from system import alive, new_token, wait_for
 
+from multibot_plugin.supervisor.client import Supervisor
+
 # A bot that tells when it is told to end and when it has ended, and takes a moment between.
 SLOW = """#!/bin/sh
 trap 'echo told >>"$1"; sleep 1; echo ended >>"$1"; exit 0' TERM
@@ -110,6 +112,16 @@ def test_doctor_sees_what_is_wrong(made: Installation) -> None:
         made.home.log.chmod(0o700)
     assert f"✖ {made.home.log} is open to others\n    chmod go-rwx {made.home.log}\n" in shown
     assert f"▲ {conf} differs from what this multibot writes" in shown
+
+
+def test_without_the_monitor_no_bot_is_called_healthy(made: Installation) -> None:
+    wait_healthy(made)
+    with Supervisor.of(made.home) as supervisor:
+        supervisor.stop("multibot", 30.0)
+        seen = rows(made).values()
+        supervisor.start("multibot")
+    assert {(row["health"], row["cause"]) for row in seen} == {("unknown", "the monitor does not run")}
+    wait_healthy(made)
 
 
 def test_logs_are_merged_and_redacted(made: Installation) -> None:

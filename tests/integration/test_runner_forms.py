@@ -15,6 +15,7 @@ from runners import Bot, Place, a_place, alive, wait_for
 
 from multibot_plugin.sandbox.client import Sandbox
 from multibot_plugin.sandbox.process import child
+from multibot_runner.family import MARK
 from multibot_runner.protocol import CRASHED, FINISHED, MISCONFIGURED, REJECTED, RUNNING, STOPPED
 
 RUNNER = Path(__file__).parents[2] / "runner"
@@ -528,3 +529,22 @@ def test_a_command_bot_that_is_killed_again_and_again_never_polls_twice(place: P
         assert not alive(process.pid)
     counters = sandbox.counters(bot.token)
     assert counters.conflicts == 0
+
+
+@pytest.mark.parametrize(("code", "text"), [(3, "ended by itself, exit code 3"), (0, "ended by itself, exit code 0")])
+def test_a_script_that_leaves_without_a_word_has_its_exit_written_down(place: Place, code: int, text: str) -> None:
+    bot = place.script(f"""
+        import multiprocessing, os
+        child = multiprocessing.get_context("fork").Process(target=os._exit, args=(5,))
+        child.start()
+        child.join()
+        os._exit({code})
+    """)
+    assert bot.run_to_end() == code
+    assert bot.exit.text == text
+
+
+def test_the_mark_of_a_bot_cannot_be_set_by_its_configuration(place: Place) -> None:
+    bot = place.script(f"import os; print('mark', os.environ[{MARK!r}])", env={MARK: "/elsewhere"})
+    assert bot.run_to_end() == 0
+    assert f"mark {bot.paths.run_dir}\n" in bot.log

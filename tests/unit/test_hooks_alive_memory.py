@@ -36,7 +36,8 @@ CRASH = ended("crashed", "RuntimeError: no luck today")
         ((run(5, PID), run(10), run(20, stopping=True), run(30)), 1),  # a stop that ended in SIGKILL
         ((run(5, PID), run(10), run(20, exit=ended("token-rejected")), run(30)), 1),
         ((run(5, PID), run(10, exit=CRASH), run(20, exit=ended("finished"))), 2),
-        ((run(-50), run(20)), 1),  # an impossible time: from before a reboot
+        ((run(-500), run(20)), 1),  # an impossible time: from before a reboot
+        ((run(-0.5, PID), run(0.2), run(0.6)), 2),  # a run began since this look began
     ],
 )
 def test_deaths_of_the_window_are_counted(runs: tuple[Run, ...], count: int) -> None:
@@ -57,6 +58,14 @@ def test_once_told_it_is_over_when_no_death_is_left_in_the_window() -> None:
     (found,) = alive.multibot_check(told)
     assert found.text == "died once within 10 min, last: killed (SIGKILL or crash of the interpreter)"
     assert alive.multibot_check(replace(told, runs=(run(601, PID), run(700)))) == []
+
+
+def test_a_bot_that_was_stopped_while_it_kept_dying_has_to_stay_up_before_it_is_over() -> None:
+    stop = run(9, exit=ended("stopped"))
+    told = observation(runs=(run(5, PID), stop, run(20), run(30)), open=frozenset({"deaths"}), uptime_s=5.0)
+    (found,) = alive.multibot_check(told)
+    assert found.text == "kept dying until it was stopped; watched since it was started again"
+    assert alive.multibot_check(replace(told, uptime_s=61.0)) == []
 
 
 @pytest.mark.parametrize(
