@@ -76,12 +76,15 @@ def sandbox() -> None:
 @click.option("--user", help=f"As root: the account to run as (default: {ACCOUNT}, made where it is missing).")
 @pass_context
 def serve(context: Context, /, record: str | None, user: str | None, **options: Any) -> None:
-    """Serve until interrupted."""
+    """Serve until interrupted, and say at which URL.
+
+    Any token works there. 'multibot config set bot_api_url URL' points the bots at it, 'multibot sandbox say BOT TEXT'
+    speaks to one.
+    """
     from multibot_plugin.sandbox.process import Options, run
 
     make = user is None and os.geteuid() == 0
     record = record or str(context.home.run / RECORD)
-    say(f"any token works here; point the bots at it: {context.home.command('config set bot_api_url URL')}")
     run(Options(record=record, user=ACCOUNT if make else user, make_user=make, **options))
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 _GAP = 2
 UNLIMITED = 10_000
+FULL = 120  # from this width on a long cause costs no other column
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ def lay_out(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], width:
             clean: Callable[[object], str] = str) -> list[str]:  # fmt: skip
     """Return the lines, titles first, none longer than ``width``; ``clean`` makes a cell harmless for a terminal.
 
-    Columns are left out until a column that may be cut is whole (those "always" shown: until it has its least).
+    Columns are left out until a column that may be cut is whole (those "always" shown, and from FULL on: until it has
+    its least).
     """
     from rich.cells import cell_len
 
@@ -40,7 +42,7 @@ def lay_out(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], width:
     widths = {column: max(map(cell_len, cells[column])) for column in chosen}
     by_turn = sorted((c for c in chosen if c.shown != "always" or c.yields), key=lambda column: column.yields)
     for column in [c for c in by_turn if c.shown != "always" and not c.least]:
-        if _needed(widths) > width:
+        if width < FULL and _needed(widths) > width:
             del widths[column]
     for column in by_turn:
         if column in widths and _needed({c: min(w, c.least or w) for c, w in widths.items()}) > width:

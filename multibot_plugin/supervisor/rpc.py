@@ -107,8 +107,10 @@ class MultibotInterface:
         age_s = tick_age(status, now_mono)
         state = getSupervisorStateDescription(self._supervisord.options.mood)
         states = [(process, getProcessStateDescription(process.get_state())) for process in self._processes()]
-        listener = next((state for process, state in states if _is_monitor(process)), None)
-        seen = status if listener == "RUNNING" else {**status, "mono": None}  # what nobody looks at is not known
+        listener, pid = next(((state, p.pid) for p, state in states if _is_monitor(p)), (None, 0))
+        # What nobody looks at is not known; an earlier monitor's picture is not this one's.
+        looks = listener == "RUNNING" and status.get("pid", pid) == pid
+        seen = status if looks else {**status, "mono": None}
         return _json({
             "schema": SCHEMA,
             "at": now,
