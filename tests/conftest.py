@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from postgres import Database, Server
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory of the test's own, removed at its end; short enough for a socket whoever runs the tests.
+
+    pytest's own holds the names of user and test: an installation in it has its sockets elsewhere, where they stay.
+    """
+    with tempfile.TemporaryDirectory(prefix="mbt-", dir="/tmp", ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")
