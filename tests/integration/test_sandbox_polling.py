@@ -93,9 +93,10 @@ async def test_hang_holds_the_poll_already_open_and_the_next_ones(sandbox: Place
 
 
 async def test_a_fault_ends_after_its_time(sandbox: Place) -> None:
-    sandbox.fault("hang", for_s=0.2)
-    sandbox.say()
     async with sandbox.client() as bot:
+        assert not await bot.get_updates(timeout=0)  # connected: the next one comes while the fault lasts
+        sandbox.fault("hang", for_s=1.0)
+        sandbox.say()
         assert len(await bot.get_updates(timeout=1)) == 1
         assert len(await bot.get_updates(timeout=1)) == 1
     assert sandbox.view.faults == 1
