@@ -50,11 +50,6 @@ class Stopper:
         signal.getsignal = self._get  # type: ignore[assignment]
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
-    def uninstall(self) -> None:
-        """Undo ``install`` (for a caller that lives on)."""
-        signal.signal, signal.getsignal = _set_handler, _get_handler
-        _set_handler(signal.SIGTERM, signal.SIG_DFL)
-
     def _set(self, number: int, handler: Any) -> Any:
         if number == signal.SIGALRM and self._armed:
             return _get_handler(number)

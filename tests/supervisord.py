@@ -57,7 +57,7 @@ def wait_for(condition: Callable[[], _T], what: str, patience_s: float = PATIENC
     return result
 
 
-# Not those of installations that other tests make at the same time: what is left of a bot is found by its user id.
+# Not those of installations that other tests make at the same time: a bot's processes are looked for by it.
 UIDS = 92_000 + os.getpid() % 350 * 20
 
 

@@ -98,8 +98,7 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
         left = [] if act != "restart" else [r for r in rows if not r["enabled"] and r["id"] not in words]
         rows = [row for row in rows if row not in left]
         bots = [str(row["id"]) for row in rows]
-        wished = bots if act != "restart" else [str(row["id"]) for row in rows if not row["enabled"]]
-        if wished:
+        if wished := _wished(act, rows, fleet):
             wish(context, wished, act != "stop")
             remember(context, None if fleet.away else context.supervisor(), wished, act != "stop")
         if fleet.away is not None:
@@ -115,6 +114,13 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
             outcomes += pool.map(lambda row: attempt(context, act, row, now, begun), rows)
     outcomes.sort(key=lambda outcome: outcome.bot)
     return _tell(outcomes, json_wanted, "\n".join(f"{outcome.bot}: {one_line(outcome.text)}" for outcome in outcomes))
+
+
+def _wished(act: Act, rows: Sequence[Row], fleet: Fleet) -> list[str]:
+    """Return the bots whose wish this is: of a restart those that are meant to be stopped, if it can be done at all."""
+    if act == "restart":
+        return [str(row["id"]) for row in rows if not row["enabled"] and fleet.away is None]
+    return [str(row["id"]) for row in rows]
 
 
 def _selected(context: Context, fleet: Fleet, words: Sequence[str]) -> list[Row]:

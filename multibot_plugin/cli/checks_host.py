@@ -59,7 +59,7 @@ def isolation(patient: Patient) -> Found:
     if unmapped := [uid for uid in ends if not _is_mapped(uid, Path("/proc/self/uid_map").read_text())]:
         text = f"user id {unmapped[0]} of bot_uid_range does not exist here (a container without it)"
         return Check("isolation", BAD, text, (context.home.command("config set bot_uid_range 20000-29999"),))
-    # The last of them: a process of a bot's user id could be taken for one that the bot left behind.
+    # The last of them: an earlier one may be a bot's, which could lay hands on a process of its own user id.
     if reason := why_unreachable(ends[1], context.home.state):
         return Check("isolation", BAD, reason)
     if shared := _shared(context.home):

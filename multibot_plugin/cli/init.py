@@ -50,7 +50,7 @@ def check_reach(home: Home, settings: Settings) -> None:
     """Raise Refused when the bots' own user ids could not run our interpreter or reach their files."""
     from multibot_plugin.cli.reach import why_unreachable
 
-    # The last of them: an earlier one may be a bot's, and its runner would take the probe for a process left behind.
+    # The last of them: an earlier one may be a bot's, which could lay hands on a process of its own user id.
     if reason := why_unreachable(int(settings["bot_uid_range"].partition("-")[2]), home.state):
         raise Refused(reason)
 

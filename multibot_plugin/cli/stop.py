@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -80,7 +79,7 @@ def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
     its programs stopped. It stops the bots at the same time and first (supervisor/inside.py).
     """
     family, longest_s = _family(pid), 0.0
-    with suppress(SupervisordAway):
+    try:
         rows = _living(supervisor)
         with step(f"{count(len(rows), 'bot')} and supervisord"):
             supervisor.shutdown()
@@ -89,7 +88,8 @@ def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
                     kill_tree(row["pid"])
             longest_s = max((row["stop_wait_s"] for row in rows), default=0)
             _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
-    _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)  # it did not answer any more: it may have died, or hang
+    except SupervisordAway:  # it may have died, or hang
+        _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
     from multibot_plugin.bots.leftovers import end_all_left
 
     if left := end_all_left(home):

@@ -9,6 +9,7 @@ import time
 import pytest
 from system import System, alive, command, registered, wait_for
 
+from multibot_plugin.bots.render import read_rendered
 from multibot_plugin.journal import Journal, Wish, new_id
 
 ROOT = os.geteuid() == 0
@@ -191,6 +192,8 @@ def test_with_supervisord_away_bots_are_stored_and_start_with_it(system: System)
     try:
         done = system.run("bot", "stop", "early")  # the database, supervised, is away as well
         assert "will not start with it" in done.stderr
+        system.run("bot", "restart", "early", code=5)
+        assert not read_rendered(system.home.rendered.read_text())["early"].autostart  # nothing done, nothing wished
         assert "start'" in system.run("bot", "start", "early", code=5).stderr
         assert "start'" in system.run("bot", "restart", "early", code=5).stderr
         shown = system.run("bot", "show", "early").stdout
