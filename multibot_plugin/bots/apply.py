@@ -127,10 +127,12 @@ def apply(
         _guard(plan, sorted(set(plan.removed) | (set(before) - set(plan.deployments) - set(plan.kept))), force)
         sections = read_rendered(plan.file.text)
         only = None if plan.only is None else plan.only | work.left.keys()
-        due = differing(before, sections)
+        was = read_rendered(plan.base)
+        written = {bot for bot, section in sections.items() if bot in was and was[bot].text != section.text}
+        due = differing(before, sections) | written
         work.note(due if only is None else due & only, whose)
         write(home, plan, force=force)
-        applied = conform(supervisor, answer, sections, work.left, lambda bots: work.note(bots, whose), only=only)
+        applied = conform(supervisor, answer, sections, work.left, written, only=only)
         for bot in applied.removed:
             end_left(home, bot)
         for bot in applied.stopped:

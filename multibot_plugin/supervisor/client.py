@@ -13,8 +13,7 @@ import re
 import socket
 import time
 import xmlrpc.client
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
@@ -25,11 +24,12 @@ from multibot_runner.protocol import PROGRAM_PREFIX
 
 # supervisor.xmlrpc.Faults; not imported, because that module brings supervisor's whole HTTP server along.
 UNKNOWN_METHOD, SHUTDOWN_STATE, BAD_NAME, NO_FILE, NOT_EXECUTABLE, FAILED = 1, 6, 10, 20, 21, 30
-SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING, CANT_REREAD = 50, 60, 70, 90, 91, 92
+SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, CANT_REREAD = 50, 60, 70, 92
 
 MONITOR, POSTGRES = "multibot", "multibot-postgres"  # programs of supervisord.conf
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
 _POLL_S = 0.1
+_AT_ONCE = 20  # sections that supervisord reads in one go: a hundredth of a second
 # The only part of the parser's words that cannot hold a value (a bad quote makes it cite a whole environment=).
 _WHERE = re.compile(r"in section '([^']{1,100})'(?: \(file: '([^']{1,300})'\))?\s*$")
 
@@ -40,15 +40,6 @@ class SupervisorFault(MultibotError):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
-
-
-@dataclass(frozen=True)
-class Reread:
-    """What supervisord found in its files against what it runs: names of programs (each is its own group)."""
-
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
 
 
 class _Connection(http.client.HTTPConnection):
@@ -184,18 +175,16 @@ class Supervisor:
         self.stop(program, wait_s, now=now)
         self.start(program)
 
-    def reread(self) -> Reread:
-        """Let supervisord read its files and compare; nothing is started or stopped."""
-        ((added, changed, removed),) = self._call("supervisor.reloadConfig")
-        return Reread(tuple(added), tuple(changed), tuple(removed))
+    def update(self, bots: Collection[str]) -> dict[str, str]:
+        """Let supervisord bring bots to what their sections say, as far as it can at once; start and stop nothing else.
 
-    def add(self, program: str) -> None:
-        """Take a program that was read into operation; it starts if its section says autostart."""
-        self._unless(ALREADY_ADDED, "supervisor.addProcessGroup", program)
-
-    def remove(self, program: str) -> None:
-        """Take a stopped program out of operation; raises SupervisorFault (STILL_RUNNING) for one that runs."""
-        self._unless(BAD_NAME, "supervisor.removeProcessGroup", program)
+        Returns by bot: added, replaced, removed, live (changed in memory), unchanged; running (to be stopped first)
+        or stopping (ask again); foreign (a program of that name is no bot).
+        """
+        names, done = sorted(bots), {}
+        for first in range(0, len(names), _AT_ONCE):
+            done.update(self._json("multibot.updateBots", names[first : first + _AT_ONCE]))
+        return done
 
     def set_autostart(self, bot: str, enabled: bool) -> None:
         """Change ``autostart`` of a bot in supervisord's memory; raises NoSuchBot when it does not know the bot."""
@@ -227,9 +216,9 @@ class Supervisor:
             if fault.code != harmless:
                 raise
 
-    def _json(self, method: str) -> dict[str, Any]:
+    def _json(self, method: str, *arguments: Any) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = json.loads(self._call(method))
+            answer: dict[str, Any] = json.loads(self._call(method, *arguments))
         except ValueError as error:
             raise MultibotError(f"supervisord's answer to {method} is not JSON") from error
         return answer
@@ -315,7 +304,6 @@ def _translated(fault: xmlrpc.client.Fault, method: str, arguments: tuple[Any, .
             SPAWN_ERROR: f"{name} could not be started: supervisord's log has the reason",
             ALREADY_STARTED: f"{name} runs already",
             NOT_RUNNING: f"{name} is not running",
-            STILL_RUNNING: f"{name} is still running",
         }
         text = words.get(code, f"supervisord refused {method} for {name} (fault {code})")
     return SupervisorFault(text, code)

@@ -1,9 +1,9 @@
 """``[rpcinterface:multibot]``: what supervisord answers about bots, from its own memory and the monitor's one file.
 
 Runs inside supervisord's only thread: imports supervisor, the standard library and multibot_runner.protocol (as does
-inside.py); blocks on nothing; lets no exception out (one from a method makes supervisord log the whole request, one
-from a subscriber of its events ends it). Every answer is one JSON string in ASCII, because XML-RPC has no place for
-None, large numbers or control characters.
+all of inside/); blocks on nothing; lets no exception out (one from a method makes supervisord log the whole request,
+one from a subscriber of its events ends it). Every answer is one JSON string in ASCII, because XML-RPC has no place
+for None, large numbers or control characters.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -20,10 +21,19 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.options import VERSION
-from supervisor.states import getProcessStateDescription, getSupervisorStateDescription
+from supervisor.states import (
+    ProcessStates,
+    SupervisorStates,
+    getEventListenerStateDescription,
+    getProcessStateDescription,
+    getSupervisorStateDescription,
+)
 from supervisor.xmlrpc import Faults, RPCError
 
-from multibot_plugin.supervisor.inside import install
+from multibot_plugin.supervisor.inside.care import monitor_of
+from multibot_plugin.supervisor.inside.ends import Past
+from multibot_plugin.supervisor.inside.parts import Inside, Parts, install
+from multibot_plugin.supervisor.inside.updates import RUNNER
 from multibot_runner.protocol import (
     BOT_ID,
     PROGRAM_PREFIX,
@@ -39,22 +49,26 @@ SCHEMA = 1
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
 INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
 # A picture of the monitor counts as present for this many of its ticks, and some.
-_MONITOR, _LISTENER = "multibot", "multibot_plugin.supervisor.listener"
 _FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
-_RUNNER = " -m multibot_runner "  # in the command of every bot (templates/program.conf.j2)
 _LARGEST = 1e18  # of a number that is no mistake
 _OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
 
 
-def make_interface(supervisord: Any, status: str) -> MultibotInterface:
+def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> MultibotInterface:
     """Return the interface; supervisord asks once for each of its HTTP servers and gets the same one.
 
-    ``status`` is the monitor's file (the option of the section).
+    The options of the section: ``status`` is the monitor's file, ``state`` the installation's directory, the others
+    are described at ``Parts``. Raises ValueError, which supervisord dies of, after a line on stderr.
     """
     interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
     if interface is None:
-        interface = MultibotInterface(supervisord, Path(status))
-        install(supervisord)
+        try:
+            switched = Parts.of(parts)
+        except ValueError as error:
+            print(f"Error: {error}", file=sys.stderr)  # supervisord itself only says that it could not make us
+            raise
+        inside = install(supervisord, switched, os.path.join(state, "rendered", "bots.conf"))
+        interface = MultibotInterface(supervisord, Path(status), inside)
         supervisord.multibot_interface = interface
     return interface
 
@@ -84,9 +98,10 @@ def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
 class MultibotInterface:
     """The methods of the namespace ``multibot``; ``system.listMethods`` shows what stands in this class itself."""
 
-    def __init__(self, supervisord: Any, status: Path) -> None:
+    def __init__(self, supervisord: Any, status: Path, inside: Inside) -> None:
         self._supervisord = supervisord
         self._status = _StatusFile(status)
+        self._inside = inside
 
     @_contained
     def getVersion(self) -> str:
@@ -106,19 +121,20 @@ class MultibotInterface:
         status = self._status.read()
         age_s = tick_age(status, now_mono)
         state = getSupervisorStateDescription(self._supervisord.options.mood)
-        states = [(process, getProcessStateDescription(process.get_state())) for process in self._processes()]
-        listener, pid = next(((state, p.pid) for p, state in states if _is_monitor(p)), (None, 0))
+        monitor = monitor_of(self._supervisord)
+        listener = None if monitor is None else getProcessStateDescription(monitor.get_state())
         # What nobody looks at is not known; an earlier monitor's picture is not this one's.
-        looks = listener == "RUNNING" and status.get("pid", pid) == pid
-        seen = status if looks else {**status, "mono": None}
+        looks = listener == "RUNNING" and status.get("pid", monitor.pid) == monitor.pid  # type: ignore[union-attr]
+        seen = Seen(status if looks else {**status, "mono": None}, now, now_mono)
+        bots = sorted(self._bots().items())
         return _json({
             "schema": SCHEMA,
             "at": now,
             "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION,
-                            "stopping": any(state == "STOPPING" for _, state in states)},
+                            "stopping": any(p.get_state() == ProcessStates.STOPPING for p in self._processes())},
             "monitor": {"ok": is_fresh(status, now_mono) and listener == "RUNNING", "state": listener,
-                        "tick_age_s": age_s, "database": _database(status.get("database"))},
-            "bots": [bot_row(bot, p, seen, now, now_mono) for bot, p in sorted(self._bots().items())],
+                        **_protocol(monitor), "tick_age_s": age_s, "database": _database(status.get("database"))},
+            "bots": [bot_row(bot, p, seen, self._inside.ends.of(p.config.name)) for bot, p in bots],
         })  # fmt: skip
 
     @_contained
@@ -144,6 +160,23 @@ class MultibotInterface:
                     config.autostart = enabled
         return True
 
+    @_contained
+    def updateBots(self, bots: list[str]) -> str:
+        """Bring bots to what their sections say, without reading the whole configuration
+
+        Added (and started, if autostart), replaced or removed at once where it does not run; what needs no restart
+        is changed in memory. Answers for each: added, replaced, removed, live, unchanged; running (stop it, then ask
+        again); stopping (ask again); foreign (a program of that name is no bot: left alone).
+
+        @param array bots Ids of the bots
+        @return string result JSON: what was done, by id
+        """
+        if not isinstance(bots, list) or not all(isinstance(b, str) and BOT_ID.fullmatch(b) for b in bots):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        if self._supervisord.options.mood < SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+        return _json(self._inside.updates.update(bots))
+
     def _bots(self) -> dict[str, Any]:
         """Return supervisord's process objects of the bots by id."""
         found: dict[str, Any] = {}
@@ -151,7 +184,7 @@ class MultibotInterface:
             bot = name.removeprefix(PROGRAM_PREFIX)
             process = group.processes.get(name)
             # A program of somebody else may be called bot-something, too.
-            if bot != name and BOT_ID.fullmatch(bot) and process and _RUNNER in process.config.command:
+            if bot != name and BOT_ID.fullmatch(bot) and process and RUNNER in process.config.command:
                 found[bot] = process
         return found
 
@@ -183,8 +216,28 @@ class _StatusFile:
         return self._content
 
 
-def _is_monitor(process: Any) -> bool:
-    return process.config.name == _MONITOR or _LISTENER in process.config.command
+class Seen:
+    """The monitor's picture at one moment (wall and monotonic time), its freshness judged once for all bots."""
+
+    def __init__(self, status: Mapping[str, Any], now: float, now_mono: float) -> None:
+        bots = status.get("bots")
+        self.now, self.now_mono = now, now_mono
+        self.fresh = is_fresh(status, now_mono)
+        self.bots: Mapping[str, Any] = bots if isinstance(bots, dict) else {}
+        age_s = tick_age(status, now_mono)
+        self.why_unknown = (
+            "just started" if self.fresh
+            else "the monitor does not run" if age_s is None
+            else f"the monitor has been silent for {age_s:.0f} s"
+        )  # fmt: skip
+
+
+def _protocol(monitor: Any | None) -> dict[str, Any]:
+    """Return where our listener stands in supervisord's protocol (READY, BUSY ...) and how many events wait for it."""
+    if monitor is None or monitor.listener_state is None:
+        return {"listener": None, "backlog": 0}
+    return {"listener": getEventListenerStateDescription(monitor.listener_state),
+            "backlog": len(monitor.group.event_buffer)}  # fmt: skip
 
 
 def tick_age(status: Mapping[str, Any], now_mono: float) -> float | None:
@@ -201,31 +254,32 @@ def is_fresh(status: Mapping[str, Any], now_mono: float) -> bool:
     return age_s is not None and tick_s is not None and age_s <= _FRESH_TICKS * tick_s + _FRESH_MORE_S
 
 
-def bot_row(bot: str, process: Any, status: Mapping[str, Any], now: float, now_mono: float) -> dict[str, Any]:
-    """Return one row of getBots out of supervisord's process and what the monitor saw of it.
+def bot_row(bot: str, process: Any, seen: Seen, past: Past) -> dict[str, Any]:
+    """Return one row of getBots out of supervisord's process, its past and what the monitor saw of it.
 
     The monitor's part is used only where it is fresh and speaks of the process that lives now.
     """
-    bots = status.get("bots")
-    seen = bots.get(bot) if isinstance(bots, dict) else None
-    seen = seen if isinstance(seen, dict) else {}
+    told = seen.bots.get(bot)
+    told = told if isinstance(told, dict) else {}
     pid = process.pid or None
-    same = is_fresh(status, now_mono) and bool(seen) and seen.get("pid") == pid
+    same = seen.fresh and bool(told) and told.get("pid") == pid
     statename = getProcessStateDescription(process.get_state())
+    mine = told if same and pid else {}
     row: dict[str, Any] = {
         "id": bot,
-        "state": lifecycle(statename, process.exitstatus or 0, _text(seen.get("phase")) if same else None),
-        "health": _text(seen.get("health")) or "unknown" if same else "unknown",
-        "cause": _text(seen.get("cause")) if same else _why_unknown(status, now_mono, pid),
+        "state": lifecycle(statename, process.exitstatus or 0, _text(told.get("phase")) if same else None),
+        "health": _text(told.get("health")) or "unknown" if same else "unknown",
+        "cause": _text(told.get("cause")) if same else seen.why_unknown if pid else "",
         "pid": pid,
-        "uptime_s": round(max(0.0, now - process.laststart), 1) if pid else None,
-        "restarts_24h": _number(seen.get("restarts_24h")),
-        "launch": _text(seen.get("launch")) or None,
-        "last_poll_age_s": _age(seen.get("poll_success_mono"), now_mono) if same and pid else None,
-        "last_update_age_s": _age(seen.get("update_mono"), now_mono) if same and pid else None,
+        "uptime_s": round(max(0.0, seen.now - process.laststart), 1) if pid else None,
+        "restarts_24h": _number(told.get("restarts_24h")),
+        "launch": _text(told.get("launch")) or None,
+        "last_poll_age_s": _age(mine.get("poll_success_mono"), seen.now_mono),
+        "last_update_age_s": _age(mine.get("update_mono"), seen.now_mono),
     }
-    row.update({key: _number(seen.get(key)) if same and pid else None for key in _OF_THE_PROCESS})
-    return row | _of_supervisord(process, statename)
+    for key in _OF_THE_PROCESS:
+        row[key] = _number(mine.get(key))
+    return row | _of_supervisord(process, statename) | _of_the_past(past, seen.now_mono)
 
 
 def _of_supervisord(process: Any, statename: str) -> dict[str, Any]:
@@ -241,13 +295,13 @@ def _of_supervisord(process: Any, statename: str) -> dict[str, Any]:
     }
 
 
-def _why_unknown(status: Mapping[str, Any], now_mono: float, pid: int | None) -> str:
-    if pid is None:
-        return ""
-    if is_fresh(status, now_mono):
-        return "just started"
-    age_s = tick_age(status, now_mono)
-    return "the monitor does not run" if age_s is None else f"the monitor has been silent for {age_s:.0f} s"
+def _of_the_past(past: Past, now_mono: float) -> dict[str, Any]:
+    """Return the last end (``at``, ``code``, ``signal``) and the deaths that nobody had asked for, by window."""
+    end = past.end
+    return {
+        "end": None if end is None else {"at": end.at, "code": end.code, "signal": end.signal},
+        "deaths": past.within(now_mono),
+    }
 
 
 def _number(value: Any) -> float | None:

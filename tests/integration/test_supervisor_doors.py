@@ -57,7 +57,7 @@ def tick(system: Supervisord, **bots: dict[str, Any]) -> None:
 def test_stock_xmlrpc_lists_and_calls_our_methods(shared: Supervisord) -> None:
     with stock(shared) as server:
         methods = [name for name in server.system.listMethods() if name.startswith("multibot.")]
-        assert methods == ["multibot.getBots", "multibot.getVersion", "multibot.setAutostart"]
+        assert methods == [f"multibot.{name}" for name in ("getBots", "getVersion", "setAutostart", "updateBots")]
         assert "every bot" in server.system.methodHelp("multibot.getBots")
         assert server.system.methodSignature("multibot.setAutostart") == ["boolean", "string", "boolean"]
         version = json.loads(server.multibot.getVersion())
