@@ -19,11 +19,8 @@ from multibot_plugin.errors import MultibotError
 from multibot_plugin.supervisor.client import SHUTDOWN_STATE, SupervisorFault
 from multibot_runner.protocol import replace_file
 
-OFF = "
-".join(
-    ["listener_patience_s=0"]
-    + [f"{part}=off" for part in ("instant_restart", "quick_fork", "parallel_stop", "large_answers", "targeted_update")]
-)
+PARTS = ("instant_restart", "quick_fork", "parallel_stop", "large_answers", "targeted_update")
+OFF = "\n".join(["listener_patience_s=0", *(f"{part}=off" for part in PARTS)])
 
 
 @pytest.fixture
