@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from multibot_plugin import hookspecs
 from multibot_plugin.settings import EFFECTS, SETTINGS, Setting
+from multibot_plugin.supervisor.inside.parts import Parts
 from multibot_plugin.supervisor.rpc import MultibotInterface
 
 DOCS = Path(__file__).resolve().parent
@@ -55,7 +57,13 @@ def rpc_part() -> str:
     return "\n\n".join(_described(f"multibot.{m.__name__}", m) for m in methods)
 
 
+def parts_table() -> str:
+    rows = [f"| `{f.name}` | `{str(f.default).lower()}` | {f.metadata['help']} |" for f in dataclasses.fields(Parts)]
+    return "| option | default | what it does |\n|---|---|---|\n" + "\n".join(rows)
+
+
 PARTS = {
+    "inside-supervisord.md": parts_table,
     "settings.md": settings_table,
     "plugins.md": lambda: f"{hooks_part()}\n\n## The types\n\n{types_part()}",
     "rpc.md": rpc_part,

@@ -31,7 +31,7 @@ from supervisor.states import (
 from supervisor.xmlrpc import Faults, RPCError
 
 from multibot_plugin.supervisor.inside.care import monitor_of
-from multibot_plugin.supervisor.inside.ends import Past
+from multibot_plugin.supervisor.inside.ends import WINDOWS, Past
 from multibot_plugin.supervisor.inside.parts import Inside, Parts, install
 from multibot_plugin.supervisor.inside.updates import RUNNER
 from multibot_runner.protocol import (
@@ -52,6 +52,8 @@ INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
 _FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
 _LARGEST = 1e18  # of a number that is no mistake
 _OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
+_UNSEEN = dict.fromkeys(("last_poll_age_s", "last_update_age_s", *_OF_THE_PROCESS))
+_NO_DEATHS = dict.fromkeys(WINDOWS, 0)
 
 
 def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> MultibotInterface:
@@ -254,7 +256,7 @@ def is_fresh(status: Mapping[str, Any], now_mono: float) -> bool:
     return age_s is not None and tick_s is not None and age_s <= _FRESH_TICKS * tick_s + _FRESH_MORE_S
 
 
-def bot_row(bot: str, process: Any, seen: Seen, past: Past) -> dict[str, Any]:
+def bot_row(bot: str, process: Any, seen: Seen, past: Past | None) -> dict[str, Any]:
     """Return one row of getBots out of supervisord's process, its past and what the monitor saw of it.
 
     The monitor's part is used only where it is fresh and speaks of the process that lives now.
@@ -264,8 +266,7 @@ def bot_row(bot: str, process: Any, seen: Seen, past: Past) -> dict[str, Any]:
     pid = process.pid or None
     same = seen.fresh and bool(told) and told.get("pid") == pid
     statename = getProcessStateDescription(process.get_state())
-    mine = told if same and pid else {}
-    row: dict[str, Any] = {
+    return {
         "id": bot,
         "state": lifecycle(statename, process.exitstatus or 0, _text(told.get("phase")) if same else None),
         "health": _text(told.get("health")) or "unknown" if same else "unknown",
@@ -274,16 +275,7 @@ def bot_row(bot: str, process: Any, seen: Seen, past: Past) -> dict[str, Any]:
         "uptime_s": round(max(0.0, seen.now - process.laststart), 1) if pid else None,
         "restarts_24h": _number(told.get("restarts_24h")),
         "launch": _text(told.get("launch")) or None,
-        "last_poll_age_s": _age(mine.get("poll_success_mono"), seen.now_mono),
-        "last_update_age_s": _age(mine.get("update_mono"), seen.now_mono),
-    }
-    for key in _OF_THE_PROCESS:
-        row[key] = _number(mine.get(key))
-    return row | _of_supervisord(process, statename) | _of_the_past(past, seen.now_mono)
-
-
-def _of_supervisord(process: Any, statename: str) -> dict[str, Any]:
-    return {
+        # of supervisord
         "enabled": bool(process.config.autostart),
         "digest": process.config.command.rpartition(" ")[2],
         "statename": statename,
@@ -292,16 +284,25 @@ def _of_supervisord(process: Any, statename: str) -> dict[str, Any]:
         "exit_code": process.exitstatus,
         "spawn_error": process.spawnerr or None,
         "stop_wait_s": process.config.stopwaitsecs,
+        **(_of_the_process(told, seen.now_mono) if same and pid else _UNSEEN),
+        **_of_the_past(past, seen.now_mono),
     }
 
 
-def _of_the_past(past: Past, now_mono: float) -> dict[str, Any]:
+def _of_the_process(told: Mapping[str, Any], now_mono: float) -> dict[str, Any]:
+    """Return what the monitor measured of the process that lives now."""
+    row: dict[str, Any] = {key: _number(told.get(key)) for key in _OF_THE_PROCESS}
+    row["last_poll_age_s"] = _age(told.get("poll_success_mono"), now_mono)
+    row["last_update_age_s"] = _age(told.get("update_mono"), now_mono)
+    return row
+
+
+def _of_the_past(past: Past | None, now_mono: float) -> dict[str, Any]:
     """Return the last end (``at``, ``code``, ``signal``) and the deaths that nobody had asked for, by window."""
+    if past is None or past.end is None:
+        return {"end": None, "deaths": _NO_DEATHS}
     end = past.end
-    return {
-        "end": None if end is None else {"at": end.at, "code": end.code, "signal": end.signal},
-        "deaths": past.within(now_mono),
-    }
+    return {"end": {"at": end.at, "code": end.code, "signal": end.signal}, "deaths": past.within(now_mono)}
 
 
 def _number(value: Any) -> float | None:

@@ -17,7 +17,7 @@ from supervisor.states import EventListenerStates, ProcessStates, SupervisorStat
 from supervisor.xmlrpc import RPCError
 
 from multibot_plugin.supervisor.inside.care import Care
-from multibot_plugin.supervisor.inside.ends import Ends, Past, end_of
+from multibot_plugin.supervisor.inside.ends import Ends, end_of
 from multibot_plugin.supervisor.inside.parts import Parts, contained
 from multibot_plugin.supervisor.inside.stops import Stopper
 from multibot_plugin.supervisor.inside.turns import Turns, quick_forks
@@ -48,6 +48,13 @@ class Process:
 
     def transition(self) -> None:
         self.turns += 1
+
+
+def patience(turns: Turns, now: float) -> float:
+    """Return how long supervisord's poll of a second lasts at most."""
+    turns._timeout = 1.0
+    turns._shorten(now)
+    return turns._timeout
 
 
 def tell(process: Process, kind: Any = events.ProcessStateExitedEvent) -> None:
@@ -86,9 +93,9 @@ def loop() -> Iterator[Loop]:
 
 def test_the_first_turn_does_not_wait_nor_one_after_a_program_was_added(loop: Loop) -> None:
     turns = loop.options.poller
-    assert turns._patience_s(0.0) == 1.0
+    assert patience(turns, 0.0) == 1.0
     events.notify(events.ProcessGroupAddedEvent("x"))
-    assert [turns._patience_s(0.0), turns._patience_s(0.0)] == [0.0, 1.0]
+    assert [patience(turns, 0.0), patience(turns, 0.0)] == [0.0, 1.0]
 
 
 def test_the_poll_lasts_until_a_start_a_retry_or_a_kill_falls_due(loop: Loop) -> None:
@@ -96,13 +103,13 @@ def test_the_poll_lasts_until_a_start_a_retry_or_a_kill_falls_due(loop: Loop) ->
     for state in (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING):
         process = Process(state, delay=now + 0.25)
         tell(process)
-        assert 0.25 < turns._patience_s(now) < 0.26
-        assert turns._patience_s(now + 5) == 0.0
+        assert 0.25 < patience(turns, now) < 0.26
+        assert patience(turns, now + 5) == 0.01
         process.state = ProcessStates.RUNNING
         tell(process)
-        assert turns._patience_s(now) == 1.0
+        assert patience(turns, now) == 1.0
     loop.channels[7] = SimpleNamespace(delay=0.05)  # an answer that waits
-    assert turns._patience_s(now) == 0.05
+    assert patience(turns, now) == 0.05
 
 
 def test_a_signal_ends_the_poll_and_the_dead_are_reaped_by_the_hundred(loop: Loop) -> None:
@@ -138,7 +145,7 @@ def test_before_a_reload_the_descriptors_are_given_up_and_the_poll_is_short() ->
     read = turns._read
     made.options.mood = SupervisorStates.RESTARTING
     events.notify(events.SupervisorStoppingEvent())
-    assert 0 < turns._patience_s(0.0) < 0.1
+    assert 0 < patience(turns, 0.0) < 0.1
     assert turns.poll(0) == ([], [])
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(read)
@@ -204,11 +211,12 @@ def test_ends_are_kept_by_program_and_only_those_count_that_nobody_asked_for() -
     process = Process(ProcessStates.RUNNING)
     options = SimpleNamespace(waitpid=lambda: next(status), pidhistory={7: process})
     ends = Ends(SimpleNamespace(options=options), bare)
-    assert ends.of("p") == Past()
+    assert ends.of("p") is None
     assert options.waitpid() == (7, 9)
     process.killing = True
     assert options.waitpid() == (7, 0)
     past = ends.of("p")
+    assert past is not None
     assert past.end is not None
     assert (past.end.code, past.end.signal, len(past.deaths)) == (0, None, 1)
     assert options.waitpid() == (8, 9)  # a process of nobody
@@ -299,7 +307,7 @@ def test_time_does_not_stand_in_the_way() -> None:
     made = Loop()
     turns = Turns(made, bare)
     tell(Process(ProcessStates.STARTING, delay=time.time() + 3600))
-    turns._patience_s(0.0)
+    patience(turns, 0.0)
     polled: list[float] = []
     made.options.poller._stock.poll = lambda timeout: (polled.append(timeout), ([], []))[1]
     turns.poll(1)

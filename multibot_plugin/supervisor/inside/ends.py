@@ -55,9 +55,9 @@ class Ends:
         events.subscribe(events.ProcessGroupRemovedEvent, contain(self._removed))
         self._supervisord = supervisord
 
-    def of(self, name: str) -> Past:
-        """Return what is remembered of a program."""
-        return self._pasts.get(name) or Past()
+    def of(self, name: str) -> Past | None:
+        """Return what is remembered of a program; None before its first end."""
+        return self._pasts.get(name)
 
     def _note(self, pid: int, status: int) -> None:
         process = self._options.pidhistory.get(pid)

@@ -15,10 +15,14 @@ from typing import Any
 
 from supervisor import events
 from supervisor.states import ProcessStates, SupervisorStates
+from supervisor.xmlrpc import DeferredXMLRPCResponse
 
 _REAPED_AT_ONCE = 100  # Supervisor.reap() stops after as many children
 _A_LITTLE_LATER_S = 0.002  # supervisord asks for "later than", not "at"
+_SHORTEST_S = 0.01
 _STOPPING_S = 0.02
+_ASK_AGAIN_S = 0.02
+_stock_deferred = DeferredXMLRPCResponse.__init__
 _MOVING = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
 
 
@@ -37,8 +41,11 @@ class Turns:
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._stock.register_readable(self._read)
-        self._reap, self._revive = contain(self._reap_all), contain(self._start_ended)
+        self._timeout = 0.0
+        self._shorten, self._reap = contain(self._shorten_poll), contain(self._reap_all)
+        self._revive = contain(self._start_ended)
         options.poller = self
+        DeferredXMLRPCResponse.__init__ = _deferred
         options.get_signal = self._after_reaping(options.get_signal)
         events.subscribe(events.ProcessStateEvent, contain(self._changed))
         events.subscribe(events.ProcessGroupAddedEvent, contain(lambda event: self.soon()))
@@ -53,23 +60,26 @@ class Turns:
 
     def poll(self, timeout: float) -> tuple[list[int], list[int]]:
         """Do what supervisor's poller does, for as long as nothing falls due; reap after a signal."""
-        readable, writable = self._stock.poll(min(timeout, self._patience_s(time.time())))
+        self._timeout = timeout
+        self._shorten(time.time())
+        readable, writable = self._stock.poll(self._timeout)
         if self._read in readable:
             readable.remove(self._read)  # supervisord knows nothing of it
             self._reap()
         return readable, writable
 
-    def _patience_s(self, now: float) -> float:
-        """Return how long nothing falls due."""
+    def _shorten_poll(self, now: float) -> None:
+        """Let the poll last only as long as nothing falls due."""
         if self._soon:
-            self._soon = False
-            return 0.0
-        waits = [_due(process) - now + _A_LITTLE_LATER_S for process in self._moving.values()]
+            self._soon, self._timeout = False, 0.0
+            return
+        # Never a turn without any pause: what is due may have to wait for something else (a retry during a shutdown).
+        waits = [max(_SHORTEST_S, _due(process) - now + _A_LITTLE_LATER_S) for process in self._moving.values()]
         # Answers that wait for a program ask again after a pause of theirs.
         waits += [c.delay for c in self._options.get_socket_map().values() if getattr(c, "delay", 0)]
         if self._read < 0:
             waits.append(_STOPPING_S)
-        return max(0.0, min(waits, default=1.0))
+        self._timeout = min([self._timeout, *waits])
 
     def _reap_all(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -112,6 +122,12 @@ class Turns:
             os.close(self._read)
             os.close(self._write)
             self._read = -1
+
+
+def _deferred(self: Any, request: Any, callback: Any) -> None:
+    """Let an answer that waits ask again after a pause: that to ``stop X`` has none, and keeps a whole core busy."""
+    _stock_deferred(self, request, callback)
+    self.delay = max(self.delay, _ASK_AGAIN_S)
 
 
 def _due(process: Any) -> float:
