@@ -61,6 +61,12 @@ def tell(process: Process, kind: Any = events.ProcessStateExitedEvent) -> None:
     events.notify(kind(process, ProcessStates.RUNNING, True))
 
 
+def told(turns: Turns, process: Process) -> None:
+    """Let a program change its state, and the turn that tells event listeners of it pass."""
+    tell(process)
+    assert patience(turns, 0.0) == 0.0
+
+
 class Loop:
     """supervisord as far as Turns touches it, with supervisor's own poller."""
 
@@ -102,11 +108,11 @@ def test_the_poll_lasts_until_a_start_a_retry_or_a_kill_falls_due(loop: Loop) ->
     turns, now = loop.options.poller, 1000.0
     for state in (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING):
         process = Process(state, delay=now + 0.25)
-        tell(process)
+        told(turns, process)
         assert 0.25 < patience(turns, now) < 0.26
         assert patience(turns, now + 5) == 0.01
         process.state = ProcessStates.RUNNING
-        tell(process)
+        told(turns, process)
         assert patience(turns, now) == 1.0
     loop.channels[7] = SimpleNamespace(delay=0.05)  # an answer that waits
     assert patience(turns, now) == 0.05
@@ -306,8 +312,7 @@ def test_time_does_not_stand_in_the_way() -> None:
     """A wall clock that was set back makes nobody wait for longer than supervisord's own second."""
     made = Loop()
     turns = Turns(made, bare)
-    tell(Process(ProcessStates.STARTING, delay=time.time() + 3600))
-    patience(turns, 0.0)
+    told(turns, Process(ProcessStates.STARTING, delay=time.time() + 3600))
     polled: list[float] = []
     made.options.poller._stock.poll = lambda timeout: (polled.append(timeout), ([], []))[1]
     turns.poll(1)

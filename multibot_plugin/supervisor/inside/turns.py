@@ -113,6 +113,7 @@ class Turns:
             self._moving.pop(id(process), None)
         if state == ProcessStates.EXITED:
             self._ended.append(process)
+        self.soon()  # event listeners, too, are told in the turn after
 
     def _stopping(self, event: Any) -> None:
         # Before a reload every descriptor above 4 is closed unasked: ours must be out of use by then.
