@@ -20,7 +20,7 @@ _SERIOUS = {Health.UNAUTHORISED, Health.CONFLICTED, Health.FROZEN, Health.DEAF}
 _ROW_KEYS = (
     "id", "state", "health", "cause", "pid", "uptime_s", "restarts_24h", "memory_bytes", "cpu_percent", "connections",
     "last_poll_age_s", "last_update_age_s", "launch", "enabled", "digest", "statename", "start_at", "stop_at",
-    "exit_code", "spawn_error", "stop_wait_s",
+    "exit_code", "spawn_error", "stop_wait_s", "end", "deaths",
 )  # fmt: skip
 
 
