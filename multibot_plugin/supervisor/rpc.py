@@ -1,9 +1,11 @@
 """``[rpcinterface:multibot]``: what supervisord answers about bots, from its own memory and the monitor's one file.
 
-Runs inside supervisord's only thread: imports supervisor, the standard library and multibot_runner.protocol (as does
-inside.py); blocks on nothing; lets no exception out (one from a method makes supervisord log the whole request, one
-from a subscriber of its events ends it). Every answer is one JSON string in ASCII, because XML-RPC has no place for
-None, large numbers or control characters.
+What needs the database or time is handed to the monitor (requests.py).
+
+Runs inside supervisord's only thread: imports supervisor, the standard library and multibot_runner.protocol (as do
+inside.py, requests.py and status.py); blocks on nothing; lets no exception out (one from a method makes supervisord
+log the whole request, one from a subscriber of its events ends it). Pictures are JSON strings in ASCII, because
+XML-RPC has no place for None, large numbers or control characters.
 """
 
 from __future__ import annotations
@@ -19,41 +21,33 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from supervisor import events
 from supervisor.options import VERSION
-from supervisor.states import getProcessStateDescription, getSupervisorStateDescription
+from supervisor.states import SupervisorStates, getProcessStateDescription, getSupervisorStateDescription
 from supervisor.xmlrpc import Faults, RPCError
 
+from multibot_plugin.supervisor import requests
 from multibot_plugin.supervisor.inside import install
-from multibot_runner.protocol import (
-    BOT_ID,
-    PROGRAM_PREFIX,
-    STATUS_CAP,
-    BadFile,
-    decode_object,
-    is_number,
-    lifecycle,
-    read_file,
-)
+from multibot_plugin.supervisor.status import StatusFile, incident_rows, is_fresh, tick_age, why_away
+from multibot_plugin.supervisor.status import number as _number
+from multibot_plugin.supervisor.status import text as _text
+from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX, lifecycle
 
 SCHEMA = 1
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
-INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
-# A picture of the monitor counts as present for this many of its ticks, and some.
 _MONITOR, _LISTENER = "multibot", "multibot_plugin.supervisor.listener"
-_FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
 _RUNNER = " -m multibot_runner "  # in the command of every bot (templates/program.conf.j2)
-_LARGEST = 1e18  # of a number that is no mistake
 _OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
 
 
-def make_interface(supervisord: Any, status: str) -> MultibotInterface:
+def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> MultibotInterface:
     """Return the interface; supervisord asks once for each of its HTTP servers and gets the same one.
 
-    ``status`` is the monitor's file (the option of the section).
+    ``status`` is the monitor's file, ``state`` the state directory (the options of the section).
     """
     interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
     if interface is None:
-        interface = MultibotInterface(supervisord, Path(status))
+        interface = MultibotInterface(supervisord, Path(status), Path(state))
         install(supervisord)
         supervisord.multibot_interface = interface
     return interface
@@ -73,20 +67,30 @@ def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *arguments)
         except RPCError:
             raise
+        except requests.Refusal as refusal:
+            raise _fault(refusal) from None
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             self._warn(f"multibot.{method.__name__}: {type(error).__name__} at {frame.name}:{frame.lineno}")
-            raise RPCError(INTERNAL_ERROR, f"{type(error).__name__}: see supervisord's log") from None
+            text = f"{type(error).__name__}: see supervisord's log"
+            raise _fault(requests.Refusal(requests.INTERNAL_ERROR, text)) from None
 
     return call
+
+
+def _fault(refusal: requests.Refusal) -> RPCError:
+    error = RPCError(refusal.code)
+    error.text = refusal.text  # RPCError itself calls every code of ours UNKNOWN
+    return error
 
 
 class MultibotInterface:
     """The methods of the namespace ``multibot``; ``system.listMethods`` shows what stands in this class itself."""
 
-    def __init__(self, supervisord: Any, status: Path) -> None:
+    def __init__(self, supervisord: Any, status: Path, state: Path) -> None:
         self._supervisord = supervisord
-        self._status = _StatusFile(status)
+        self._status = StatusFile(status)
+        self._requests = requests.Requests(state, self._tell)
 
     @_contained
     def getVersion(self) -> str:
@@ -131,11 +135,9 @@ class MultibotInterface:
         @param boolean enabled Whether it starts with supervisord
         @return boolean result Always True unless error
         """
-        if not isinstance(bot, str) or not isinstance(enabled, bool):
+        if not isinstance(enabled, bool):
             raise RPCError(Faults.INCORRECT_PARAMETERS)
-        process = self._bots().get(bot)
-        if process is None:
-            raise RPCError(Faults.BAD_NAME)
+        process = self._bot(bot)
         process.config.autostart = enabled
         # What was read last, for 'avail' and for 'remove' and 'add' without a 'reread' between.
         for group in self._supervisord.options.process_group_configs:
@@ -143,6 +145,120 @@ class MultibotInterface:
                 for config in group.process_configs:
                     config.autostart = enabled
         return True
+
+    @_contained
+    def getBot(self, bot: str) -> str:
+        """Return one bot as getBots does, with its open incidents
+
+        @param string bot Id of the bot
+        @return string result JSON: schema, at, monitor, bot, incidents
+        """
+        process = self._bot(bot)
+        now, now_mono = time.time(), time.monotonic()
+        status, away = self._status.read(), self._monitor_away()
+        seen = {**status, "mono": None} if away else status
+        return _json({
+            "schema": SCHEMA, "at": now, "monitor": {"ok": not away, "text": away},
+            "bot": bot_row(bot, process, seen, now, now_mono), "incidents": incident_rows(status, {bot}),
+        })  # fmt: skip
+
+    @_contained
+    def getIncidents(self) -> str:
+        """Return the open incidents: those that the monitor saw at its last tick
+
+        @return string result JSON: schema, at, monitor, incidents (bot is empty for one of the monitor itself)
+        """
+        away = self._monitor_away()
+        found = incident_rows(self._status.read(), {"", *self._bots()})
+        return _json(
+            {"schema": SCHEMA, "at": time.time(), "monitor": {"ok": not away, "text": away}, "incidents": found}
+        )
+
+    @_contained
+    def startBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to start a bot, now and whenever the system starts
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("startBot", bot, by)
+
+    @_contained
+    def stopBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to stop a bot, until somebody starts it
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("stopBot", bot, by)
+
+    @_contained
+    def restartBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to stop and start a bot
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("restartBot", bot, by)
+
+    @_contained
+    def apply(self, by: str = "") -> str:
+        """Ask the monitor to bring the running bots to what the database says
+
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("apply", None, by)
+
+    @_contained
+    def getResult(self, request: str) -> str:
+        """Return what became of a request: its state is waiting, running, done or failed
+
+        @param string request What startBot, stopBot, restartBot or apply returned
+        @return string result JSON: schema, id, method, bot, by, state, monitor, text, said, exit_code, result, times
+        """
+        if not isinstance(request, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        found, away = self._requests.result(request), self._monitor_away()
+        return _json({**found, "monitor": {"ok": not away, "text": away}})
+
+    def _ask(self, method: str, bot: str | None, by: str) -> str:
+        if not isinstance(by, str) or (by and not requests.ASKER.fullmatch(by)):
+            raise RPCError(Faults.INCORRECT_PARAMETERS, "by: NAME or NAME (TOOL), letters, digits and _.@+-")
+        if bot is not None:
+            self._bot(bot)
+        if self._supervisord.options.mood != SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+        if away := self._monitor_away():
+            raise requests.Refusal(requests.MONITOR_AWAY, away)
+        return self._requests.ask(method, bot or "", by)
+
+    def _tell(self, request: str) -> None:
+        """Let the monitor know at once; without the event it finds the file a little later."""
+        try:
+            events.notify(events.RemoteCommunicationEvent(requests.EVENT, request))
+        except Exception as error:
+            self._warn(f"multibot: an event for the monitor: {type(error).__name__}")
+
+    def _monitor_away(self) -> str:
+        """Return why the monitor would not hear us, and what to do; "" when it would."""
+        process = next((p for p in self._processes() if _is_monitor(p)), None)
+        if process is None:
+            return "supervisord has no monitor: 'multibot init' writes its section"
+        state = getProcessStateDescription(process.get_state())
+        return why_away(process.config.name, state, process.pid, self._status.read(), time.monotonic())
+
+    def _bot(self, bot: str) -> Any:
+        """Return supervisord's process object of a bot; raises RPCError."""
+        if not isinstance(bot, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        process = self._bots().get(bot)
+        if process is None:
+            raise RPCError(Faults.BAD_NAME)
+        return process
 
     def _bots(self) -> dict[str, Any]:
         """Return supervisord's process objects of the bots by id."""
@@ -162,43 +278,8 @@ class MultibotInterface:
         self._supervisord.options.logger.warn(text)
 
 
-class _StatusFile:
-    """The monitor's file, parsed again only when it was replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._content: Mapping[str, Any] = {}
-
-    def read(self) -> Mapping[str, Any]:
-        """Return the content, or an empty mapping when the file is missing or not what it should be."""
-        try:
-            info = os.stat(self._path)
-            seen = (info.st_ino, info.st_mtime_ns, info.st_size)
-            if seen != self._seen:
-                self._content = decode_object(read_file(self._path, STATUS_CAP))
-                self._seen = seen
-        except (OSError, BadFile):
-            self._seen, self._content = None, {}
-        return self._content
-
-
 def _is_monitor(process: Any) -> bool:
     return process.config.name == _MONITOR or _LISTENER in process.config.command
-
-
-def tick_age(status: Mapping[str, Any], now_mono: float) -> float | None:
-    """Return the seconds since the monitor's last tick; None without one (or from before a reboot)."""
-    mono = _number(status.get("mono"))
-    if mono is None or mono > now_mono:
-        return None
-    return round(now_mono - mono, 1)
-
-
-def is_fresh(status: Mapping[str, Any], now_mono: float) -> bool:
-    """Return whether the monitor's picture still counts."""
-    age_s, tick_s = tick_age(status, now_mono), _number(status.get("tick_s"))
-    return age_s is not None and tick_s is not None and age_s <= _FRESH_TICKS * tick_s + _FRESH_MORE_S
 
 
 def bot_row(bot: str, process: Any, status: Mapping[str, Any], now: float, now_mono: float) -> dict[str, Any]:
@@ -250,17 +331,9 @@ def _why_unknown(status: Mapping[str, Any], now_mono: float, pid: int | None) ->
     return "the monitor does not run" if age_s is None else f"the monitor has been silent for {age_s:.0f} s"
 
 
-def _number(value: Any) -> float | None:
-    return value if is_number(value, _LARGEST) else None
-
-
 def _database(value: Any) -> dict[str, Any] | None:
     """Return what the monitor says of the database, whatever somebody made of its file."""
     return {"ok": value.get("ok") is True, "text": _text(value.get("text"))} if isinstance(value, dict) else None
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _age(value: Any, now_mono: float) -> float | None:

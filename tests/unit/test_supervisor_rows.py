@@ -101,9 +101,9 @@ def test_freshness_is_three_ticks_and_some() -> None:
 
 
 def test_one_supervisord_has_one_interface_and_unknown_bots_are_refused(tmp_path: Path) -> None:
-    existing = MultibotInterface(SimpleNamespace(process_groups={}, options=None), tmp_path / "status.json")
+    existing = MultibotInterface(SimpleNamespace(process_groups={}, options=None), tmp_path / "status.json", tmp_path)
     supervisord = SimpleNamespace(multibot_interface=existing)
-    assert make_interface(supervisord, status=str(tmp_path / "status.json")) is existing
+    assert make_interface(supervisord, status=str(tmp_path / "status.json"), state=str(tmp_path)) is existing
     with pytest.raises(RPCError) as caught:
         existing.setAutostart("nobody", True)
     assert caught.value.text == "BAD_NAME"
@@ -114,8 +114,8 @@ def test_an_exception_of_our_own_is_a_fault_that_shows_no_value_of_the_request(t
     logger = SimpleNamespace(warn=log.append)
     broken = SimpleNamespace(process_groups={"bot-echo": None}, options=SimpleNamespace(logger=logger))
     with pytest.raises(RPCError) as caught:
-        MultibotInterface(broken, tmp_path / "status.json").setAutostart("secret", True)
-    assert (caught.value.code, caught.value.text) == (9000, "UNKNOWN: AttributeError: see supervisord's log")
+        MultibotInterface(broken, tmp_path / "status.json", tmp_path).setAutostart("secret", True)
+    assert (caught.value.code, caught.value.text) == (9000, "INTERNAL_ERROR: AttributeError: see supervisord's log")
     assert len(log) == 1
     assert re.fullmatch(r"multibot\.setAutostart: AttributeError at _bots:\d+", log[0])
 
