@@ -39,7 +39,7 @@ from multibot_runner.redact import redact
 
 LOOK_EVERY_S = 5.0
 DEADLINE_S = 1800.0  # a bot may take an hour to stop, if somebody set it so; nobody waits for that here
-AT_ONCE = 4
+AT_ONCE = 8
 _STALE_S = 120.0  # what was asked so long before this monitor began may be against what was wished since
 _KEPT, _KEPT_S, _TEMPORARY_S = 500, 86400.0, 3600.0
 _MOST_SAID, _LONGEST_TEXT = 20, 500
@@ -70,6 +70,11 @@ class Executor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ended: dict[str, Mapping[str, Any]] = {}  # not written yet
         self._began = time.time(), time.monotonic()
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether results wait for the next look, because they could not be written."""
+        return bool(self._ended)
 
     def look(self) -> None:
         """Begin what waits and is not begun yet; returns at once. Raises OSError."""
@@ -208,8 +213,10 @@ def _sentence(result: Mapping[str, Any] | None) -> str:
         return ""
     bots = result.get("bots")
     if isinstance(bots, list):
-        return "; ".join(f"{bot['id']}: {bot['text']}" for bot in bots if isinstance(bot, dict))
-    return str(result.get("text", ""))
+        text = "; ".join(f"{bot.get('id')}: {bot.get('text')}" for bot in bots if isinstance(bot, dict))
+    else:
+        text = str(result.get("text", ""))
+    return " ".join(text.split())
 
 
 async def run(home: Home, asked: asyncio.Event) -> None:
