@@ -11,13 +11,16 @@ import sys
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
 from supervisor.xmlrpc import Faults
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.supervisor import requests
+
+if TYPE_CHECKING:
+    from multibot_plugin.home import Home
 
 HELP = {
     "bots": "bots [ID...]\t\tShow a line per bot: state, health, uptime, memory, last poll",
@@ -69,7 +72,7 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         def show(words: Sequence[str]) -> None:
             from multibot_plugin.cli import fleet, listing
 
-            rows = fleet.select(self._ask("getBots")["bots"], words)
+            rows = fleet.select(self._rows(), words)
             self._table(rows, listing.columns_for(rows), "no bots yet")
 
         self._run("bots", arg, show)
@@ -78,8 +81,9 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         def show(words: Sequence[str]) -> None:
             from multibot_plugin.supervisor import ctl_picture
 
+            home = self._home()
             for number, row in enumerate(self._named(words)):
-                for line in ctl_picture.describe(self._ask("getBot", row["id"])):
+                for line in ctl_picture.describe(self._ask("getBot", row["id"]), home):
                     self._print(f"\n{line}" if number and not line.startswith(" ") else line)
 
         self._run("bot", arg, show)
@@ -101,15 +105,13 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         def show(words: Sequence[str]) -> None:
             from multibot_plugin.cli.logs import logs
             from multibot_plugin.cli.output import Context
-            from multibot_plugin.home import Home
 
-            try:
-                config, state, run, log = (Path(self._options[name]) for name in ("config", "state", "run", "log"))
-            except KeyError:
-                raise MultibotError("[ctlplugin:multibot] does not name the directories: 'multibot init'") from None
-            home = Home(config, state, run, log)
-            if self.ctl.options.serverurl != f"unix://{home.socket}":
-                raise MultibotError("the logs of another supervisord cannot be read from here: 'tail bot-ID'")
+            home = self._home()
+            if home is None:
+                raise MultibotError(
+                    "the log files of this supervisord are not known here ('multibot init' names them in "
+                    "[ctlplugin:multibot]; of another host they cannot be read): 'tail bot-ID'"
+                )
             context = Context()
             context.home = home
             sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -211,7 +213,24 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
 
         if not words:
             raise _Usage("name the bots (an id, or a pattern like shop-*)")
-        return fleet.select(self._ask("getBots")["bots"], words)
+        return fleet.select(self._rows(), words)
+
+    def _rows(self) -> Sequence[Mapping[str, Any]]:
+        """Return the rows of all bots, with the runner's own words where a bot does not stay up."""
+        from multibot_plugin.cli import fleet
+
+        rows, home = self._ask("getBots")["bots"], self._home()
+        return rows if home is None else [fleet.explained(home, row) for row in rows]
+
+    def _home(self) -> Home | None:
+        """Return the installation of this supervisord; None when it is not the one that the section names."""
+        from multibot_plugin.home import home_at
+
+        names = ("config", "state", "run", "log")
+        if not self._options.keys() >= {*names}:
+            return None
+        home = home_at(*(Path(self._options[name]) for name in names))
+        return home if self.ctl.options.serverurl == f"unix://{home.socket}" else None
 
     def _ids(self, words: Sequence[str]) -> list[str]:
         return [row["id"] for row in self._named(words)]

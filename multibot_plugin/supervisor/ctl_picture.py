@@ -1,4 +1,4 @@
-"""A bot and the open incidents as supervisorctl shows them. Pure, but for the time zone."""
+"""A bot and the open incidents as supervisorctl shows them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from typing import Any
 
 from multibot_plugin.cli import fleet, listing
 from multibot_plugin.cli.output import NOTHING, one_line
+from multibot_plugin.cli.remedies import remedy
 from multibot_plugin.cli.status import moment
 from multibot_plugin.cli.tables import Column
+from multibot_plugin.home import Home
 
 _MARKS = {"critical": "✖", "warning": "▲"}
 _IN_THE_HEAD = ("BOT", "STATE", "CAUSE")
 
 
-def describe(answer: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines about one bot out of the answer of getBot."""
-    row = answer["bot"]
+def describe(answer: Mapping[str, Any], home: Home | None) -> Iterator[str]:
+    """Yield the lines about one bot out of the answer of getBot, and what to type (``home`` None: not known)."""
+    row = answer["bot"] if home is None else fleet.explained(home, answer["bot"])
     cause = f": {one_line(row['cause'])}" if row["cause"] else ""
     yield f"{fleet.symbol(row)} {row['id']} — {row['state']}{cause}"
     for column in listing.COLUMNS:
@@ -30,6 +32,15 @@ def describe(answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"   {_MARKS.get(incident['level'], '▲')} {_since(incident, answer['at'])}: {one_line(incident['text'])}"
     if not answer["monitor"]["ok"]:
         yield f"   {as_typed(answer['monitor']['text'])}"
+    if home is not None:
+        commands = remedy(row, str(row["cause"] or ""), lambda words: command(home, words)).commands
+        yield from (f"   → {line}" for line in commands)
+
+
+def command(home: Home, words: str) -> str:
+    """Return what is typed for a subcommand of multibot: supervisorctl's own name of it, where it has one."""
+    match = re.fullmatch(r"(?:bot )?(logs|start|stop|restart) (\S+)", words)
+    return f"bot_{match[1]} {match[2]}" if match else home.command(words)
 
 
 def as_typed(text: str) -> str:

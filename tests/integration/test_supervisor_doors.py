@@ -252,7 +252,7 @@ def test_supervisorctl_shows_the_end_of_a_log_without_tokens_and_escapes(shared:
     assert follow.wait(PATIENCE_S) == 0
     follow.stdout.close()
     other = subprocess.run([*words, "-s", "unix:///nowhere", "bot_logs"], capture_output=True, text=True, timeout=60)
-    assert "another supervisord" in other.stdout
+    assert "are not known here" in other.stdout
 
 
 def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -> None:
