@@ -145,7 +145,11 @@ def _told_home() -> Home | None:
     paths = [Path(value) for name in HOME_VARIABLES if (value := os.environ.get(name))]
     if len(paths) < len(HOME_VARIABLES):
         return None
-    config, state, run, log = paths
+    return home_at(*paths)
+
+
+def home_at(config: Path, state: Path, run: Path, log: Path) -> Home:
+    """Return the home with these directories, as somebody reaches it who has set nothing."""
     one_directory = state == config / "state" and log == config / "log"
     return Home(config, state, run, log, f"--home {config}" if one_directory else "")
 

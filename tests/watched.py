@@ -18,7 +18,7 @@ from multibot_plugin.health.observe import DEFAULTS
 from multibot_plugin.hookspecs import Alert, Finding, Health, Heartbeat, Level, Observation
 from multibot_plugin.plugins import GROUP
 from multibot_plugin.supervisor.inside.ends import Past
-from multibot_plugin.supervisor.rpc import Seen, bot_row
+from multibot_plugin.supervisor.inside.rows import Seen, bot_row
 
 NOW, NOW_AT = 10_000.0, 1_800_000_000.0
 PID = 99_999_999  # no process
@@ -115,7 +115,7 @@ class FakeSupervisor:
     def bots(self) -> dict[str, Any]:
         if self.away:
             raise SupervisordAway("supervisord does not answer at /x: run 'multibot start'")
-        seen = Seen({}, self.clock.wall, self.clock.mono)
+        seen = Seen({}, None, self.clock.wall, self.clock.mono)
         rows = [bot_row(bot, p, seen, Past()) for bot, p in self.processes.items()]
         answer = {"schema": 1, "at": self.clock.wall,
                   "supervisord": {"pid": 1, "state": self.state, "version": "4.3.0", "stopping": self.stopping},

@@ -45,11 +45,11 @@ def look(context: Context) -> Fleet:
             answer = supervisor.bots()
     except SupervisordAway as error:
         return Fleet(_rendered(context), {}, {}, time.time(), error)
-    rows = tuple(_explained(context.home, row) for row in sorted(answer["bots"], key=lambda row: str(row["id"])))
+    rows = tuple(explained(context.home, row) for row in sorted(answer["bots"], key=lambda row: str(row["id"])))
     return Fleet(rows, answer["supervisord"], answer["monitor"], answer["at"])
 
 
-def _explained(home: Home, row: Row) -> Row:
+def explained(home: Home, row: Row) -> Row:
     """Return the row with a cause where a bot does not stay up: its runner's words tell more than supervisord's."""
     if row["cause"] or row["state"] not in ("quarantined", "backing-off"):
         return row

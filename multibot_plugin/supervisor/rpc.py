@@ -1,9 +1,11 @@
 """``[rpcinterface:multibot]``: what supervisord answers about bots, from its own memory and the monitor's one file.
 
+What needs the database or time is handed to the monitor (inside/requests.py).
+
 Runs inside supervisord's only thread: imports supervisor, the standard library and multibot_runner.protocol (as does
 all of inside/); blocks on nothing; lets no exception out (one from a method makes supervisord log the whole request,
-one from a subscriber of its events ends it). Every answer is one JSON string in ASCII, because XML-RPC has no place
-for None, large numbers or control characters.
+one from a subscriber of its events ends it). Pictures are JSON strings in ASCII, because XML-RPC has no place for
+None, large numbers or control characters.
 """
 
 from __future__ import annotations
@@ -16,44 +18,30 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from supervisor import events
 from supervisor.options import VERSION
 from supervisor.states import (
     ProcessStates,
     SupervisorStates,
-    getEventListenerStateDescription,
     getProcessStateDescription,
     getSupervisorStateDescription,
 )
 from supervisor.xmlrpc import Faults, RPCError
 
+from multibot_plugin.supervisor.inside import requests
 from multibot_plugin.supervisor.inside.care import monitor_of
-from multibot_plugin.supervisor.inside.ends import WINDOWS, Past
 from multibot_plugin.supervisor.inside.parts import Inside, Parts, install
+from multibot_plugin.supervisor.inside.rows import Seen, bot_row, monitor_row
+from multibot_plugin.supervisor.inside.status import StatusFile, incident_rows, why_away
 from multibot_plugin.supervisor.inside.updates import RUNNER
-from multibot_runner.protocol import (
-    BOT_ID,
-    PROGRAM_PREFIX,
-    STATUS_CAP,
-    BadFile,
-    decode_object,
-    is_number,
-    lifecycle,
-    read_file,
-)
+from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX
 
 SCHEMA = 1
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
-INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
-# A picture of the monitor counts as present for this many of its ticks, and some.
-_FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
-_LARGEST = 1e18  # of a number that is no mistake
-_OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
-_UNSEEN = dict.fromkeys(("last_poll_age_s", "last_update_age_s", *_OF_THE_PROCESS))
-_NO_DEATHS = dict.fromkeys(WINDOWS, 0)
 
 
 def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> MultibotInterface:
@@ -70,7 +58,7 @@ def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> M
             print(f"Error: {error}", file=sys.stderr)  # supervisord itself only says that it could not make us
             raise
         inside = install(supervisord, switched, os.path.join(state, "rendered", "bots.conf"))
-        interface = MultibotInterface(supervisord, Path(status), inside)
+        interface = MultibotInterface(supervisord, Path(status), Path(state), inside)
         supervisord.multibot_interface = interface
     return interface
 
@@ -89,21 +77,31 @@ def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *arguments)
         except RPCError:
             raise
+        except requests.Refusal as refusal:
+            raise _fault(refusal) from None
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             self._warn(f"multibot.{method.__name__}: {type(error).__name__} at {frame.name}:{frame.lineno}")
-            raise RPCError(INTERNAL_ERROR, f"{type(error).__name__}: see supervisord's log") from None
+            text = f"{type(error).__name__}: see supervisord's log"
+            raise _fault(requests.Refusal(requests.INTERNAL_ERROR, text)) from None
 
     return call
+
+
+def _fault(refusal: requests.Refusal) -> RPCError:
+    error = RPCError(refusal.code)
+    error.text = refusal.text  # RPCError itself calls every code of ours UNKNOWN
+    return error
 
 
 class MultibotInterface:
     """The methods of the namespace ``multibot``; ``system.listMethods`` shows what stands in this class itself."""
 
-    def __init__(self, supervisord: Any, status: Path, inside: Inside) -> None:
+    def __init__(self, supervisord: Any, status: Path, state: Path, inside: Inside) -> None:
         self._supervisord = supervisord
-        self._status = _StatusFile(status)
+        self._status = StatusFile(status)
         self._inside = inside
+        self._requests = requests.Requests(state, self._tell)
 
     @_contained
     def getVersion(self) -> str:
@@ -120,23 +118,15 @@ class MultibotInterface:
         @return string result JSON: schema, at, supervisord, monitor, bots
         """
         now, now_mono = time.time(), time.monotonic()
-        status = self._status.read()
-        age_s = tick_age(status, now_mono)
-        state = getSupervisorStateDescription(self._supervisord.options.mood)
-        monitor = monitor_of(self._supervisord)
-        listener = None if monitor is None else getProcessStateDescription(monitor.get_state())
-        # What nobody looks at is not known; an earlier monitor's picture is not this one's.
-        looks = listener == "RUNNING" and status.get("pid", monitor.pid) == monitor.pid  # type: ignore[union-attr]
-        seen = Seen(status if looks else {**status, "mono": None}, now, now_mono)
-        bots = sorted(self._bots().items())
+        status, monitor = self._status.read(), monitor_of(self._supervisord)
         return _json({
             "schema": SCHEMA,
             "at": now,
-            "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION,
+            "supervisord": {"pid": os.getpid(), "version": VERSION,
+                            "state": getSupervisorStateDescription(self._supervisord.options.mood),
                             "stopping": any(p.get_state() == ProcessStates.STOPPING for p in self._processes())},
-            "monitor": {"ok": is_fresh(status, now_mono) and listener == "RUNNING", "state": listener,
-                        **_protocol(monitor), "tick_age_s": age_s, "database": _database(status.get("database"))},
-            "bots": [bot_row(bot, p, seen, self._inside.ends.of(p.config.name)) for bot, p in bots],
+            "monitor": monitor_row(monitor, status, now_mono),
+            "bots": self._rows(sorted(self._bots().items()), Seen(status, monitor, now, now_mono)),
         })  # fmt: skip
 
     @_contained
@@ -149,11 +139,9 @@ class MultibotInterface:
         @param boolean enabled Whether it starts with supervisord
         @return boolean result Always True unless error
         """
-        if not isinstance(bot, str) or not isinstance(enabled, bool):
+        if not isinstance(enabled, bool):
             raise RPCError(Faults.INCORRECT_PARAMETERS)
-        process = self._bots().get(bot)
-        if process is None:
-            raise RPCError(Faults.BAD_NAME)
+        process = self._bot(bot)
         process.config.autostart = enabled
         # What was read last, for 'avail' and for 'remove' and 'add' without a 'reread' between.
         for group in self._supervisord.options.process_group_configs:
@@ -179,6 +167,121 @@ class MultibotInterface:
             raise RPCError(Faults.SHUTDOWN_STATE)
         return _json(self._inside.updates.update(bots))
 
+    @_contained
+    def getBot(self, bot: str) -> str:
+        """Return one bot as getBots does, with its open incidents
+
+        @param string bot Id of the bot
+        @return string result JSON: schema, at, monitor, bot, incidents
+        """
+        process = self._bot(bot)
+        now, status, away = time.time(), self._status.read(), self._monitor_away()
+        seen = Seen(status, monitor_of(self._supervisord), now, time.monotonic())
+        (row,) = self._rows([(bot, process)], seen)
+        return _json({"schema": SCHEMA, "at": now, "monitor": {"ok": not away, "text": away}, "bot": row,
+                      "incidents": incident_rows(status, {bot})})  # fmt: skip
+
+    @_contained
+    def getIncidents(self) -> str:
+        """Return the open incidents: those that the monitor saw at its last tick
+
+        @return string result JSON: schema, at, monitor, incidents (bot is empty for one of the monitor itself)
+        """
+        away = self._monitor_away()
+        found = incident_rows(self._status.read(), {"", *self._bots()})
+        return _json(
+            {"schema": SCHEMA, "at": time.time(), "monitor": {"ok": not away, "text": away}, "incidents": found}
+        )
+
+    @_contained
+    def startBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to start a bot, now and whenever the system starts
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("startBot", bot, by)
+
+    @_contained
+    def stopBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to stop a bot, until somebody starts it
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("stopBot", bot, by)
+
+    @_contained
+    def restartBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to stop and start a bot
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("restartBot", bot, by)
+
+    @_contained
+    def apply(self, by: str = "") -> str:
+        """Ask the monitor to bring the running bots to what the database says
+
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("apply", None, by)
+
+    @_contained
+    def getResult(self, request: str) -> str:
+        """Return what became of a request: its state is waiting, running, done or failed
+
+        @param string request What startBot, stopBot, restartBot or apply returned
+        @return string result JSON: schema, id, method, bot, by, state, monitor, text, said, exit_code, result, times
+        """
+        if not isinstance(request, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        found, away = self._requests.result(request), self._monitor_away()
+        return _json({**found, "monitor": {"ok": not away, "text": away}})
+
+    def _ask(self, method: str, bot: str | None, by: str) -> str:
+        if not isinstance(by, str) or (by and not requests.ASKER.fullmatch(by)):
+            raise RPCError(Faults.INCORRECT_PARAMETERS, "by: NAME or NAME (TOOL), letters, digits and _.@+-")
+        if bot is not None:
+            self._bot(bot)
+        if self._supervisord.options.mood != SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+        if away := self._monitor_away():
+            raise requests.Refusal(requests.MONITOR_AWAY, away)
+        return self._requests.ask(method, bot or "", by)
+
+    def _tell(self, request: str) -> None:
+        """Let the monitor know at once; without the event it finds the file a little later."""
+        try:
+            events.notify(events.RemoteCommunicationEvent(requests.EVENT, request))
+        except Exception as error:
+            self._warn(f"multibot: an event for the monitor: {type(error).__name__}")
+
+    def _monitor_away(self) -> str:
+        """Return why the monitor would not hear us, and what to do; "" when it would."""
+        process = monitor_of(self._supervisord)
+        if process is None:
+            return "supervisord has no monitor: 'multibot init' writes its section"
+        state = getProcessStateDescription(process.get_state())
+        return why_away(process.config.name, state, process.pid, self._status.read(), time.monotonic())
+
+    def _bot(self, bot: str) -> Any:
+        """Return supervisord's process object of a bot; raises RPCError."""
+        if not isinstance(bot, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        process = self._bots().get(bot)
+        if process is None:
+            raise RPCError(Faults.BAD_NAME)
+        return process
+
+    def _rows(self, bots: Iterable[tuple[str, Any]], seen: Seen) -> list[dict[str, Any]]:
+        return [bot_row(bot, process, seen, self._inside.ends.of(process.config.name)) for bot, process in bots]
+
     def _bots(self) -> dict[str, Any]:
         """Return supervisord's process objects of the bots by id."""
         found: dict[str, Any] = {}
@@ -195,132 +298,6 @@ class MultibotInterface:
 
     def _warn(self, text: str) -> None:
         self._supervisord.options.logger.warn(text)
-
-
-class _StatusFile:
-    """The monitor's file, parsed again only when it was replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._content: Mapping[str, Any] = {}
-
-    def read(self) -> Mapping[str, Any]:
-        """Return the content, or an empty mapping when the file is missing or not what it should be."""
-        try:
-            info = os.stat(self._path)
-            seen = (info.st_ino, info.st_mtime_ns, info.st_size)
-            if seen != self._seen:
-                self._content = decode_object(read_file(self._path, STATUS_CAP))
-                self._seen = seen
-        except (OSError, BadFile):
-            self._seen, self._content = None, {}
-        return self._content
-
-
-class Seen:
-    """The monitor's picture at one moment (wall and monotonic time), its freshness judged once for all bots."""
-
-    def __init__(self, status: Mapping[str, Any], now: float, now_mono: float) -> None:
-        bots = status.get("bots")
-        self.now, self.now_mono = now, now_mono
-        self.fresh = is_fresh(status, now_mono)
-        self.bots: Mapping[str, Any] = bots if isinstance(bots, dict) else {}
-        age_s = tick_age(status, now_mono)
-        self.why_unknown = (
-            "just started" if self.fresh
-            else "the monitor does not run" if age_s is None
-            else f"the monitor has been silent for {age_s:.0f} s"
-        )  # fmt: skip
-
-
-def _protocol(monitor: Any | None) -> dict[str, Any]:
-    """Return where our listener stands in supervisord's protocol (READY, BUSY ...) and how many events wait for it."""
-    if monitor is None or monitor.listener_state is None:
-        return {"listener": None, "backlog": 0}
-    return {"listener": getEventListenerStateDescription(monitor.listener_state),
-            "backlog": len(monitor.group.event_buffer)}  # fmt: skip
-
-
-def tick_age(status: Mapping[str, Any], now_mono: float) -> float | None:
-    """Return the seconds since the monitor's last tick; None without one (or from before a reboot)."""
-    mono = _number(status.get("mono"))
-    if mono is None or mono > now_mono:
-        return None
-    return round(now_mono - mono, 1)
-
-
-def is_fresh(status: Mapping[str, Any], now_mono: float) -> bool:
-    """Return whether the monitor's picture still counts."""
-    age_s, tick_s = tick_age(status, now_mono), _number(status.get("tick_s"))
-    return age_s is not None and tick_s is not None and age_s <= _FRESH_TICKS * tick_s + _FRESH_MORE_S
-
-
-def bot_row(bot: str, process: Any, seen: Seen, past: Past | None) -> dict[str, Any]:
-    """Return one row of getBots out of supervisord's process, its past and what the monitor saw of it.
-
-    The monitor's part is used only where it is fresh and speaks of the process that lives now.
-    """
-    told = seen.bots.get(bot)
-    told = told if isinstance(told, dict) else {}
-    pid = process.pid or None
-    same = seen.fresh and bool(told) and told.get("pid") == pid
-    statename = getProcessStateDescription(process.get_state())
-    return {
-        "id": bot,
-        "state": lifecycle(statename, process.exitstatus or 0, _text(told.get("phase")) if same else None),
-        "health": _text(told.get("health")) or "unknown" if same else "unknown",
-        "cause": _text(told.get("cause")) if same else seen.why_unknown if pid else "",
-        "pid": pid,
-        "uptime_s": round(max(0.0, seen.now - process.laststart), 1) if pid else None,
-        "restarts_24h": _number(told.get("restarts_24h")),
-        "launch": _text(told.get("launch")) or None,
-        # of supervisord
-        "enabled": bool(process.config.autostart),
-        "digest": process.config.command.rpartition(" ")[2],
-        "statename": statename,
-        "start_at": process.laststart or None,
-        "stop_at": process.laststop or None,
-        "exit_code": process.exitstatus,
-        "spawn_error": process.spawnerr or None,
-        "stop_wait_s": process.config.stopwaitsecs,
-        **(_of_the_process(told, seen.now_mono) if same and pid else _UNSEEN),
-        **_of_the_past(past, seen.now_mono),
-    }
-
-
-def _of_the_process(told: Mapping[str, Any], now_mono: float) -> dict[str, Any]:
-    """Return what the monitor measured of the process that lives now."""
-    row: dict[str, Any] = {key: _number(told.get(key)) for key in _OF_THE_PROCESS}
-    row["last_poll_age_s"] = _age(told.get("poll_success_mono"), now_mono)
-    row["last_update_age_s"] = _age(told.get("update_mono"), now_mono)
-    return row
-
-
-def _of_the_past(past: Past | None, now_mono: float) -> dict[str, Any]:
-    """Return the last end (``at``, ``code``, ``signal``) and the deaths that nobody had asked for, by window."""
-    if past is None or past.end is None:
-        return {"end": None, "deaths": _NO_DEATHS}
-    end = past.end
-    return {"end": {"at": end.at, "code": end.code, "signal": end.signal}, "deaths": past.within(now_mono)}
-
-
-def _number(value: Any) -> float | None:
-    return value if is_number(value, _LARGEST) else None
-
-
-def _database(value: Any) -> dict[str, Any] | None:
-    """Return what the monitor says of the database, whatever somebody made of its file."""
-    return {"ok": value.get("ok") is True, "text": _text(value.get("text"))} if isinstance(value, dict) else None
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _age(value: Any, now_mono: float) -> float | None:
-    mono = _number(value)
-    return None if mono is None else round(max(0.0, now_mono - mono), 1)
 
 
 def _json(value: Any) -> str:

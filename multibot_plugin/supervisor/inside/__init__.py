@@ -7,6 +7,13 @@ ends.py     how each program ended and how often, which supervisord forgets
 updates.py  single bots are read anew, without the whole configuration
 care.py     a monitor that hangs is replaced
 
+and what the methods answer with:
+
+rows.py     a bot as getBots tells of it
+status.py   the monitor's file
+requests.py what the monitor is asked to do
+words.py    what is said of an update
+
 Imports supervisor, the standard library and multibot_runner.protocol only. Nothing here blocks or lets an exception
 out: supervisord would end and orphan every bot. supervisor's ``options`` object is its seam for system calls (poll,
 waitpid, setpgrp, get_signal): what has to be told of those is put around them there. Each part is an option of
