@@ -17,7 +17,7 @@ _CONFIG.read(ROOT / "setup.cfg")
 FOLDERS = dict(line.replace(" ", "").split("=") for line in _CONFIG["options"]["package_dir"].strip().splitlines())
 PACKAGES = _CONFIG["options"]["packages"].split()
 
-INSIDE_SUPERVISORD = ("multibot_plugin.supervisor.rpc", "multibot_plugin.supervisor.inside")
+INSIDE_SUPERVISORD = tuple(f"multibot_plugin.supervisor.{name}" for name in ("rpc", "inside", "version"))
 # Modules that decide: values in, values out.
 PURE = (
     "multibot_plugin.bots.config", "multibot_plugin.bots.plan", "multibot_plugin.bots.render",

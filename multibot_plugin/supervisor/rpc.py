@@ -24,6 +24,7 @@ from supervisor.states import getProcessStateDescription, getSupervisorStateDesc
 from supervisor.xmlrpc import Faults, RPCError
 
 from multibot_plugin.supervisor.inside import install
+from multibot_plugin.supervisor.version import RefusingInterface, too_old
 from multibot_runner.protocol import (
     BOT_ID,
     PROGRAM_PREFIX,
@@ -46,11 +47,14 @@ _LARGEST = 1e18  # of a number that is no mistake
 _OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
 
 
-def make_interface(supervisord: Any, status: str) -> MultibotInterface:
+def make_interface(supervisord: Any, status: str, state: str = "") -> MultibotInterface | RefusingInterface:
     """Return the interface; supervisord asks once for each of its HTTP servers and gets the same one.
 
-    ``status`` is the monitor's file (the option of the section).
+    ``status`` is the monitor's file, ``state`` the state directory (the options of the section).
     """
+    if reason := too_old(VERSION):
+        supervisord.options.logger.critical(f"multibot is not loaded: {reason}")
+        return RefusingInterface(reason)
     interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
     if interface is None:
         interface = MultibotInterface(supervisord, Path(status))

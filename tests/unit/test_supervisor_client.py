@@ -34,7 +34,7 @@ def test_our_fault_codes_are_supervisors() -> None:
         (Faults.FAILED, "supervisor.startProcess",
          "supervisord refused supervisor.startProcess for bot 'echo' (fault 30)"),
         (Faults.UNKNOWN_METHOD, "multibot.getBots", "supervisord runs without multibot's plugin (or an older one): "
-                                                    "restart it with 'multibot stop' and 'start'"),
+                                                    "restart it with 'multibot stop && multibot start'"),
         (9000, "multibot.getBots", "supervisord's multibot plugin refused multibot.getBots: KeyError: see the log"),
     ],
 )  # fmt: skip
