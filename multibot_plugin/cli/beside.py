@@ -9,7 +9,7 @@ from typing import Any
 from multibot_plugin.cli.output import say, show
 from multibot_plugin.errors import BadValue, Refused, SupervisordAway
 from multibot_plugin.home import Home, into
-from multibot_plugin.supervisor.beside import Part, parts, to_paste, unsuitable
+from multibot_plugin.supervisor.beside import Part, cannot_import, interpreter, parts, to_paste, unsuitable
 from multibot_plugin.supervisor.client import (
     BAD_NAME,
     MONITOR,
@@ -37,8 +37,9 @@ def move(home: Home, file: Path) -> Home:
     if moved is not home and home.digest_key.is_file() and (running := _running(home)):
         raise Refused(f"{running} runs in the supervisord of {home.supervisord_conf}: '{home.command('stop')}' first")
     with Supervisor.of(moved) as supervisor:
-        if supervisor.alive() and (reason := unsuitable(supervisor)):
-            raise Refused(f"{file}: {reason}")
+        # Whoever pastes and restarts without this has no supervisord any more: one that cannot load us does not start.
+        if supervisor.alive() and (reason := unsuitable(supervisor) or cannot_import(interpreter(supervisor))):
+            raise Refused(f"{file}: {reason}; see docs/supervisord.md")
     return moved
 
 
@@ -90,16 +91,12 @@ def check_ready(home: Home, supervisor: Supervisor) -> None:
         )
     if reason := unsuitable(supervisor):
         raise Refused(f"{home.foreign}: {reason}")
-    found = [f"{home.foreign}: [{part.section}] {part.problem}" for part in lacking(home)]
-    cure = f"'{home.command('init')}' shows what belongs there"
-    try:
-        supervisor.version()
-    except SupervisorFault:
-        if found:
-            raise Refused(f"{found[0]}: {cure}") from None
-        raise
-    for text in found:  # worth a look, no reason to keep bots from running
-        say(f"warning: {text}: {cure}")
+    for part in lacking(home):
+        text = f"{home.foreign}: [{part.section}] {part.problem}: '{home.command('init')}' shows what belongs there"
+        if part.blocks:
+            raise Refused(text)
+        say(f"warning: {text}")
+    supervisor.version()
 
 
 def take_postgres(supervisor: Supervisor) -> None:

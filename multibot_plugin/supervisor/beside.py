@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import multibot_plugin
 from multibot_plugin.home import Home, user_name
 from multibot_plugin.supervisor.client import Supervisor
 from multibot_plugin.supervisor.conf import render_sections
@@ -14,9 +16,13 @@ from multibot_plugin.supervisor.mainfile import MainFile, Sections, new_parser
 from multibot_plugin.supervisor.version import too_old
 
 _LISTENER = "eventlistener:multibot"
+_MISSING = "is missing"
 # Its other options (how long it may take to stop, its log) are the operator's.
 _FIXED = ("command", "environment", "autostart", "autorestart")
-_LISTENERS_PRIORITY = -1  # supervisor's default for an eventlistener
+_IMPORT_TIMEOUT_S = 30.0
+# Both of ours that are loaded there: inside supervisord, and in supervisorctl.
+_IMPORT = "import multibot_plugin.supervisor.rpc, multibot_plugin.supervisor.ctl"
+_PLAIN_PRIORITY = -1  # supervisor's default for an eventlistener
 _STOCK = ("[rpcinterface:supervisor]\n"
           "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n")  # fmt: skip
 
@@ -29,21 +35,25 @@ class Part:
     problem: str
     text: str
 
+    @property
+    def blocks(self) -> bool:
+        """Whether nothing works without it: a listener that is there does its work, if less well than it could."""
+        return self.problem == _MISSING or bool(self.problem and self.section != _LISTENER)
+
 
 def parts(home: Home, python: str = sys.executable) -> list[Part]:
     """Return every part that ``home.main_file`` has to hold; raises BadValue for a file that cannot be read."""
     file = home.main_file
     assert file is not None
-    text = render_sections(home, python)
     parser = new_parser()
-    parser.read_string(text)
-    texts = {name: f"[{name}]\n{body.strip()}\n" for name, body in _bodies(text)}
+    parser.read_string(render_sections(home, python))
     found = [Part("include", _include_problem(home, file), _include_text(home, file))]
-    stock = "" if "rpcinterface:supervisor" in file.sections else "is missing"
+    stock = "" if "rpcinterface:supervisor" in file.sections else _MISSING
     found.append(Part("rpcinterface:supervisor", stock, _STOCK))
     for name in parser.sections():
-        problem = _section_problem(name, dict(parser[name]), file)
-        found.append(Part(name, problem, texts[name]))
+        wanted = dict(parser[name])
+        text = "".join(f"{option}={value}\n" for option, value in wanted.items())
+        found.append(Part(name, _section_problem(name, wanted, file), f"[{name}]\n{text}"))
     return found
 
 
@@ -55,7 +65,7 @@ def to_paste(found: list[Part]) -> str:
 def unsuitable(supervisor: Supervisor) -> str:
     """Return why this supervisord cannot run our programs, nothing when it can. Raises SupervisordAway."""
     if reason := too_old(supervisor.supervisor_version()):
-        return f"{reason}: install it where this supervisord is installed"
+        return f"{reason}: install that where this supervisord is installed"
     uid = os.stat(f"/proc/{supervisor.pid()}").st_uid
     if uid != os.geteuid():
         who, we = (user_name(u) or f"user id {u}" for u in (uid, os.geteuid()))
@@ -63,10 +73,33 @@ def unsuitable(supervisor: Supervisor) -> str:
     return ""
 
 
-def _bodies(text: str) -> Iterator[tuple[str, str]]:
-    for chunk in text.split("\n[")[1:]:
-        name, _, body = chunk.partition("]\n")
-        yield name, "\n".join(line for line in body.splitlines() if line and not line.startswith(";"))
+def interpreter(supervisor: Supervisor) -> str:
+    """Return the interpreter of a supervisord as it was called: the file that it is does not say which venv."""
+    import psutil
+
+    process = psutil.Process(supervisor.pid())
+    called = process.cmdline()[0]
+    return called if called.startswith("/") else process.exe()
+
+
+def cannot_import(python: str) -> str:
+    """Return why the interpreter of an operator's supervisord could not load our plugins, nothing when it could.
+
+    It runs as us, who its supervisord is as well (``unsuitable``).
+    """
+    words = [python, "-P", "-c", _IMPORT]
+    try:
+        done = subprocess.run(words, capture_output=True, cwd="/", timeout=_IMPORT_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        done = None
+    if done and not done.returncode:
+        return ""
+    return f"{python}, which runs this supervisord, cannot import multibot {multibot_plugin.__version__}"
+
+
+def install_command(python: str, wanted: str) -> str:
+    """Return what a person types to install ``wanted`` for an interpreter."""
+    return f"{python} -m pip install {wanted}"
 
 
 def _include_problem(home: Home, file: MainFile) -> str:
@@ -87,7 +120,7 @@ def _section_problem(name: str, wanted: Mapping[str, str], file: MainFile) -> st
     sections = file.own if name.startswith("ctlplugin:") else file.sections
     if name not in sections:
         included = name in file.sections
-        return "stands in an included file, where supervisorctl does not look" if included else "is missing"
+        return "stands in an included file, where supervisorctl does not look" if included else _MISSING
     options = sections[name]
     if name == _LISTENER and (problem := _listener_problem(options, wanted, file.sections)):
         return problem
@@ -103,10 +136,10 @@ def _listener_problem(options: Mapping[str, str], wanted: Mapping[str, str], sec
         return f"has to say events={wanted['events']}"
     if _number(options.get("buffer_size", ""), 10) < int(wanted["buffer_size"]):
         return f"has to say buffer_size={wanted['buffer_size']} (or more): supervisord throws away what does not fit"
-    priority = _number(options.get("priority", ""), _LISTENERS_PRIORITY)
+    priority = _number(options.get("priority", ""), _PLAIN_PRIORITY)
     others = {name: o for name, o in sections.items() if name.startswith("eventlistener:") and name != _LISTENER}
     for name, theirs in others.items():
-        if _number(theirs.get("priority", ""), _LISTENERS_PRIORITY) == priority:
+        if _number(theirs.get("priority", ""), _PLAIN_PRIORITY) == priority:
             return f"has the priority of [{name}], so supervisord mixes up their events: give it another"
     return ""
 

@@ -17,7 +17,7 @@ def too_old(version: str) -> str:
     match = re.match(r"(\d+)\.(\d+)", version)
     if match and (int(match[1]), int(match[2])) >= (4, 3):
         return ""
-    return f"supervisor {version} is too old: multibot needs {LEAST}"
+    return f"supervisor {version} is too old, multibot needs {LEAST}"
 
 
 class RefusingInterface:
