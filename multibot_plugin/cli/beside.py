@@ -84,11 +84,7 @@ def show_lacking(home: Home, lacks: list[Part], quiet: bool) -> None:
 
 def check_ready(home: Home, supervisor: Supervisor) -> None:
     """Raise what keeps our programs from running in the operator's supervisord, as one line with what to do."""
-    if not supervisor.alive():
-        raise SupervisordAway(
-            f"the supervisord of {home.foreign} does not answer at {home.socket}: start it "
-            f"('{home.to_start}', or its service), then this again"
-        )
+    supervisor.state()
     if reason := unsuitable(supervisor):
         raise Refused(f"{home.foreign}: {reason}")
     for part in lacking(home):
