@@ -16,10 +16,13 @@ import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from multibot_plugin.errors import BadValue, NoInstallation, Refused
-from multibot_plugin.supervisor.mainfile import MainFile
 from multibot_runner.protocol import RUN_VARIABLE, STATE_VARIABLE, BadFile, BotPaths, read_file, replace_file
+
+if TYPE_CHECKING:
+    from multibot_plugin.supervisor.mainfile import MainFile
 
 # How supervisord's programs (runner, monitor, what an operator adds) learn of the four directories.
 HOME_VARIABLES = ("MULTIBOT_CONFIG", STATE_VARIABLE, RUN_VARIABLE, "MULTIBOT_LOG")
@@ -61,7 +64,11 @@ class Home:
     @cached_property
     def main_file(self) -> MainFile | None:
         """The operator's supervisord.conf as it is read; None for an installation with its own supervisord."""
-        return MainFile(self.foreign) if self.foreign else None
+        if self.foreign is None:
+            return None
+        from multibot_plugin.supervisor.mainfile import MainFile
+
+        return MainFile(self.foreign)
 
     @property
     def rendered(self) -> Path:
@@ -128,8 +135,12 @@ class Home:
     def to_restart(self) -> str:
         """What a person types to let supervisord begin anew, with all its programs."""
         if self.foreign:
-            return f"supervisorctl -c {shlex.quote(str(self.foreign))} reload"
+            return self.supervisorctl("reload")
         return f"{self.command('stop')} && {self.command('start')}"
+
+    def supervisorctl(self, rest: str) -> str:
+        """Return what a person types to tell an operator's supervisord ``rest``."""
+        return f"supervisorctl -c {shlex.quote(str(self.supervisord_conf))} {rest}"
 
     def command(self, rest: str) -> str:
         """Return what a person types to run ``rest`` against this home."""

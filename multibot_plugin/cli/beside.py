@@ -9,7 +9,15 @@ from typing import Any
 from multibot_plugin.cli.output import say, show
 from multibot_plugin.errors import BadValue, Refused, SupervisordAway
 from multibot_plugin.home import Home, into
-from multibot_plugin.supervisor.beside import Part, cannot_import, interpreter, parts, to_paste, unsuitable
+from multibot_plugin.supervisor.beside import (
+    Part,
+    cannot_import,
+    interpreter,
+    other_user,
+    own_supervisord,
+    parts,
+    to_paste,
+)
 from multibot_plugin.supervisor.client import (
     BAD_NAME,
     MONITOR,
@@ -19,6 +27,7 @@ from multibot_plugin.supervisor.client import (
     SupervisorFault,
     program,
 )
+from multibot_plugin.supervisor.version import too_old
 
 _STOP_MORE_S = 15.0
 
@@ -37,10 +46,24 @@ def move(home: Home, file: Path) -> Home:
     if moved is not home and home.digest_key.is_file() and (running := _running(home)):
         raise Refused(f"{running} runs in the supervisord of {home.supervisord_conf}: '{home.command('stop')}' first")
     with Supervisor.of(moved) as supervisor:
-        # Whoever pastes and restarts without this has no supervisord any more: one that cannot load us does not start.
-        if supervisor.alive() and (reason := unsuitable(supervisor) or cannot_import(interpreter(supervisor))):
-            raise Refused(f"{file}: {reason}; see docs/supervisord.md")
+        if supervisor.alive():
+            _check_suitable(moved, supervisor)
+            # Who pastes and restarts without it has no supervisord any more: one that cannot load us does not start.
+            if reason := cannot_import(interpreter(supervisor)):
+                raise _refused(moved, reason)
     return moved
+
+
+def _check_suitable(home: Home, supervisor: Supervisor) -> None:
+    """Raise Refused for a supervisord that cannot run our programs; SupervisordAway."""
+    if reason := too_old(supervisor.supervisor_version()):
+        raise _refused(home, reason)
+    if reason := other_user(supervisor):
+        raise Refused(reason)
+
+
+def _refused(home: Home, reason: str) -> Refused:
+    return Refused(f"{reason}: run it as '{own_supervisord(home)}', or install that there")
 
 
 def _running(home: Home) -> str:
@@ -78,15 +101,17 @@ def show_lacking(home: Home, lacks: list[Part], quiet: bool) -> None:
     say("Put this at its end, or in place of what is there:")
     if not quiet:
         show(to_paste(lacks).rstrip())
-    say(f"Then let supervisord begin anew, which restarts all its programs once: {home.to_restart}")
+    sections = {part.section.partition(":")[0] for part in lacks}
+    if "rpcinterface" in sections:  # read by nothing else
+        say(f"Then let supervisord begin anew, which restarts all its programs once: {home.to_restart}")
+    elif "eventlistener" in sections:
+        say(f"Then: {home.supervisorctl(f'update {MONITOR}')}")
     say(f"Then: {home.command('start')}")
 
 
 def check_ready(home: Home, supervisor: Supervisor) -> None:
     """Raise what keeps our programs from running in the operator's supervisord, as one line with what to do."""
-    supervisor.state()
-    if reason := unsuitable(supervisor):
-        raise Refused(f"{home.foreign}: {reason}")
+    _check_suitable(home, supervisor)
     for part in lacking(home):
         text = f"{home.foreign}: [{part.section}] {part.problem}: '{home.command('init')}' shows what belongs there"
         if part.blocks:

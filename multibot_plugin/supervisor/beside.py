@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ from multibot_plugin.home import Home, user_name
 from multibot_plugin.supervisor.client import Supervisor
 from multibot_plugin.supervisor.conf import render_sections
 from multibot_plugin.supervisor.mainfile import MainFile, Sections, new_parser
-from multibot_plugin.supervisor.version import too_old
 
 _LISTENER = "eventlistener:multibot"
 _MISSING = "is missing"
@@ -62,10 +62,8 @@ def to_paste(found: list[Part]) -> str:
     return "\n".join(part.text for part in found if part.problem)
 
 
-def unsuitable(supervisor: Supervisor) -> str:
-    """Return why this supervisord cannot run our programs, nothing when it can. Raises SupervisordAway."""
-    if reason := too_old(supervisor.supervisor_version()):
-        return f"{reason}: install that where this supervisord is installed"
+def other_user(supervisor: Supervisor) -> str:
+    """Return that this supervisord runs as somebody else than us, nothing when it does not."""
     uid = os.stat(f"/proc/{supervisor.pid()}").st_uid
     if uid != os.geteuid():
         who, we = (user_name(u) or f"user id {u}" for u in (uid, os.geteuid()))
@@ -85,7 +83,7 @@ def interpreter(supervisor: Supervisor) -> str:
 def cannot_import(python: str) -> str:
     """Return why the interpreter of an operator's supervisord could not load our plugins, nothing when it could.
 
-    It runs as us, who its supervisord is as well (``unsuitable``).
+    It runs as us: call it for a supervisord that does so, too (``other_user``).
     """
     words = [python, "-P", "-c", _IMPORT]
     try:
@@ -97,9 +95,9 @@ def cannot_import(python: str) -> str:
     return f"{python}, which runs this supervisord, cannot import multibot {multibot_plugin.__version__}"
 
 
-def install_command(python: str, wanted: str) -> str:
-    """Return what a person types to install ``wanted`` for an interpreter."""
-    return f"{python} -m pip install {wanted}"
+def own_supervisord(home: Home) -> str:
+    """Return what a person types to let multibot's own supervisord, which has what it takes, run the file."""
+    return f"{os.path.join(os.path.dirname(sys.executable), 'supervisord')} -c {shlex.quote(str(home.foreign))}"
 
 
 def _include_problem(home: Home, file: MainFile) -> str:

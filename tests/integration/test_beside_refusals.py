@@ -14,10 +14,11 @@ from click.testing import CliRunner, Result
 from system import System, wait_for
 
 from multibot_plugin.cli import main
+from multibot_plugin.cli.beside import take_postgres
 from multibot_plugin.cli.output import Context
 from multibot_plugin.home import Home, find_home, into
-from multibot_plugin.supervisor.beside import parts, to_paste, unsuitable
-from multibot_plugin.supervisor.client import Supervisor
+from multibot_plugin.supervisor.beside import other_user, parts, to_paste
+from multibot_plugin.supervisor.client import POSTGRES, Supervisor, SupervisorFault
 from multibot_plugin.supervisor.conf import install_included
 
 THEIRS = """\
@@ -94,9 +95,10 @@ def test_a_supervisord_of_an_older_version_keeps_its_programs_and_is_refused_in_
             assert reason in refused(home, *words, code=code), words
         found = invoke(home, "doctor")
         assert found.exit_code == 1
-        line, cure = found.stdout[found.stdout.index("✖ supervisor") :].splitlines()[:2]
-        assert line == f"✖ {reason}: install that where this supervisord is installed"
-        assert cure.endswith("/python -m pip install supervisor==4.3.0")
+        line, *cures = found.stdout[found.stdout.index("✖ supervisor") :].splitlines()[:3]
+        assert line == f"✖ {reason}"
+        assert f"/supervisord -c {home.foreign}  (in" in cures[0]
+        assert cures[1].endswith("/python -m pip install supervisor==4.3.0")
 
 
 def test_a_supervisord_without_our_plugin_is_told_from_one_that_is_away(home: Home) -> None:
@@ -116,6 +118,22 @@ def test_a_supervisord_without_our_plugin_is_told_from_one_that_is_away(home: Ho
         assert "yours to start" in refused(home, "start", "--foreground")
         home.supervisord_conf.write_text(whole.replace("password=right\n\n[rpc", "password=wrong\n\n[rpc"))
         assert "wants another user and password" in refused(home, "start", code=5)
+
+
+def test_the_database_runs_as_its_section_says_which_may_come_and_go(home: Home) -> None:
+    home.supervisord_conf.write_text(f"{THEIRS}[include]\nfiles={home.rendered.parent}/*.conf\n")
+    section = "[program:multibot-postgres]\ncommand=/bin/sleep {}\n"
+    with running(home, "-m", "supervisor.supervisord") as client:
+        pids = []
+        for seconds in (3600, 3601, 3601):
+            home.rendered_postgres.write_text(section.format(seconds))
+            take_postgres(client)
+            pids.append(wait_for(lambda: client.running(POSTGRES), "the program"))
+        assert pids[0] != pids[1] == pids[2]
+        home.rendered_postgres.unlink()
+        take_postgres(client)
+        with pytest.raises(SupervisorFault, match="knows no multibot-postgres"):
+            client.info(POSTGRES)
 
 
 def test_a_file_that_cannot_serve_is_refused_before_anything_is_made(tmp_path: Path) -> None:
@@ -140,15 +158,12 @@ def test_an_installation_moves_only_when_nothing_of_it_runs(system: System, tmp_
 @pytest.mark.root
 def test_a_supervisord_of_another_user_is_refused(home: Home) -> None:
     class Other(Supervisor):
-        def supervisor_version(self) -> str:
-            return "4.3.0"
-
         def pid(self) -> int:
             return process.pid
 
     with subprocess.Popen(["/bin/sleep", "3600"], user="nobody", env={}) as process:
         try:
             wait_for(lambda: os.stat(f"/proc/{process.pid}").st_uid != 0, "the other user's process")
-            assert "runs as nobody, the installation belongs to root" in unsuitable(Other(Path("/none")))
+            assert "runs as nobody, the installation belongs to root" in other_user(Other(Path("/none")))
         finally:
             process.kill()
