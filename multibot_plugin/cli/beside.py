@@ -43,6 +43,9 @@ def move(home: Home, file: Path) -> Home:
     moved = home if home.foreign == file else into(home, file)
     assert moved.main_file is not None
     moved.main_file.socket()
+    lives = moved.main_file.sections.get("rpcinterface:multibot", {}).get("state", str(home.state))
+    if lives != str(home.state):
+        raise Refused(f"{file}: the installation with its state in {lives} lives there, and there is room for one")
     if moved is not home and home.digest_key.is_file() and (running := _running(home)):
         raise Refused(f"{running} runs in the supervisord of {home.supervisord_conf}: '{home.command('stop')}' first")
     with Supervisor.of(moved) as supervisor:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from system import System, wait_for
 
-from multibot_plugin.home import find_home
+from multibot_plugin.home import find_home, into
 
 BIN = Path(sys.executable).parent
 
@@ -122,11 +122,13 @@ def beside() -> Iterator[Beside]:
         made = Beside(system, file)
         try:
             text = file.read_text()
-            system.home = find_home(str(system.home.config))
-            init = system.run("init", "--yes", "--into", str(file))
-            assert file.read_text() == text
-            system.home = find_home(str(system.home.config))
+            system.home = into(system.home, file)
             wait_for(made.up, "their programs")
+            pids = made.pids()
+            init = system.run("init", "--yes", "--into", str(file))
+            assert system.home == find_home(str(system.home.config))
+            assert (file.read_text(), made.pids()) == (text, pids)
+            assert system.supervisorctl("reread") == "No config updates to processes\n"
             file.write_text(text + init.stdout)
             system.supervisorctl("reload")
             wait_for(lambda: "multibot" in system.supervisorctl("status", code=None) and made.up(), "everything up")
@@ -151,6 +153,7 @@ def test_their_programs_notice_nothing_of_a_bots_life(beside: Beside) -> None:
     system.run("bot", "start", "echo")
     wait_for(lambda: system.row("echo")["health"] == "healthy", "health told by the monitor")
     assert "echo" in system.supervisorctl("bots")
+    system.run("status", "echo")
     system.run("logs", "echo")
     assert [line for line in system.run("doctor", code=None).stdout.splitlines()
             if line.startswith("✖") and "alerts" not in line] == []  # fmt: skip

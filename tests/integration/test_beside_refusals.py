@@ -141,6 +141,8 @@ def test_a_file_that_cannot_serve_is_refused_before_anything_is_made(tmp_path: P
     file.write_text("[supervisord]\n[inet_http_server]\nport=127.0.0.1:9001\n")
     home = find_home(str(tmp_path / "h"))
     assert "only [inet_http_server]" in refused(home, "init", "--yes", "--into", str(file), code=2)
+    file.write_text(f"{THEIRS}[rpcinterface:multibot]\nstate=/srv/other/state\n")
+    assert "with its state in /srv/other/state lives there" in refused(home, "init", "--yes", "--into", str(file))
     own = home.supervisord_conf
     assert not own.parent.exists()
     own.parent.mkdir()
