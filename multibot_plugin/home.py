@@ -171,7 +171,7 @@ def find_home(directory: str | None = None) -> Home:
             raise BadValue(f"{file} is not a directory")
         known = exported and Path(exported).absolute() == top
         home = Home(top, top / "state", top / "run", top / "log", "" if known else f"--home {shlex.quote(directory)}")
-    elif told := _told_home():
+    elif told := told_home():
         return told
     elif os.geteuid() == 0:
         config, state, run, log = (Path(place, "multibot") for place in ("/etc", "/var/lib", "/run", "/var/log"))
@@ -186,8 +186,11 @@ def find_home(directory: str | None = None) -> Home:
     return replace(home, run=_runtime(home), foreign=_recorded(home.state / _FOREIGN))
 
 
-def _told_home() -> Home | None:
-    """Return the home in the four variables of supervisord's ``environment=``; None unless all are set."""
+def told_home() -> Home | None:
+    """Return the home in the four variables of supervisord's ``environment=``; None unless all are set.
+
+    supervisord's own programs ask for it first: an operator's supervisord may have inherited any MULTIBOT_HOME.
+    """
     paths = [Path(value) for name in HOME_VARIABLES if (value := os.environ.get(name))]
     if len(paths) < len(HOME_VARIABLES):
         return None

@@ -85,7 +85,8 @@ def their_supervisord(system: System) -> Iterator[Path]:
     file = directory / "their.conf"
     file.write_text(THEIRS.format(directory, BIN))
     words = [str(BIN / "supervisord"), "-n", "-c", str(file)]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env={"PYTHONPATH": str(directory)})
+    environment = {"PYTHONPATH": str(directory), "MULTIBOT_HOME": "somewhere/else"}  # little, and misleading
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment)
     try:
         yield file
     finally:
