@@ -61,7 +61,8 @@ def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python:
     base = read_text(home.rendered)
     rendered = {bot: Rendered(s, read_deployment(home, s)) for bot, s in read_rendered(base).items()}
     kept = [rendered[bot].section for bot in problems if bot in rendered]
-    file = render(template("program.conf.j2"), deployments.values(), kept, Place(python, home.log))
+    place = Place(python, home.log, home.variables if home.foreign else {})
+    file = render(template("program.conf.j2"), deployments.values(), kept, place)
     return replace(make_plan(deployments, problems, rendered, file, base), owners=owners, key=key)
 
 

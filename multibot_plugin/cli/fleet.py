@@ -24,6 +24,10 @@ _ROW_KEYS = (
 )  # fmt: skip
 
 
+class NotLoaded(SupervisordAway):
+    """supervisord answers, and bots may run in it, but our plugin is not loaded in it (or refuses)."""
+
+
 @dataclass(frozen=True)
 class Fleet:
     """All bots (rows as the RPC method ``multibot.getBots`` gives them) and who said so.
@@ -44,9 +48,14 @@ def look(context: Context) -> Fleet:
         with context.supervisor() as supervisor:
             answer = supervisor.bots()
     except SupervisordAway as error:
-        return Fleet(_rendered(context), {}, {}, time.time(), error)
+        return without(context, error)
     rows = tuple(explained(context.home, row) for row in sorted(answer["bots"], key=lambda row: str(row["id"])))
     return Fleet(rows, answer["supervisord"], answer["monitor"], answer["at"])
+
+
+def without(context: Context, away: SupervisordAway) -> Fleet:
+    """Return what is known of the fleet without supervisord."""
+    return Fleet(_rendered(context), {}, {}, time.time(), away)
 
 
 def explained(home: Home, row: Row) -> Row:

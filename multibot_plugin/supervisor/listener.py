@@ -23,7 +23,7 @@ import psutil
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.health import monitor
-from multibot_plugin.home import Home, find_home
+from multibot_plugin.home import Home, find_home, told_home
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_plugin.supervisor import executor
 from multibot_plugin.supervisor.inside import requests
@@ -245,7 +245,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("multibot").setLevel(logging.INFO)
     try:
-        home = find_home()
+        home = told_home() or find_home()
     except MultibotError as error:
         _log.error("%s", error)
         return error.exit_code

@@ -38,18 +38,22 @@ from multibot_plugin.supervisor.inside.parts import Inside, Parts, install
 from multibot_plugin.supervisor.inside.rows import Seen, bot_row, monitor_row
 from multibot_plugin.supervisor.inside.status import StatusFile, incident_rows, why_away
 from multibot_plugin.supervisor.inside.updates import RUNNER
+from multibot_plugin.supervisor.inside.version import RefusingInterface, too_old
 from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX
 
 SCHEMA = 1
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
 
 
-def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> MultibotInterface:
+def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> MultibotInterface | RefusingInterface:
     """Return the interface; supervisord asks once for each of its HTTP servers and gets the same one.
 
     The options of the section: ``status`` is the monitor's file, ``state`` the installation's directory, the others
     are described at ``Parts``. Raises ValueError, which supervisord dies of, after a line on stderr.
     """
+    if reason := too_old(VERSION):
+        supervisord.options.logger.critical(f"multibot is not loaded: {reason}")
+        return RefusingInterface(reason)
     interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
     if interface is None:
         try:

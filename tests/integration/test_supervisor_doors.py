@@ -290,7 +290,7 @@ def test_with_a_url_alone_supervisorctl_does_not_know_the_command(shared: Superv
 def test_bots_says_when_supervisord_is_away_or_has_not_our_plugin(own: Supervisord) -> None:
     conf = own.home.supervisord_conf
     text = conf.read_text()
-    start, end = text.index("[rpcinterface:multibot]"), text.index("[supervisorctl]")
+    start, end = text.index("[rpcinterface:multibot]"), text.index("[ctlplugin:multibot]")
     own.stop()
     assert "no such file" in own.ctl("bots", code=7)
     conf.write_text(text[:start] + text[end:])

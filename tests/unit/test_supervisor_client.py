@@ -15,7 +15,7 @@ from multibot_plugin.supervisor.client import Supervisor, _translated, bot_of, p
 
 def test_our_fault_codes_are_supervisors() -> None:
     for name in ("UNKNOWN_METHOD", "SHUTDOWN_STATE", "BAD_NAME", "NO_FILE", "NOT_EXECUTABLE", "SPAWN_ERROR",
-                 "ALREADY_STARTED", "NOT_RUNNING", "CANT_REREAD"):  # fmt: skip
+                 "ALREADY_STARTED", "NOT_RUNNING", "ALREADY_ADDED", "CANT_REREAD"):  # fmt: skip
         assert getattr(client_module, name) == getattr(Faults, name)
 
 
@@ -29,7 +29,7 @@ def test_our_fault_codes_are_supervisors() -> None:
         (Faults.FAILED, "supervisor.startProcess",
          "supervisord refused supervisor.startProcess for bot 'echo' (fault 30)"),
         (Faults.UNKNOWN_METHOD, "multibot.getBots", "supervisord runs without multibot's plugin (or an older one): "
-                                                    "restart it with 'multibot stop' and 'start'"),
+                                                    "restart it with 'multibot stop && multibot start'"),
         (9000, "multibot.getBots", "supervisord's multibot plugin refused multibot.getBots: KeyError: see the log"),
     ],
 )  # fmt: skip

@@ -31,12 +31,13 @@ ASKER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63})(?: \(([A-Za-z0-9_][A-Z
 _ID = re.compile(r"[0-9a-f]{20}")
 
 # Our fault codes; supervisord's own end below 100.
-INTERNAL_ERROR, MONITOR_AWAY, NO_SUCH_REQUEST, TOO_MANY_REQUESTS, NOT_STORED = range(9000, 9005)
+INTERNAL_ERROR, MONITOR_AWAY, NO_SUCH_REQUEST, TOO_MANY_REQUESTS, NOT_STORED, TOO_OLD = range(9000, 9006)
 FAULTS: Mapping[int, tuple[str, str]] = {
     INTERNAL_ERROR: ("INTERNAL_ERROR", "a fault of multibot; supervisord's log names the place"),
     MONITOR_AWAY: ("MONITOR_AWAY", "the monitor, which would do it, does not run or does not report; nothing was done"),
     NO_SUCH_REQUEST: ("NO_SUCH_REQUEST", "no request has this id (results are kept for a day, the newest 500)"),
     TOO_MANY_REQUESTS: ("TOO_MANY_REQUESTS", f"{MOST_OPEN} requests are open; nothing was done, ask again later"),
+    TOO_OLD: ("TOO_OLD", "this supervisord is too old for multibot, which does nothing in it (every method)"),
     NOT_STORED: ("NOT_STORED", "the request cannot be written (a full disk?); nothing was done"),
 }
 
