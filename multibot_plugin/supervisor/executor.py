@@ -84,7 +84,7 @@ class Executor:
         for document in list(self._ended.values()):
             self._write_result(document)
         for path in sorted(self._inbox.glob("[0-9a-f]*.json")):
-            if path.stem not in self._tasks:
+            if path.stem not in self._tasks and path.stem not in self._ended:
                 self._admit(path)
 
     def sweep(self) -> None:

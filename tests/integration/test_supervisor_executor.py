@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -146,19 +145,22 @@ async def test_what_an_earlier_monitor_began_is_told_as_cut_off_and_not_done_aga
         assert list(inbox(here.home.state).iterdir()) == []
 
 
-async def test_what_cannot_be_written_down_is_written_later(tmp_path: Path) -> None:
+async def test_what_cannot_be_written_down_is_written_later_and_nothing_is_done_again(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         request = here.ask("startBot", "a")
-        ours = here.executor("echo done")
+        ours = here.executor()
         ours.look()
-        shutil.rmtree(results(here.home.state))
-        results(here.home.state).write_text("in the way")
+        in_the_way = results(here.home.state) / f"{request}.json"
+        in_the_way.mkdir()
+        here.let_go("a")
         await until(lambda: ours.unwritten)
+        ours.look()
         assert here.requests.result(request)["state"] == "running"
-        results(here.home.state).unlink()
+        in_the_way.rmdir()
         ours.look()
         assert (await here.ended(request))["state"] == "done"
         assert not ours.unwritten
+        assert here.lines("begun") == ["startBot a"]
 
 
 async def test_a_result_holds_no_token_and_never_more_than_supervisord_reads(tmp_path: Path) -> None:
