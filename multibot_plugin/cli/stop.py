@@ -101,7 +101,7 @@ def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
     """Let supervisord stop everything and end; return when no process of theirs is left.
 
     It is asked for nothing else: should this command be killed, supervisord goes on alone, and never lives on with
-    its programs stopped. It stops the bots at the same time and first (supervisor/inside.py).
+    its programs stopped. It stops the bots at the same time and first (supervisor/inside/stops.py).
     """
     family, longest_s = _family(pid), 0.0
     try:

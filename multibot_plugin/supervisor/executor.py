@@ -30,6 +30,7 @@ from multibot_plugin.supervisor.inside.requests import (
     FAILED,
     METHODS,
     RUNNING,
+    WAITING,
     Request,
     inbox,
     results,
@@ -83,7 +84,7 @@ class Executor:
         for document in list(self._ended.values()):
             self._write_result(document)
         for path in sorted(self._inbox.glob("[0-9a-f]*.json")):
-            if path.stem not in self._tasks:
+            if path.stem not in self._tasks and path.stem not in self._ended:
                 self._admit(path)
 
     def sweep(self) -> None:
@@ -181,7 +182,7 @@ def read_request(path: Path) -> Request:
 
 def why_not(request: Request, began_at: float, began_mono: float, now_mono: float) -> str:
     """Return why a request must not be carried out (any more) by the monitor that began then; "" when it may. Pure."""
-    if request.state == RUNNING:
+    if request.state != WAITING:
         return "cut off: the monitor ended meanwhile, and how far it came is not known: look, and ask again"
     waited_s = max(began_at - request.asked_at, began_mono - request.asked_mono)
     if waited_s > _STALE_S or request.asked_mono > now_mono:  # the latter: from before a reboot

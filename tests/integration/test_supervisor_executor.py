@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
-import shutil
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 from watched import until
 
 from multibot_plugin.home import Home
+from multibot_plugin.journal import Journal
+from multibot_plugin.supervisor import executor
 from multibot_plugin.supervisor.executor import Executor
 from multibot_plugin.supervisor.inside.requests import Request, Requests, inbox, results
+from multibot_plugin.supervisor.listener import Listener
 
 TOKEN = "123456789:AAabcdefghijklmnopqrstuvwxyz0123456"
 # Says in one file that it began and ended, and waits for another one in between.
@@ -78,9 +82,9 @@ def cmdline(process: psutil.Process) -> list[str]:
 async def test_requests_about_one_bot_are_carried_out_in_their_order_and_others_beside_them(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         ids = [here.ask("stopBot", "a"), here.ask("startBot", "a"), here.ask("startBot", "b"), here.ask("apply")]
-        executor = here.executor()
-        executor.look()
-        executor.look()  # nothing is begun twice
+        ours = here.executor()
+        ours.look()
+        ours.look()  # nothing is begun twice
         await until(lambda: len(here.lines("begun")) == 3)
         assert sorted(here.lines("begun")) == ["apply ", "startBot b", "stopBot a"]
         states = [here.requests.result(i)["state"] for i in ids]
@@ -141,19 +145,22 @@ async def test_what_an_earlier_monitor_began_is_told_as_cut_off_and_not_done_aga
         assert list(inbox(here.home.state).iterdir()) == []
 
 
-async def test_what_cannot_be_written_down_is_written_later(tmp_path: Path) -> None:
+async def test_what_cannot_be_written_down_is_written_later_and_nothing_is_done_again(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
         request = here.ask("startBot", "a")
-        executor = here.executor("echo done")
-        executor.look()
-        shutil.rmtree(results(here.home.state))
-        results(here.home.state).write_text("in the way")
-        await until(lambda: executor.unwritten)
+        ours = here.executor()
+        ours.look()
+        in_the_way = results(here.home.state) / f"{request}.json"
+        in_the_way.mkdir()
+        here.let_go("a")
+        await until(lambda: ours.unwritten)
+        ours.look()
         assert here.requests.result(request)["state"] == "running"
-        results(here.home.state).unlink()
-        executor.look()
+        in_the_way.rmdir()
+        ours.look()
         assert (await here.ended(request))["state"] == "done"
-        assert not executor.unwritten
+        assert not ours.unwritten
+        assert here.lines("begun") == ["startBot a"]
 
 
 async def test_a_result_holds_no_token_and_never_more_than_supervisord_reads(tmp_path: Path) -> None:
@@ -168,17 +175,48 @@ async def test_a_result_holds_no_token_and_never_more_than_supervisord_reads(tmp
 
 async def test_junk_is_removed_and_old_results_are_swept(tmp_path: Path) -> None:
     async with place(tmp_path) as here:
-        executor = here.executor()
-        executor.look()
+        ours = here.executor()
+        ours.look()
         for name in ("0.json", f"{'0' * 20}.json"):
             (inbox(here.home.state) / name).write_text("{}")
-        executor.look()
+        ours.look()
         assert list(inbox(here.home.state).iterdir()) == []
         for number in range(503):
             results(here.home.state).joinpath(f"{number:020x}.json").touch()
         for name in (f"{502:020x}.json", ".half.tmp"):
             results(here.home.state).joinpath(name).touch()
             os.utime(results(here.home.state) / name, (1, 1))
-        executor.sweep()
+        ours.sweep()
         left = sorted(path.name for path in results(here.home.state).iterdir())
         assert (left[0], left[-1], len(left)) == (f"{3:020x}.json", f"{501:020x}.json", 499)
+
+
+async def test_a_request_that_was_told_of_is_begun_without_waiting_for_the_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "LOOK_EVERY_S", 3600.0)
+    (tmp_path / "state").mkdir()
+    home = Home(tmp_path, tmp_path / "state", tmp_path / "run", tmp_path / "log")
+    monkeypatch.setenv("MULTIBOT_HOME", str(tmp_path))
+    told = [asyncio.Event(), asyncio.Event()]
+    reader = asyncio.StreamReader()
+    null = os.open(os.devnull, os.O_WRONLY)
+    listener = Listener(null, Journal(home.journal), *told, "test")
+    tasks = [asyncio.create_task(executor.run(home, told[1])), asyncio.create_task(listener.run(reader))]
+    requests = Requests(home.state, lambda request: say(reader, "REMOTE_COMMUNICATION", f"type:multibot\n{request}"))
+    await until(results(home.state).exists)
+    say(reader, "REMOTE_COMMUNICATION", "type:stranger\n")
+    request = requests.ask("startBot", "echo", "")
+    await until(lambda: requests.result(request)["state"] == "failed")
+    assert requests.result(request)["text"].startswith("no installation in ")
+    assert not told[0].is_set()  # the monitor has nothing to look at
+    reader.feed_eof()
+    await tasks[1]
+    tasks[0].cancel()
+    await asyncio.wait(tasks)
+    os.close(null)
+
+
+def say(reader: asyncio.StreamReader, name: str, payload: str) -> None:
+    head = f"ver:3.0 serial:1 pool:multibot poolserial:1 eventname:{name} len:{len(payload)}"
+    reader.feed_data(f"{head}\n{payload}".encode())

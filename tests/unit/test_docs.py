@@ -8,10 +8,13 @@ import re
 from pathlib import Path
 
 import pytest
+from test_supervisor_rows import ROW_KEYS
 
+from multibot_plugin.health.states import Health, Level
 from multibot_plugin.supervisor.ctl import HELP, BotsPlugin
 from multibot_plugin.supervisor.inside.requests import FAULTS
 from multibot_plugin.supervisor.rpc import MultibotInterface
+from multibot_plugin.supervisor.inside.status import incident_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
@@ -59,3 +62,9 @@ def test_every_command_of_supervisorctl_is_on_the_page() -> None:
     commands = {name.removeprefix("do_") for name in vars(BotsPlugin) if name.startswith("do_")} - {"help"}
     assert commands == set(HELP)
     assert all(f"`{command}" in page for command in commands)
+
+
+def test_every_key_of_a_bot_and_of_an_incident_is_explained() -> None:
+    page = (ROOT / "docs" / "rpc.md").read_text().partition("## A bot")[2].partition("## Examples")[0]
+    (incident,) = incident_rows({"incidents": [{"bot": "echo"}]}, {"echo"})
+    assert set(re.findall(r"`([a-z_0-9-]+)`", page)) >= {*ROW_KEYS, *incident, *Health, *Level}

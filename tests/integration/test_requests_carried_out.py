@@ -35,6 +35,11 @@ def carried_out(server: Any, method: str, *arguments: str) -> dict[str, Any]:
     return wait_for(ended, f"the end of {method}") or {}
 
 
+def bot(server: Any, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(server.multibot.getBot(name))["bot"]
+    return found
+
+
 def doors(system: System, bot: str, action: str) -> list[tuple[str, str]]:
     return [(row["actor"], row["door"]) for row in system.audit(bot, action)]
 
@@ -42,6 +47,8 @@ def doors(system: System, bot: str, action: str) -> list[tuple[str, str]]:
 def test_a_stock_client_stops_starts_and_applies_and_the_audit_log_names_it(echo: System) -> None:
     pid = echo.pid("echo")
     with echo.xmlrpc() as server:
+        wait_for(lambda: bot(server, "echo")["health"] == "healthy", "health told by the monitor")
+        assert [row["id"] for row in json.loads(str(server.multibot.getBots()))["bots"]] == ["echo"]
         found = carried_out(server, "stopBot", "echo")
         assert (found["state"], found["exit_code"]) == ("done", 0)
         assert re.fullmatch(r"echo: stopped in .* s", found["text"])
