@@ -19,7 +19,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import psutil
 from system import System, alive, wait_for
@@ -31,6 +30,7 @@ from multibot_plugin.journal import Journal
 from multibot_plugin.supervisor.client import MONITOR, POSTGRES, Supervisor
 
 FORMS = ("build", "script", "command")
+SUPERVISORD = ""
 STOPPED = "stopped"  # a bot that nobody wants to run: it never polls
 _AT_ONCE = 3  # faults before everything has to be well again
 _LONGEST_PAUSE_S = 0.5
@@ -40,7 +40,8 @@ _STARTED_S = 1.5  # an earlier death is a start that failed for supervisord, and
 
 @dataclass
 class Figures:
-    """What a run found. ``lost`` and ``doubled``: (bot, pid) of deaths; ``silent_s``: the longest, by fault."""
+    """What a run found. ``deaths``: caused, as (bot or SUPERVISORD, pid); ``lost`` and ``doubled``: rows of them in the
+    audit log; ``silent_s``: the longest time that a bot did not poll, by fault."""
 
     faults: Counter[str] = field(default_factory=Counter)
     deaths: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -54,7 +55,8 @@ class Figures:
         return [
             *(f"{count:5} × {name}, longest time without a poll {self.silent_s.get(name, 0.0):.1f} s"
               for name, count in sorted(self.faults.items())),
-            f"{self.deaths.total():5} deaths of bots, {self.lost.total()} rows lost, {self.doubled.total()} doubled",
+            f"{self.deaths.total():5} deaths of bots and supervisord",
+            f"{self.lost.total():5} of them not recorded, {self.doubled.total()} recorded twice",
             f"{self.double_polls:5} double polls",
         ]  # fmt: skip
 
@@ -117,7 +119,7 @@ class Chaos:
         return {}
 
     def kill(self, bot: str, pid: int, victim: int | None = None) -> None:
-        """Kill a bot's process (or ``victim``, a part of it), which has to be recorded."""
+        """Kill a bot's process (or ``victim``, a part of it) or supervisord, which has to be recorded."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim or pid, signal.SIGKILL)
             self.figures.deaths[bot, pid] += 1
@@ -175,12 +177,15 @@ class Chaos:
         return f"no row of {dict(lost)}" if lost else ""
 
     def _recorded(self) -> Counter[tuple[str, int]]:
-        """Return the deaths of bots that the audit log holds."""
+        """Return the deaths that the audit log holds."""
         try:
-            rows = self.system.sql("SELECT bot_id, detail FROM audit_log WHERE action = 'bot.exited'")
+            rows = self.system.sql(
+                "SELECT coalesce(bot_id, $1) AS who, (detail ->> 'pid')::int AS pid FROM audit_log"
+                " WHERE action IN ('bot.exited', 'supervisord.died')", SUPERVISORD
+            )  # fmt: skip
         except MultibotError:
             return Counter()
-        return Counter((row["bot_id"], int(_detail(row)["pid"])) for row in rows)
+        return Counter((row["who"], row["pid"]) for row in rows)
 
     def _judge(self) -> None:
         recorded = self._recorded()
@@ -270,7 +275,7 @@ def _kill_database(chaos: Chaos) -> None:
 
 
 def _kill_supervisord(chaos: Chaos) -> None:
-    os.kill(chaos.system.supervisord_pid, signal.SIGKILL)
+    chaos.kill(SUPERVISORD, chaos.system.supervisord_pid)
     chaos.start_again()
 
 
@@ -320,13 +325,6 @@ FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (
     Fault("supervisord killed during a change", _during_change(_kill_supervisord), alone=True),
     Fault("reload during a change", _during_change(_reload), alone=True),
 )}  # fmt: skip
-
-
-def _detail(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    import json
-
-    detail: Mapping[str, Any] = json.loads(row["detail"]) if isinstance(row["detail"], str) else row["detail"]
-    return detail
 
 
 @contextlib.contextmanager

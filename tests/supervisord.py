@@ -172,11 +172,12 @@ class Supervisord:
 
 
 @contextlib.contextmanager
-def supervisord() -> Iterator[Supervisord]:
-    """Give a running supervisord without bots; afterwards nothing of it is left."""
+def supervisord(prepare: Callable[[Supervisord], None] = lambda system: None) -> Iterator[Supervisord]:
+    """Give a running supervisord without bots; afterwards nothing of it is left. ``prepare`` its files."""
     directory = Path(tempfile.mkdtemp(prefix="mb-", dir="/tmp"))
     directory.chmod(0o755)
     system = Supervisord(directory)
+    prepare(system)
     try:
         yield system.start()
     finally:

@@ -16,6 +16,7 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
@@ -122,16 +123,29 @@ class Listener:
         self._last: int | None = None
         self._unsaid: deque[AuditEntry] = deque(maxlen=_MOST_UNSAID)
         self._failing = False
+        self._stopping = False
+        self._supervisord_pid = os.getppid()
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Acknowledge events until supervisord is gone. Raises BrokenProtocol."""
-        self._write(_READY)
-        while (event := await read_event(reader)) is not None:
-            try:
-                self._take(event)
-            except Exception as error:
-                _log.error("event %s: %s", event.name, error)
-            self._write(_DONE)
+        with suppress(BrokenPipeError):
+            self._write(_READY)
+            while (event := await read_event(reader)) is not None:
+                try:
+                    self._take(event)
+                except Exception as error:
+                    _log.error("event %s: %s", event.name, error)
+                self._write(_DONE)
+        self._outlive()
+
+    def _outlive(self) -> None:
+        """Record that supervisord died, and every bot with it: nobody else is left who could."""
+        if self._stopping:  # it said so before, as it does when it is asked to end
+            return
+        _log.error("supervisord died")
+        number = str(uuid.uuid5(_NAMESPACE, self._sender))
+        detail = {"pid": str(self._supervisord_pid)}
+        self._keep(AuditEntry(number, monitor.clock()[1], "multibot", "listener", None, "supervisord.died", detail))
 
     def _take(self, event: Event) -> None:
         lost = 0 if self._last is None else event.pool_serial - self._last - 1
@@ -145,6 +159,7 @@ class Listener:
             self._wake.set()
         if event.bot is not None or event.name.startswith("SUPERVISOR_STATE"):
             self._wake.set()
+        self._stopping = self._stopping or event.name == "SUPERVISOR_STATE_CHANGE_STOPPING"
         action = _KEPT.get(event.name)
         if event.bot is not None and action is not None and event.payload.get("expected") != "1":
             # A listener that dies before its answer gets the event again: the same id, one row.
@@ -248,8 +263,6 @@ async def _serve_and_leave(home: Home, stdin: int, stdout: int) -> None:
     code = 0
     try:
         await serve(home, stdin, stdout)
-    except BrokenPipeError:
-        pass
     except BrokenProtocol as error:
         _log.error("supervisord's protocol is broken (%s): beginning anew", error)
         code = 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import select
 import signal
 import socketserver
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCRequestHandler
@@ -66,18 +68,31 @@ class Listener:
             path.mkdir(parents=True, exist_ok=True)
         self.home.toml.write_text("[monitor]\ntick_s = 0.1\nplugin_timeout_s = 0.5\n")
         site = top / "site"
-        (site / "stranger-1.dist-info").mkdir(parents=True)
+        (site / "stranger-1.dist-info").mkdir(parents=True, exist_ok=True)
         (site / "stranger-1.dist-info" / "entry_points.txt").write_text("[multibot.hooks]\nstranger = stranger\n")
         (site / "stranger-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
         (site / "stranger.py").write_text(plugin)
         self.stderr = (top / "stderr").open("w+")
-        environment = {**os.environ, "MULTIBOT_HOME": str(self.home.config), "PYTHONPATH": str(site)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "multibot_plugin.supervisor.listener"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=environment, bufsize=0,
-        )  # fmt: skip
+        self._environment = {**os.environ, "MULTIBOT_HOME": str(self.home.config), "PYTHONPATH": str(site)}
         self.serial = 0
         self.entries: list[AuditEntry] = []
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "multibot_plugin.supervisor.listener"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=self._environment, bufsize=0,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        """Kill it as nothing can be prepared for, and start another as supervisord does."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+        self.start()
+        self.hear(b"READY\n")
 
     def hear(self, wanted: bytes) -> None:
         """Read exactly ``wanted`` from its stdout."""
@@ -189,8 +204,16 @@ def test_an_event_that_comes_in_pieces_is_one(begin: Callable[..., Listener]) ->
     listener.hear(DONE)
 
 
-def test_the_end_of_supervisord_ends_it(begin: Callable[..., Listener]) -> None:
-    assert begin().end() == 0
+def test_the_end_of_supervisord_ends_it_and_is_recorded_unless_it_was_announced(
+    begin: Callable[..., Listener],
+) -> None:
+    listener = begin()
+    assert listener.end() == 0
+    assert [e.action for e in listener.journalled() if e.door == "listener"] == ["supervisord.died"]
+    listener = begin()
+    listener.tell("", "SUPERVISOR_STATE_CHANGE_STOPPING")
+    assert listener.end() == 0
+    assert [e for e in listener.journalled() if e.door == "listener"] == []
 
 
 def test_supervisord_killed_in_the_middle_of_an_event_ends_it(begin: Callable[..., Listener]) -> None:
@@ -368,3 +391,20 @@ def test_a_monitor_killed_leaves_what_the_next_one_needs(begin: Callable[..., Li
         json.loads(listener.home.status.read_text())
         json.loads((listener.home.state / "monitor.json").read_text())
         assert [e.action for e in listener.journalled()] == ["monitor.started"]
+
+
+@pytest.mark.parametrize("kills", [0, 3])
+def test_of_a_thousand_ends_none_is_lost_or_counted_twice(begin: Callable[..., Listener], kills: int) -> None:
+    """Killed before, while or after it writes: supervisord tells the event that was not answered once more."""
+    listener, rounds = begin(), random.Random(7)
+    moments = set(rounds.sample(range(10, 990), kills))
+    for number in range(1000):
+        say = partial(listener.say, EXITED.replace("4242", str(number)), "PROCESS_STATE_EXITED", pool_serial=number)
+        say(serial=number)
+        if number in moments:
+            select.select([listener.process.stdout], [], [], rounds.uniform(0, 0.001))
+            listener.kill()
+            say(serial=number)
+        listener.hear(DONE)
+    ends = {e.id: e.detail["pid"] for e in listener.journalled() if e.bot}
+    assert list(ends.values()) == [str(number) for number in range(1000)]
