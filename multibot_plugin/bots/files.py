@@ -155,6 +155,11 @@ def _ensure(path: Path, data: bytes, mode: int, owner: tuple[int, int]) -> None:
         replace_file(path, data, mode, owner)
 
 
+def deployed(home: Home) -> set[str]:
+    """Return the bots whose settings for a start are on disk, whatever names them."""
+    return {path.parent.name for path in (home.state / "bots").glob("*/*.token")}
+
+
 def sweep(home: Home, sections: Iterable[Section], only: Collection[str] | None = None) -> None:
     """Remove settings and tokens that none of ``sections`` names any more; a bot's working directory stays.
 

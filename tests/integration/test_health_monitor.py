@@ -47,6 +47,7 @@ class Place:
         self.monitors: list[Monitor] = []
         self.finishing: Applied | Exception | None = None
         self.finished = 0
+        self.lost: str | Exception = ""
 
     def channel(self) -> Any:
         def multibot_send_alert(alert: Alert) -> bool:
@@ -68,12 +69,18 @@ class Place:
             raise self.finishing
         return self.finishing
 
+    def astray(self, known: frozenset[str]) -> str:
+        """Say which bots were taken away past multibot: what ``lost`` says."""
+        if isinstance(self.lost, Exception):
+            raise self.lost
+        return self.lost
+
     async def monitor(self) -> Monitor:
         """Begin a monitor; an earlier one is left as a killed one leaves everything."""
         settings = load(self.home.toml, environ={})
         plugins = await Plugins.load(lambda name: MonitorInfo("h", settings.values, {}), 20, self.points)
         made = Monitor(self.home, settings, plugins, lambda: self.supervisor, self.set_autostart, self.clock,
-                       self.finish)  # fmt: skip
+                       self.finish, self.astray)  # fmt: skip
         self.monitors.append(made)
         made.begin()
         return made
@@ -530,6 +537,26 @@ async def test_it_is_said_where_an_incident_was_told_and_why_a_channel_fails(pla
     await tick(place, monitor)
     assert failing | {"waiting": 0, "failure": ""} in place.status()["deliveries"]
     assert [i["told"] for i in place.status()["incidents"]] == [["chat", "Pager (7)"]]
+
+
+async def test_bots_that_were_taken_away_past_multibot_are_told_once_it_lasts(place: Place) -> None:
+    place.bot()
+    place.beat()
+    place.lost = "supervisord lost 1 bot"
+    monitor = await place.monitor()
+    for _ in range(6):
+        await tick(place, monitor)
+    assert place.told() == []
+    await tick(place, monitor)
+    assert place.told() == ["✖ multibot: supervisord lost 1 bot."]
+    place.beat()
+    place.lost = OSError("no")
+    await tick(place, monitor)
+    assert place.status()["bots"].keys() == {"greeter"}
+    place.lost = ""
+    await tick(place, monitor)
+    await tick(place, monitor)
+    assert place.told()[-1].startswith("● multibot is well again after ")
 
 
 async def test_a_status_file_that_cannot_be_written_is_told(place: Place) -> None:
