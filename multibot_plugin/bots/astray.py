@@ -22,10 +22,11 @@ def astray(home: Home, known: Collection[str]) -> str:
 
     What a command of ours is doing right now is left out.
     """
+    rendered, why = set[str](), ""
     try:
-        rendered, why = read_rendered(read_text(home.rendered)).keys(), ""
+        rendered.update(read_rendered(read_text(home.rendered)))
     except MultibotError as error:
-        rendered, why = set(), f" ({error})"
+        why = f" ({error})"
     ours = under_way(home)
     unnamed = sorted(known - rendered - ours)
     gone = sorted(deployed(home) - rendered - ours - set(known))
