@@ -247,7 +247,8 @@ class Fault:
 
 
 def _kill_bots(chaos: Chaos) -> None:
-    for bot, pid in list(chaos.living().items())[: chaos.random.randint(1, len(FORMS))]:
+    victims = list(wait_for(chaos.living, "a bot that can be killed").items())
+    for bot, pid in chaos.random.sample(victims, chaos.random.randint(1, len(victims))):
         chaos.kill(bot, pid)
 
 

@@ -28,7 +28,7 @@ def astray(home: Home, known: Collection[str]) -> str:
     except MultibotError as error:
         why = f" ({error})"
     ours = under_way(home)
-    unnamed = sorted(known - rendered - ours)
+    unnamed = sorted(set(known) - rendered - ours)
     gone = sorted(deployed(home) - rendered - ours - set(known))
     cure = f"'{home.command('apply')}' brings them back"
     if gone:

@@ -17,6 +17,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -150,10 +151,10 @@ class Monitor:
         self._save()
         try:
             self.outbox.spool(self.ledger.alerts, self.plugins.senders())
-            self.ledger.alerts.clear()
             self._troubles.pop("outbox", None)
-        except OutboxError as error:
+        except OutboxError as error:  # they are sent all the same
             self._trouble("outbox", str(error))
+        self.ledger.alerts.clear()
         try:
             self.journal.append(*self.ledger.entries)
             self.replayer.nudge()
@@ -167,7 +168,10 @@ class Monitor:
     async def _look(self, fleet: Fleet, at: tuple[float, float]) -> list[Observation]:
         tracks = self.ledger.tracks  # replaced at a tick, never changed
         look = partial(self._observer.look, fleet, at, lambda bot: open_checks(tracks, bot))
-        return await self._eyes.call(look, LOOK_TIMEOUT_S)
+        seen = await self._eyes.call(look, LOOK_TIMEOUT_S)
+        if "status" in self._troubles:  # nor can the bots write there: what they said last is no sign of anything
+            seen = [replace(o, heartbeat=None) for o in seen]
+        return seen
 
     async def _look_for_lost(self, fleet: Fleet) -> None:
         known = frozenset(row.id for row in fleet.rows)

@@ -567,6 +567,21 @@ async def test_a_status_file_that_cannot_be_written_is_told(place: Place) -> Non
     assert "status.json cannot be written: No such file or directory" in place.told()[0]
 
 
+async def test_where_nothing_can_be_written_a_bots_silence_is_no_reason_to_restart_it(place: Place) -> None:
+    place.home.status.mkdir()
+    place.bot()
+    place.beat()
+    monitor = await place.monitor()
+    for _ in range(4):
+        await tick(place, monitor, 30)
+    place.home.status.rmdir()
+    place.beat()
+    await tick(place, monitor)
+    await tick(place, monitor)
+    assert [text.partition(":")[0].partition(" is ")[0] for text in place.told()] == ["✖ multibot", "● multibot"]
+    assert place.supervisor.calls == []
+
+
 async def test_a_memory_that_cannot_be_written_does_not_stop_the_alert(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
