@@ -18,11 +18,11 @@ from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-
-import psutil
+from pathlib import Path
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.health import monitor
+from multibot_plugin.health.ledger import boot_id
 from multibot_plugin.home import Home, find_home
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_runner.protocol import PROGRAM_PREFIX
@@ -230,12 +230,15 @@ async def _watch(home: Home, wake: asyncio.Event) -> None:
 
 
 def _sender() -> str:
-    """Return what tells this run of supervisord from every other: serial numbers begin anew with it."""
-    try:
-        began = psutil.Process(os.getppid()).create_time()
-    except psutil.Error:
-        began = 0.0
-    return f"{socket.gethostname()}/{os.getppid()}/{began}"
+    """Return what tells this run of supervisord from every other: serial numbers begin anew with it.
+
+    A process's time of creation would do for the boot and the ticks, but it moves when the clock is set.
+    """
+    parent = os.getppid()
+    with suppress(OSError, IndexError):
+        ticks = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{socket.gethostname()}/{boot_id()}/{parent}/{ticks}"
+    return f"{socket.gethostname()}/{uuid.uuid4()}"
 
 
 class _Redacting(logging.Formatter):
