@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import resource
 import select
 import signal
 import socketserver
@@ -293,6 +294,19 @@ def test_a_held_lock_of_the_journal_costs_no_event_and_no_entry(begin: Callable[
             listener.tell(EXITED.replace("4242", str(number)), "PROCESS_STATE_EXITED")
     listener.wait_log("the journal can be written again")
     assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["4242", *map(str, range(20))]
+
+
+def test_without_a_descriptor_to_open_anything_no_event_and_no_entry_is_lost(begin: Callable[..., Listener]) -> None:
+    listener = begin()
+    listener.wait_log("a tick failed")
+    limits = resource.prlimit(listener.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(listener.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    for number in range(3):
+        listener.tell(EXITED.replace("4242", str(number)), "PROCESS_STATE_EXITED")
+    listener.wait_log("Too many open files")
+    resource.prlimit(listener.process.pid, resource.RLIMIT_NOFILE, limits)
+    listener.wait_log("the journal can be written again: 3 entries recorded")
+    assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["0", "1", "2"]
 
 
 def test_what_waits_for_the_journal_is_tried_once_more_at_the_end(begin: Callable[..., Listener]) -> None:
