@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -35,18 +36,17 @@ STOPPED = "stopped"  # a bot that nobody wants to run: it never polls
 _AT_ONCE = 3  # faults before everything has to be well again
 _LONGEST_PAUSE_S = 0.5
 _SETTLED_S = 90.0
-_STARTED_S = 1.5  # an earlier death is a start that failed for supervisord, and no end of a bot
 
 
 @dataclass
 class Figures:
-    """What a run found. ``deaths``: caused, as (bot or SUPERVISORD, pid); ``lost`` and ``doubled``: rows of them in the
+    """What a run found. ``deaths``: caused, by bot or SUPERVISORD; ``lost`` and ``doubled``: rows of them in the
     audit log; ``silent_s``: the longest time that a bot did not poll, by fault."""
 
     faults: Counter[str] = field(default_factory=Counter)
-    deaths: Counter[tuple[str, int]] = field(default_factory=Counter)
-    lost: Counter[tuple[str, int]] = field(default_factory=Counter)
-    doubled: Counter[tuple[str, int]] = field(default_factory=Counter)
+    deaths: Counter[str] = field(default_factory=Counter)
+    lost: Counter[str] = field(default_factory=Counter)
+    doubled: Counter[str] = field(default_factory=Counter)
     double_polls: int = 0
     silent_s: dict[str, float] = field(default_factory=dict)
 
@@ -74,6 +74,7 @@ class Chaos:
         self._now = "nothing yet"
         self._changes = 0
         self._hand: list[str] = []
+        self._killed: set[tuple[str, int]] = set()
 
     def run(self, seconds: float) -> Figures:
         """Cause faults for so long, but every kind at least once; fails when something does not get well again."""
@@ -112,17 +113,18 @@ class Chaos:
     # -- what the faults need ----------------------------------------------------------------------------------
 
     def living(self) -> dict[str, int]:
-        """Return the pids of the bots that supervisord takes for started."""
+        """Return the pids of the bots' processes that no fault has killed yet."""
         with contextlib.suppress(MultibotError):
-            rows = self._client.bots()["bots"]
-            return {r["id"]: r["pid"] for r in rows if r["statename"] == "RUNNING" and r["uptime_s"] > _STARTED_S}
+            pids = {row["id"]: row["pid"] for row in self._client.bots()["bots"] if row["pid"]}
+            return {bot: pid for bot, pid in pids.items() if (bot, pid) not in self._killed}
         return {}
 
-    def kill(self, bot: str, pid: int, victim: int | None = None) -> None:
+    def kill(self, who: str, pid: int, victim: int | None = None) -> None:
         """Kill a bot's process (or ``victim``, a part of it) or supervisord, which has to be recorded."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim or pid, signal.SIGKILL)
-            self.figures.deaths[bot, pid] += 1
+            self._killed.add((who, pid))
+            self.figures.deaths[who] += 1
 
     def signal(self, program: str, number: int) -> None:
         """Send a signal to a program of supervisord's, if it runs."""
@@ -135,9 +137,14 @@ class Chaos:
         time.sleep(self.random.uniform(0, _LONGEST_PAUSE_S))
 
     def change(self) -> subprocess.Popen[bytes]:
-        """Begin to change a setting of a bot that needs a restart; other faults may let the command fail."""
+        """Begin a command that restarts one bot or all; other faults may let it fail."""
         self._changes += 1
-        words = ("bot", "set", self.random.choice(FORMS), "--env", f"N={self._changes}")
+        bot, number = self.random.choice(FORMS), self._changes
+        words = self.random.choice(
+            (("bot", "set", bot, "--env", f"N={number}"), ("bot", "restart", *FORMS), ("apply",))
+        )  # fmt: skip
+        if words == ("apply",):
+            self.system.sql("UPDATE bot_configs SET settings = settings || $1", {"stop_wait_s": 10 + number % 5})
         command = [*self.system.cli, "--home", str(self.system.home.config), *words]
         return subprocess.Popen(command, env=self.system.environment, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
@@ -176,16 +183,16 @@ class Chaos:
         lost = self.figures.deaths - self._recorded()
         return f"no row of {dict(lost)}" if lost else ""
 
-    def _recorded(self) -> Counter[tuple[str, int]]:
+    def _recorded(self) -> Counter[str]:
         """Return the deaths that the audit log holds."""
         try:
             rows = self.system.sql(
-                "SELECT coalesce(bot_id, $1) AS who, (detail ->> 'pid')::int AS pid FROM audit_log"
-                " WHERE action IN ('bot.exited', 'supervisord.died')", SUPERVISORD
+                "SELECT coalesce(bot_id, $1) AS who FROM audit_log"
+                " WHERE action IN ('bot.exited', 'bot.start_failed', 'supervisord.died')", SUPERVISORD
             )  # fmt: skip
         except MultibotError:
             return Counter()
-        return Counter((row["who"], row["pid"]) for row in rows)
+        return Counter(row["who"] for row in rows)
 
     def _judge(self) -> None:
         recorded = self._recorded()
@@ -289,6 +296,26 @@ def _shut_down(chaos: Chaos) -> None:
     chaos.start_again()
 
 
+def _freeze(chaos: Chaos) -> None:
+    """Let supervisord stand still for a moment, and a bot die meanwhile."""
+    pid = chaos.system.supervisord_pid
+    victims = list(wait_for(chaos.living, "a bot that can be killed").items())
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        chaos.kill(*chaos.random.choice(victims))
+        chaos.pause()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _lose_the_file(chaos: Chaos) -> None:
+    """Remove the directory of the rendered file, and let somebody stop the fleet by that."""
+    shutil.rmtree(chaos.system.home.rendered.parent)
+    if chaos.random.random() < 0.5:
+        chaos.system.supervisorctl("update")
+    chaos.system.run("apply")
+
+
 def _update(chaos: Chaos) -> None:
     chaos.system.supervisorctl("update", code=None)
 
@@ -317,6 +344,8 @@ FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (
     Fault("listener hung, then killed", _hang_listener),
     Fault("database killed", _kill_database),
     Fault("supervisord killed", _kill_supervisord, alone=True),
+    Fault("supervisord frozen", _freeze),
+    Fault("rendered file lost", _lose_the_file, alone=True),
     Fault("reload", _reload, alone=True),
     Fault("shutdown and start", _shut_down, alone=True),
     Fault("a change killed", _kill_change, alone=True),

@@ -36,7 +36,11 @@ _RETRY_EVERY_S = 1.0
 _LOCK_PATIENCE_S = 0.1  # the monitor's loop stands still meanwhile
 _MOST_UNSAID = 1000
 # What supervisord alone knows, and forgets: ends that no runner could write down.
-_KEPT = {"PROCESS_STATE_EXITED": "bot.exited", "PROCESS_STATE_FATAL": "bot.gave_up"}
+_KEPT = {
+    "PROCESS_STATE_EXITED": "bot.exited",
+    "PROCESS_STATE_BACKOFF": "bot.start_failed",  # within startsecs, or without ever having become a process
+    "PROCESS_STATE_FATAL": "bot.gave_up",
+}
 _log = logging.getLogger("multibot.listener")
 
 
@@ -164,7 +168,7 @@ class Listener:
         if event.bot is not None and action is not None and event.payload.get("expected") != "1":
             # A listener that dies before its answer gets the event again: the same id, one row.
             number = uuid.uuid5(_NAMESPACE, f"{self._sender}/{event.serial}")
-            detail = {key: value for key, value in event.payload.items() if key in ("pid", "from_state")}
+            detail = {key: value for key, value in event.payload.items() if key in ("pid", "from_state", "tries")}
             self._keep(AuditEntry(str(number), monitor.clock()[1], "supervisord", "event", event.bot, action, detail))
 
     async def retry(self) -> None:

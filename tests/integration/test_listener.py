@@ -267,7 +267,11 @@ def test_an_unexpected_end_of_a_bot_is_in_the_journal_before_it_is_acknowledged(
     listener.tell(EXITED.replace("bot-echo", "other"), "PROCESS_STATE_EXITED", pool_serial=3)
     listener.tell(EXITED, "PROCESS_STATE_STOPPED", pool_serial=4)
     listener.tell("processname:bot-shop groupname:bot-shop from_state:BACKOFF", "PROCESS_STATE_FATAL", pool_serial=5)
-    assert [(e.action, e.bot) for e in listener.journalled() if e.bot and e.id != entry.id] == [("bot.gave_up", "shop")]
+    early = "processname:bot-shop groupname:bot-shop from_state:STARTING tries:3"
+    listener.tell(early, "PROCESS_STATE_BACKOFF", pool_serial=6)
+    given_up, failed = [e for e in listener.journalled() if e.bot and e.id != entry.id]
+    assert (given_up.action, given_up.bot) == ("bot.gave_up", "shop")
+    assert (failed.action, failed.bot, failed.detail["tries"]) == ("bot.start_failed", "shop", "3")
 
 
 def test_events_are_acknowledged_though_the_journal_cannot_be_written(begin: Callable[..., Listener]) -> None:
