@@ -66,6 +66,8 @@ def test_on_a_full_disk_bots_poll_on_it_is_told_and_everything_is_recorded_later
         assert failed.returncode in (1, 5)
         assert len(failed.stderr.splitlines()) <= 3, failed.stderr
         assert system.home.rendered.read_text() == rendered
+        assert "No space left on device" in system.run("bot", "stop", "command").stderr
+        assert system.polls("command") == 0
 
         ballast.unlink()
         wait_for(lambda: system.audit("script", "bot.exited"), "the death in the audit log")
@@ -74,6 +76,8 @@ def test_on_a_full_disk_bots_poll_on_it_is_told_and_everything_is_recorded_later
         (death,) = system.audit("script", "bot.exited")
         assert str(pids["script"]) in str(death["detail"])
         system.run("apply")
+        assert not system.row("command")["enabled"]
+        system.run("bot", "start", "command")
         system.wait_polling(*BOTS)
         assert system.supervisord_pid == supervisord
         assert system.pid("build") == pids["build"]
