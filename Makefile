@@ -2,9 +2,10 @@
 # make test        all tests (what CI runs)                          make test-unit   the quick ones
 # make lint        ruff and mypy --strict                            make bench       figures into docs/benchmarks.md
 # make environment the virtual environment, and how to enter it      make docs        the generated parts of docs/
+# make chaos       faults in random order for MINUTES=5, with figures (SEED=... repeats a run)
 # make clean       what make made, but for the demo's state
 
-.PHONY: help demo demo-stop test test-unit lint types bench docs clean environment venv
+.PHONY: help demo demo-stop test test-unit lint types bench chaos docs clean environment venv
 
 ENV = . build/environment;
 # The tests mostly wait for processes: eight modules at a time keep two cores busy, the long ones (acceptance) first.
@@ -48,6 +49,9 @@ types: venv
 
 bench: venv
 	@$(ENV) exec "$$VENV/bin/python" bench/run.py
+
+chaos: venv
+	@$(ENV) exec "$$VENV/bin/python" tests/chaos.py --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))
 
 docs: venv
 	@$(ENV) exec "$$VENV/bin/python" docs/generate.py

@@ -5,6 +5,7 @@
       +- NoSuchBot 4
       +- Unreachable 5        supervisord, the database or the sandbox is away, or was never installed
       +- Refused 6            possible, but not allowed or not confirmed
+      +- Unwritable 1         a file of ours cannot be written: a full disk, a missing right
 
 A message is one line: what, where, what to do. It never holds a token or a value of a bot's environment.
 The CLI prints it behind ``multibot: `` and leaves with ``exit_code``; nothing else in the program exits.
@@ -59,6 +60,10 @@ class Refused(MultibotError):
     """The request is understood and not carried out: a conflict, a missing right, no confirmation."""
 
     exit_code = 6
+
+
+class Unwritable(MultibotError):
+    """A file of the installation cannot be written: a full disk, a missing right."""
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

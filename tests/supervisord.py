@@ -34,7 +34,7 @@ TOKEN_TAIL = "AAabcdefghijklmnopqrstuvwxyz0123456"
 BIN = Path(sys.executable).parent
 
 # Arguments: -P -m multibot_runner ID DIGEST. slow-*: two seconds to stop, both ends told in the file "stand-in.stops";
-# deaf-*: ignores SIGTERM; final-*: exit 78; dies-*: exit 1.
+# deaf-*: ignores SIGTERM; final-*: exit 78; dies-*: exit 1; quits-*: exit 1 at once.
 STAND_IN = """#!/bin/sh
 case "$4" in
   slow-*)
@@ -43,6 +43,7 @@ case "$4" in
   deaf-*) trap '' TERM; while :; do sleep 0.1; done ;;
   final-*) sleep 1.6; exit 78 ;;
   dies-*) sleep 1.6; exit 1 ;;
+  quits-*) exit 1 ;;
 esac
 exec sleep 3600
 """
@@ -186,11 +187,12 @@ class Supervisord:
 
 
 @contextlib.contextmanager
-def supervisord() -> Iterator[Supervisord]:
-    """Give a running supervisord without bots; afterwards nothing of it is left."""
+def supervisord(prepare: Callable[[Supervisord], None] = lambda system: None) -> Iterator[Supervisord]:
+    """Give a running supervisord without bots; afterwards nothing of it is left. ``prepare`` its files."""
     directory = Path(tempfile.mkdtemp(prefix="mb-", dir="/tmp"))
     directory.chmod(0o755)
     system = Supervisord(directory)
+    prepare(system)
     try:
         yield system.start()
     finally:

@@ -24,6 +24,7 @@ from multibot_runner.protocol import BadFile, decode_object, read_file, replace_
 KEPT_S = 86400.0
 LONGEST_PAUSE_S = 600.0
 PER_CHANNEL = 500
+_PROBE_SIZE = 4096
 _LEAST_TRIES = 10  # a clock that jumps a day ahead must not empty the outbox
 _log = logging.getLogger("multibot.outbox")
 
@@ -32,7 +33,7 @@ Lost = Callable[[str, Alert, str], None]
 
 
 class OutboxError(MultibotError):
-    """An alert cannot be put into the outbox: a full disk, a missing right."""
+    """The outbox cannot be written: a full disk, a missing right."""
 
 
 @dataclass
@@ -75,6 +76,7 @@ class Outbox:
         self._news: dict[str, asyncio.Event] = {}
         self._failures: dict[str, str] = {}
         self._number = 0
+        self._failing = False
 
     def open(self) -> None:
         """Read what an earlier monitor left, and begin to deliver it."""
@@ -95,16 +97,28 @@ class Outbox:
     def spool(self, alerts: Iterable[Alert], channels: Iterable[str]) -> None:
         """Put alerts into the outbox for every channel; those that are in it already stay as they are.
 
-        Raises OutboxError; what was put in before it stays in.
+        Raises OutboxError as long as it cannot be written: a full disk must not silence an alert, so all of them are
+        delivered nevertheless, but what waits is lost with this process.
         """
-        names = tuple(channels)
+        names, error = tuple(channels), None
         for alert in alerts:
             for channel in names:
                 waiting = self._parcels.setdefault(channel, [])
                 if not any(p.alert.id == alert.id for p in waiting):
-                    waiting.append(self._write(channel, alert))
+                    self._number += 1
+                    path = self._directory / f"{self._number:012d}-{quote(channel, safe='')}.json"
+                    waiting.append(Parcel(path, channel, alert))
+                    error = self._write(path, json.dumps(asdict(alert)).encode()) or error
                     self._make_room(channel)
                     self._deliver_soon(channel)
+        if self._failing and error is None:
+            probe = self._directory / "probe"
+            error = self._write(probe, b" " * _PROBE_SIZE)
+            if error is None:
+                probe.unlink(missing_ok=True)
+        self._failing = error is not None
+        if error is not None:
+            raise OutboxError(f"{self._directory}: the outbox cannot be written: {error.strerror}") from error
 
     def waiting(self) -> int:
         """Return how many parcels wait."""
@@ -124,15 +138,14 @@ class Outbox:
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
 
-    def _write(self, channel: str, alert: Alert) -> Parcel:
-        self._number += 1
-        path = self._directory / f"{self._number:012d}-{quote(channel, safe='')}.json"
+    def _write(self, path: Path, data: bytes) -> OSError | None:
+        """Write a file; return why that cannot be done."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            replace_file(path, json.dumps(asdict(alert)).encode())
+            replace_file(path, data)
         except OSError as error:
-            raise OutboxError(f"{self._directory}: the outbox cannot be written: {error.strerror}") from error
-        return Parcel(path, channel, alert)
+            return error
+        return None
 
     def _make_room(self, channel: str) -> None:
         waiting = self._parcels[channel]

@@ -192,7 +192,8 @@ def _stop_running(
         row["id"]
         for row in answer["bots"]
         if row["id"] in bots and not row["enabled"] and not sections[row["id"]].autostart
-        and row["statename"] in ("STARTING", "RUNNING", "BACKOFF") and answer["at"] - row["start_at"] > _WISH_WAITS_S
+        and row["statename"] in ("STARTING", "RUNNING", "BACKOFF")
+        and abs(answer["at"] - row["start_at"]) > _WISH_WAITS_S
     ]  # fmt: skip
     wait_s = {bot: sections[bot].stop_wait_s + _STOP_MORE_S for bot in over}
     return [bot for bot in over if _attempt(failed, bot, supervisor.stop, program(bot), wait_s[bot])]
@@ -203,6 +204,7 @@ def _is_settled(answer: Mapping[str, Any]) -> bool:
     if not answer["monitor"]["ok"]:
         return False
     rows = answer["bots"]
-    stops_at = [row["stop_at"] or 0.0 for row in rows if row["statename"] == "STOPPED"]
+    # abs: after the clock was set back a stop lies in the future.
+    ages = [abs(answer["at"] - (row["stop_at"] or 0.0)) for row in rows if row["statename"] == "STOPPED"]
     moving = any(row["statename"] == "STOPPING" for row in rows)
-    return not moving and answer["at"] - max(stops_at, default=0.0) > _WISH_WAITS_S
+    return not moving and min(ages, default=answer["at"]) > _WISH_WAITS_S

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from multibot_plugin.bots.config import Deployment
 from multibot_plugin.bots.render import Section
-from multibot_plugin.errors import BadValue, MultibotError, Refused
+from multibot_plugin.errors import BadValue, MultibotError, Refused, Unwritable
 from multibot_plugin.home import Home
 from multibot_plugin.locks import locked
 from multibot_plugin.settings import BY_NAME
@@ -48,7 +48,7 @@ def translated() -> Iterator[None]:
         yield
     except OSError as error:
         name = error.filename or "the bots' files"  # a full disk names none
-        raise MultibotError(f"cannot write {name}: {error.strerror}") from error
+        raise Unwritable(f"cannot write {name}: {error.strerror}; after that is put right: 'multibot apply'") from error
 
 
 def read_key(home: Home) -> bytes:
@@ -153,6 +153,11 @@ def _ensure(path: Path, data: bytes, mode: int, owner: tuple[int, int]) -> None:
         right = False
     if not right:
         replace_file(path, data, mode, owner)
+
+
+def deployed(home: Home) -> set[str]:
+    """Return the bots whose settings for a start are on disk, whatever names them."""
+    return {path.parent.name for path in (home.state / "bots").glob("*/*.token")}
 
 
 def sweep(home: Home, sections: Iterable[Section], only: Collection[str] | None = None) -> None:

@@ -163,11 +163,15 @@ def _built(context: Context) -> date | None:
 
 def rendered(patient: Patient) -> Found:
     """supervisord runs what is rendered, and what is rendered is what the database says."""
+    from multibot_plugin.bots.astray import astray
     from multibot_plugin.cli.applying import plan_now
 
     home = patient.context.home
     if not patient.started:
         return ()
+    lost = "" if patient.fleet.away else astray(home, {row["id"] for row in patient.fleet.rows})
+    if lost:
+        return Check("rendered", BAD, lost, (home.command("apply"),))
     known = False
     with suppress(MultibotError):  # an absent database has its own line
         plan = plan_now(patient.context)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from multibot_plugin.cli.output import Context, say
-from multibot_plugin.errors import MultibotError, NoSuchBot
+from multibot_plugin.errors import MultibotError, NoSuchBot, Unwritable
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish, new_id
 
 if TYPE_CHECKING:
@@ -68,11 +68,20 @@ async def _store(context: Context, bots: Sequence[str], enabled: bool) -> list[s
 
 
 def remember(context: Context, supervisor: Supervisor | None, bots: Sequence[str], enabled: bool) -> None:
-    """Write the wish into the rendered file and supervisord's memory, so that it holds without the database."""
+    """Write the wish into the rendered file and supervisord's memory, so that it holds without the database.
+
+    A file that cannot be written is no reason to leave a bot running that somebody wants to stop: then it is said, and
+    the memory alone has it.
+    """
     from multibot_plugin.bots.apply import set_autostart
 
     for bot in bots:
-        set_autostart(context.home, supervisor, bot, enabled)
+        try:
+            set_autostart(context.home, supervisor, bot, enabled)
+        except Unwritable as error:
+            say(f"warning: {error}")
+            if supervisor is not None:
+                supervisor.set_autostart(bot, enabled)
 
 
 def record(context: Context, act: Act, bots: Sequence[str], now: bool) -> None:

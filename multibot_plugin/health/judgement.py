@@ -17,6 +17,8 @@ from multibot_plugin.plugins import Answer, PluginStatus
 
 OWN = "multibot"  # the monitor as the source of findings about itself
 ACTOR, DOOR = "multibot", "monitor"
+# What a command in the middle of its work may look like for a moment.
+_LASTS_S = {"rendered": 30.0}
 _NAMESPACE = uuid.UUID("0d6a4a55-9d52-44a1-8a85-6c0e7b7f2a11")
 
 
@@ -48,7 +50,10 @@ def view(observations: Iterable[Observation], answers: Iterable[Answer]) -> list
 
 def own_findings(plugins: Iterable[PluginStatus], troubles: Mapping[str, str]) -> Seen:
     """Return what is wrong with the monitor itself: disabled plugins, and ``troubles`` (check to text)."""
-    findings = [Finding("", check, Level.CRITICAL, text, Health.DEGRADED) for check, text in troubles.items()]
+    findings = [
+        Finding("", check, Level.CRITICAL, text, Health.DEGRADED, for_s=_LASTS_S.get(check, 0.0))
+        for check, text in troubles.items()
+    ]
     for plugin in plugins:
         if plugin.disabled:
             check = "plugin-" + re.sub(r"[^a-z0-9_.-]+", "-", plugin.name.lower())[:50]

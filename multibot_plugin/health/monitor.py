@@ -17,11 +17,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from multibot_plugin.alerts.outbox import Outbox, OutboxError
 from multibot_plugin.bots import apply
+from multibot_plugin.bots.astray import astray
 from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.unfinished import under_way
 from multibot_plugin.errors import BadValue, MultibotError
@@ -59,12 +61,16 @@ def clock() -> tuple[float, float]:
 
 
 class Monitor:
-    """One run of the monitor under one set of settings. ``connect`` gives a client of supervisord."""
+    """One run of the monitor under one set of settings. ``connect`` gives a client of supervisord.
+
+    ``astray`` says which bots were taken away past multibot (bots/astray.py).
+    """
 
     def __init__(
         self, home: Home, settings: Settings, plugins: Plugins, connect: Callable[[], Supervisor],
         set_autostart: Callable[[str, bool], None], clock: Callable[[], tuple[float, float]] = clock,
         finish: Callable[[], Applied | None] = lambda: None,
+        astray: Callable[[frozenset[str]], str] = lambda known: "",
     ) -> None:  # fmt: skip
         self.home, self.settings, self.plugins = home, settings, plugins
         self.host = socket.gethostname()
@@ -72,6 +78,7 @@ class Monitor:
         self.replayer = Replayer(home, settings, self.journal)
         self.outbox = Outbox(home.state / "outbox", plugins.send, self._lost, clock)
         self._clock = clock
+        self._astray = astray
         self._connect = connect
         self._supervisor: Supervisor | None = None
         self._eyes = Worker("eyes")
@@ -118,6 +125,7 @@ class Monitor:
             self.hands.act(fleet, now, now_at)
             self._write_picture(observations, now, now_at)
             return
+        await self._look_for_lost(fleet)
         disabled = {p.name for p in self.plugins.status() if p.disabled}
         answers = await self.plugins.check(observations)
         self._record_disabled(disabled)
@@ -143,10 +151,10 @@ class Monitor:
         self._save()
         try:
             self.outbox.spool(self.ledger.alerts, self.plugins.senders())
-            self.ledger.alerts.clear()
             self._troubles.pop("outbox", None)
-        except OutboxError as error:
+        except OutboxError as error:  # they are sent all the same
             self._trouble("outbox", str(error))
+        self.ledger.alerts.clear()
         try:
             self.journal.append(*self.ledger.entries)
             self.replayer.nudge()
@@ -160,7 +168,21 @@ class Monitor:
     async def _look(self, fleet: Fleet, at: tuple[float, float]) -> list[Observation]:
         tracks = self.ledger.tracks  # replaced at a tick, never changed
         look = partial(self._observer.look, fleet, at, lambda bot: open_checks(tracks, bot))
-        return await self._eyes.call(look, LOOK_TIMEOUT_S)
+        seen = await self._eyes.call(look, LOOK_TIMEOUT_S)
+        if "status" in self._troubles:  # nor can the bots write there: what they said last is no sign of anything
+            seen = [replace(o, heartbeat=None) for o in seen]
+        return seen
+
+    async def _look_for_lost(self, fleet: Fleet) -> None:
+        known = frozenset(row.id for row in fleet.rows)
+        try:
+            lost = await self._eyes.call(lambda: self._astray(known), LOOK_TIMEOUT_S)
+        except Exception as error:  # no reason not to judge
+            lost = f"what is rendered cannot be looked at: {describe(error)}"
+        if lost:
+            self._trouble("rendered", lost)
+        else:
+            self._troubles.pop("rendered", None)
 
     async def _ask(self) -> Fleet:
         def ask() -> Mapping[str, Any]:
@@ -270,7 +292,8 @@ async def run(home: Home, wake: asyncio.Event | None = None) -> None:
 async def _run_under(home: Home, settings: Settings, signature: object, wake: asyncio.Event) -> None:
     plugins = await Plugins.load(lambda name: _info(settings, name), settings["monitor.plugin_timeout_s"])
     monitor = Monitor(home, settings, plugins, lambda: Client.of(home),
-                      lambda bot, on: _set_autostart(home, bot, on), finish=lambda: _finish(home))  # fmt: skip
+                      lambda bot, on: _set_autostart(home, bot, on), finish=lambda: _finish(home),
+                      astray=partial(astray, home))  # fmt: skip
     monitor.begin()
     replaying = asyncio.create_task(monitor.replayer.run(), name="replayer")
     try:

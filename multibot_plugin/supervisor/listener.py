@@ -17,12 +17,13 @@ import sys
 import uuid
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-
-import psutil
+from pathlib import Path
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.health import monitor
+from multibot_plugin.health.ledger import boot_id
 from multibot_plugin.home import Home, find_home, told_home
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_plugin.supervisor import executor
@@ -38,7 +39,11 @@ _RETRY_EVERY_S = 1.0
 _LOCK_PATIENCE_S = 0.1  # the monitor's loop stands still meanwhile
 _MOST_UNSAID = 1000
 # What supervisord alone knows, and forgets: ends that no runner could write down.
-_KEPT = {"PROCESS_STATE_EXITED": "bot.exited", "PROCESS_STATE_FATAL": "bot.gave_up"}
+_KEPT = {
+    "PROCESS_STATE_EXITED": "bot.exited",
+    "PROCESS_STATE_BACKOFF": "bot.start_failed",  # within startsecs, or without ever having become a process
+    "PROCESS_STATE_FATAL": "bot.gave_up",
+}
 _log = logging.getLogger("multibot.listener")
 
 
@@ -126,16 +131,29 @@ class Listener:
         self._last: int | None = None
         self._unsaid: deque[AuditEntry] = deque(maxlen=_MOST_UNSAID)
         self._failing = False
+        self._stopping = False
+        self._supervisord_pid = os.getppid()
 
     async def run(self, reader: asyncio.StreamReader) -> None:
         """Acknowledge events until supervisord is gone. Raises BrokenProtocol."""
-        self._write(_READY)
-        while (event := await read_event(reader)) is not None:
-            try:
-                self._take(event)
-            except Exception as error:
-                _log.error("event %s: %s", event.name, error)
-            self._write(_DONE)
+        with suppress(BrokenPipeError):
+            self._write(_READY)
+            while (event := await read_event(reader)) is not None:
+                try:
+                    self._take(event)
+                except Exception as error:
+                    _log.error("event %s: %s", event.name, error)
+                self._write(_DONE)
+        self._outlive()
+
+    def _outlive(self) -> None:
+        """Record that supervisord died, and every bot with it: nobody else is left who could."""
+        if self._stopping:  # it said so before, as it does when it is asked to end
+            return
+        _log.error("supervisord died")
+        number = str(uuid.uuid5(_NAMESPACE, self._sender))
+        detail = {"pid": str(self._supervisord_pid)}
+        self._keep(AuditEntry(number, monitor.clock()[1], "multibot", "listener", None, "supervisord.died", detail))
 
     def _take(self, event: Event) -> None:
         lost = 0 if self._last is None else event.pool_serial - self._last - 1
@@ -153,11 +171,12 @@ class Listener:
             if event.payload.get("type") == requests.EVENT:
                 self._asked.set()
             return
+        self._stopping = self._stopping or event.name == "SUPERVISOR_STATE_CHANGE_STOPPING"
         action = _KEPT.get(event.name)
         if event.bot is not None and action is not None and event.payload.get("expected") != "1":
             # A listener that dies before its answer gets the event again: the same id, one row.
             number = uuid.uuid5(_NAMESPACE, f"{self._sender}/{event.serial}")
-            detail = {key: value for key, value in event.payload.items() if key in ("pid", "from_state")}
+            detail = {key: value for key, value in event.payload.items() if key in ("pid", "from_state", "tries")}
             self._keep(AuditEntry(str(number), monitor.clock()[1], "supervisord", "event", event.bot, action, detail))
 
     async def retry(self) -> None:
@@ -224,12 +243,15 @@ async def _watch(home: Home, wake: asyncio.Event) -> None:
 
 
 def _sender() -> str:
-    """Return what tells this run of supervisord from every other: serial numbers begin anew with it."""
-    try:
-        began = psutil.Process(os.getppid()).create_time()
-    except psutil.Error:
-        began = 0.0
-    return f"{socket.gethostname()}/{os.getppid()}/{began}"
+    """Return what tells this run of supervisord from every other: serial numbers begin anew with it.
+
+    A process's time of creation would do for the boot and the ticks, but it moves when the clock is set.
+    """
+    parent = os.getppid()
+    with suppress(OSError, IndexError):
+        ticks = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{socket.gethostname()}/{boot_id()}/{parent}/{ticks}"
+    return f"{socket.gethostname()}/{uuid.uuid4()}"
 
 
 class _Redacting(logging.Formatter):
@@ -257,8 +279,6 @@ async def _serve_and_leave(home: Home, stdin: int, stdout: int) -> None:
     code = 0
     try:
         await serve(home, stdin, stdout)
-    except BrokenPipeError:
-        pass
     except BrokenProtocol as error:
         _log.error("supervisord's protocol is broken (%s): beginning anew", error)
         code = 1

@@ -28,7 +28,7 @@ from multibot_plugin.hookspecs import Alert, MonitorInfo, Observation, hookimpl
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
 from multibot_plugin.plugins import FAILURES_ALLOWED, Plugins
 from multibot_plugin.settings import load
-from multibot_plugin.supervisor.rpc import bot_row
+from multibot_plugin.supervisor.inside.rows import Seen, bot_row
 from multibot_runner.protocol import BotPaths, encode, replace_file
 
 
@@ -47,6 +47,7 @@ class Place:
         self.monitors: list[Monitor] = []
         self.finishing: Applied | Exception | None = None
         self.finished = 0
+        self.lost: str | Exception = ""
 
     def channel(self) -> Any:
         def multibot_send_alert(alert: Alert) -> bool:
@@ -68,12 +69,18 @@ class Place:
             raise self.finishing
         return self.finishing
 
+    def astray(self, known: frozenset[str]) -> str:
+        """Say which bots were taken away past multibot: what ``lost`` says."""
+        if isinstance(self.lost, Exception):
+            raise self.lost
+        return self.lost
+
     async def monitor(self) -> Monitor:
         """Begin a monitor; an earlier one is left as a killed one leaves everything."""
         settings = load(self.home.toml, environ={})
         plugins = await Plugins.load(lambda name: MonitorInfo("h", settings.values, {}), 20, self.points)
         made = Monitor(self.home, settings, plugins, lambda: self.supervisor, self.set_autostart, self.clock,
-                       self.finish)  # fmt: skip
+                       self.finish, self.astray)  # fmt: skip
         self.monitors.append(made)
         made.begin()
         return made
@@ -532,12 +539,47 @@ async def test_it_is_said_where_an_incident_was_told_and_why_a_channel_fails(pla
     assert [i["told"] for i in place.status()["incidents"]] == [["chat", "Pager (7)"]]
 
 
+async def test_bots_that_were_taken_away_past_multibot_are_told_once_it_lasts(place: Place) -> None:
+    place.bot()
+    place.beat()
+    place.lost = "supervisord lost 1 bot"
+    monitor = await place.monitor()
+    for _ in range(6):
+        await tick(place, monitor)
+    assert place.told() == []
+    await tick(place, monitor)
+    assert place.told() == ["✖ multibot: supervisord lost 1 bot."]
+    place.beat()
+    place.lost = OSError("no")
+    await tick(place, monitor)
+    assert place.status()["bots"].keys() == {"greeter"}
+    place.lost = ""
+    await tick(place, monitor)
+    await tick(place, monitor)
+    assert place.told()[-1].startswith("● multibot is well again after ")
+
+
 async def test_a_status_file_that_cannot_be_written_is_told(place: Place) -> None:
     monitor = await place.monitor()
     place.home.run.rmdir()
     await tick(place, monitor)
     await tick(place, monitor)
     assert "status.json cannot be written: No such file or directory" in place.told()[0]
+
+
+async def test_where_nothing_can_be_written_a_bots_silence_is_no_reason_to_restart_it(place: Place) -> None:
+    place.home.status.mkdir()
+    place.bot()
+    place.beat()
+    monitor = await place.monitor()
+    for _ in range(4):
+        await tick(place, monitor, 30)
+    place.home.status.rmdir()
+    place.beat()
+    await tick(place, monitor)
+    await tick(place, monitor)
+    assert [text.partition(":")[0].partition(" is ")[0] for text in place.told()] == ["✖ multibot", "● multibot"]
+    assert place.supervisor.calls == []
 
 
 async def test_a_memory_that_cannot_be_written_does_not_stop_the_alert(
@@ -637,7 +679,9 @@ async def test_supervisords_plugin_reads_the_picture(place: Place) -> None:
     monitor = await place.monitor()
     place.beat(update_mono=NOW - 60)
     await tick(place, monitor)
-    row = bot_row("greeter", bot, place.status(), place.clock.wall, place.clock.mono)
+    listener = SimpleNamespace(pid=place.status()["pid"], get_state=lambda: ProcessStates.RUNNING)
+    seen = Seen(place.status(), listener, place.clock.wall, place.clock.mono)
+    row = bot_row("greeter", bot, seen, None)
     assert (row["state"], row["health"], row["cause"], row["launch"]) == ("running", "healthy", "", "build")
     assert (row["last_poll_age_s"], row["last_update_age_s"], row["restarts_24h"]) == (6.0, 65.0, 0)
     assert place.home.status.stat().st_mode & 0o777 == 0o600

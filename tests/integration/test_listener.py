@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
+import resource
 import select
 import signal
 import socketserver
@@ -15,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCRequestHandler
@@ -67,18 +70,31 @@ class Listener:
             path.mkdir(parents=True, exist_ok=True)
         self.home.toml.write_text("[monitor]\ntick_s = 0.1\nplugin_timeout_s = 0.5\n")
         site = top / "site"
-        (site / "stranger-1.dist-info").mkdir(parents=True)
+        (site / "stranger-1.dist-info").mkdir(parents=True, exist_ok=True)
         (site / "stranger-1.dist-info" / "entry_points.txt").write_text("[multibot.hooks]\nstranger = stranger\n")
         (site / "stranger-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1\n")
         (site / "stranger.py").write_text(plugin)
         self.stderr = (top / "stderr").open("w+")
-        environment = {**os.environ, "MULTIBOT_HOME": str(self.home.config), "PYTHONPATH": str(site)}
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "multibot_plugin.supervisor.listener"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=environment, bufsize=0,
-        )  # fmt: skip
+        self._environment = {**os.environ, "MULTIBOT_HOME": str(self.home.config), "PYTHONPATH": str(site)}
         self.serial = 0
         self.entries: list[AuditEntry] = []
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "multibot_plugin.supervisor.listener"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.stderr, env=self._environment, bufsize=0,
+        )  # fmt: skip
+
+    def kill(self) -> None:
+        """Kill it as nothing can be prepared for, and start another as supervisord does."""
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+        self.start()
+        self.hear(b"READY\n")
 
     def hear(self, wanted: bytes) -> None:
         """Read exactly ``wanted`` from its stdout."""
@@ -191,8 +207,16 @@ def test_an_event_that_comes_in_pieces_is_one(begin: Callable[..., Listener]) ->
     listener.hear(DONE)
 
 
-def test_the_end_of_supervisord_ends_it(begin: Callable[..., Listener]) -> None:
-    assert begin().end() == 0
+def test_the_end_of_supervisord_ends_it_and_is_recorded_unless_it_was_announced(
+    begin: Callable[..., Listener],
+) -> None:
+    listener = begin()
+    assert listener.end() == 0
+    assert [e.action for e in listener.journalled() if e.door == "listener"] == ["supervisord.died"]
+    listener = begin()
+    listener.tell("", "SUPERVISOR_STATE_CHANGE_STOPPING")
+    assert listener.end() == 0
+    assert [e for e in listener.journalled() if e.door == "listener"] == []
 
 
 def test_supervisord_killed_in_the_middle_of_an_event_ends_it(begin: Callable[..., Listener]) -> None:
@@ -245,7 +269,11 @@ def test_an_unexpected_end_of_a_bot_is_in_the_journal_before_it_is_acknowledged(
     listener.tell(EXITED.replace("bot-echo", "other"), "PROCESS_STATE_EXITED", pool_serial=3)
     listener.tell(EXITED, "PROCESS_STATE_STOPPED", pool_serial=4)
     listener.tell("processname:bot-shop groupname:bot-shop from_state:BACKOFF", "PROCESS_STATE_FATAL", pool_serial=5)
-    assert [(e.action, e.bot) for e in listener.journalled() if e.bot and e.id != entry.id] == [("bot.gave_up", "shop")]
+    early = "processname:bot-shop groupname:bot-shop from_state:STARTING tries:3"
+    listener.tell(early, "PROCESS_STATE_BACKOFF", pool_serial=6)
+    given_up, failed = [e for e in listener.journalled() if e.bot and e.id != entry.id]
+    assert (given_up.action, given_up.bot) == ("bot.gave_up", "shop")
+    assert (failed.action, failed.bot, failed.detail["tries"]) == ("bot.start_failed", "shop", "3")
 
 
 def test_events_are_acknowledged_though_the_journal_cannot_be_written(begin: Callable[..., Listener]) -> None:
@@ -272,6 +300,19 @@ def test_a_held_lock_of_the_journal_costs_no_event_and_no_entry(begin: Callable[
             listener.tell(EXITED.replace("4242", str(number)), "PROCESS_STATE_EXITED")
     listener.wait_log("the journal can be written again")
     assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["4242", *map(str, range(20))]
+
+
+def test_without_a_descriptor_to_open_anything_no_event_and_no_entry_is_lost(begin: Callable[..., Listener]) -> None:
+    listener = begin()
+    listener.wait_log("a tick failed")
+    limits = resource.prlimit(listener.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(listener.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    for number in range(3):
+        listener.tell(EXITED.replace("4242", str(number)), "PROCESS_STATE_EXITED")
+    listener.wait_log("Too many open files")
+    resource.prlimit(listener.process.pid, resource.RLIMIT_NOFILE, limits)
+    listener.wait_log("the journal can be written again: 3 entries recorded")
+    assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["0", "1", "2"]
 
 
 def test_what_waits_for_the_journal_is_tried_once_more_at_the_end(begin: Callable[..., Listener]) -> None:
@@ -385,3 +426,20 @@ def test_a_request_is_carried_out_and_foreign_events_mean_nothing(begin: Callabl
     assert "startBot echo (ada): no installation" in listener.log()
     assert {entry.action for entry in listener.journalled()} <= {"monitor.started"}
     assert listener.end() == 0
+
+
+@pytest.mark.parametrize("kills", [0, 3])
+def test_of_a_thousand_ends_none_is_lost_or_counted_twice(begin: Callable[..., Listener], kills: int) -> None:
+    """Killed before, while or after it writes: supervisord tells the event that was not answered once more."""
+    listener, rounds = begin(), random.Random(7)
+    moments = set(rounds.sample(range(10, 990), kills))
+    for number in range(1000):
+        say = partial(listener.say, EXITED.replace("4242", str(number)), "PROCESS_STATE_EXITED", pool_serial=number)
+        say(serial=number)
+        if number in moments:
+            select.select([listener.process.stdout], [], [], rounds.uniform(0, 0.001))
+            listener.kill()
+            say(serial=number)
+        listener.hear(DONE)
+    ends = {e.id: e.detail["pid"] for e in listener.journalled() if e.bot}
+    assert list(ends.values()) == [str(number) for number in range(1000)]

@@ -13,8 +13,8 @@ from test_supervisor_rows import ROW_KEYS
 from multibot_plugin.health.states import Health, Level
 from multibot_plugin.supervisor.ctl import HELP, BotsPlugin
 from multibot_plugin.supervisor.inside.requests import FAULTS
-from multibot_plugin.supervisor.rpc import MultibotInterface
 from multibot_plugin.supervisor.inside.status import incident_rows
+from multibot_plugin.supervisor.rpc import MultibotInterface
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")

@@ -1,0 +1,31 @@
+"""The directory of the rendered file vanishes: it is said, and whatever somebody does then, apply brings all back."""
+
+from __future__ import annotations
+
+import shutil
+
+from system import System, wait_for
+
+
+def test_a_vanished_directory_is_said_and_apply_brings_back_what_an_update_stopped(system: System) -> None:
+    for bot in ("one", "two"):
+        system.create_form(bot, "command")
+    system.wait_polling("one", "two")
+    pids = {bot: system.pid(bot) for bot in ("one", "two")}
+    remedy = system.home.command("apply").removeprefix("multibot ")
+
+    shutil.rmtree(system.home.rendered.parent)
+    doctor = system.run("doctor", code=1).stdout
+    assert "does not name 2 bots (one, two): 'supervisorctl update' would stop them" in doctor
+    assert remedy in doctor
+    system.run("apply")
+    assert system.home.rendered.is_file()
+    assert {bot: system.pid(bot) for bot in ("one", "two")} == pids  # nobody noticed
+
+    shutil.rmtree(system.home.rendered.parent)
+    system.supervisorctl("update")
+    wait_for(lambda: [system.polls(bot) for bot in ("one", "two")] == [0, 0], "the end of the bots")
+    assert "supervisord lost 2 bots (one, two)" in system.run("doctor", code=1).stdout
+    system.run("apply")
+    system.wait_polling("one", "two")
+    assert [row["enabled"] for row in system.sql("SELECT enabled FROM bot_configs")] == [True, True]
