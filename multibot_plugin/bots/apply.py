@@ -32,8 +32,9 @@ from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused
 from multibot_plugin.home import Home
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_plugin.settings import Settings
-from multibot_plugin.supervisor.client import Supervisor, program
+from multibot_plugin.supervisor.client import Supervisor
 from multibot_plugin.supervisor.conf import parse, template
+from multibot_plugin.supervisor.faults import program
 from multibot_runner.protocol import BOT_ID, replace_file
 
 _NOBODY = Whose("multibot", "apply")

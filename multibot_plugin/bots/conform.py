@@ -10,7 +10,8 @@ from typing import Any
 
 from multibot_plugin.bots.render import Section
 from multibot_plugin.errors import MultibotError, Unreachable
-from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, program
+from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor
+from multibot_plugin.supervisor.faults import program
 from multibot_plugin.supervisor.inside.words import (
     ADDED,
     FOREIGN,

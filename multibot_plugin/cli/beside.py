@@ -18,15 +18,8 @@ from multibot_plugin.supervisor.beside import (
     parts,
     to_paste,
 )
-from multibot_plugin.supervisor.client import (
-    BAD_NAME,
-    MONITOR,
-    POSTGRES,
-    STOPPED_STATES,
-    Supervisor,
-    SupervisorFault,
-    program,
-)
+from multibot_plugin.supervisor.client import MONITOR, POSTGRES, STOPPED_STATES, Supervisor
+from multibot_plugin.supervisor.faults import BAD_NAME, SupervisorFault, program
 from multibot_plugin.supervisor.inside.version import too_old
 
 _STOP_MORE_S = 15.0

@@ -224,7 +224,7 @@ def _start(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now
 
 
 def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], done: str, told: Begun) -> Outcome:
-    from multibot_plugin.supervisor.client import program
+    from multibot_plugin.supervisor.faults import program
 
     bot, begun = str(row["id"]), time.monotonic()
     supervisor.start(program(bot), wait_s=None, stopping_s=row["stop_wait_s"] + _MORE_S)
@@ -238,7 +238,7 @@ def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], don
 
 def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
     from multibot_plugin.bots.leftovers import end_left
-    from multibot_plugin.supervisor.client import program
+    from multibot_plugin.supervisor.faults import program
 
     begun, bot = time.monotonic(), str(row["id"])
     over = not row["pid"] and _over(row["statename"], row["exit_code"])
@@ -254,7 +254,7 @@ def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now:
 
 def stop_for_good(supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> None:
     """Stop a bot, also when it has just died and supervisord is about to start it again."""
-    from multibot_plugin.supervisor.client import program
+    from multibot_plugin.supervisor.faults import program
 
     deadline, name = None, program(row["id"])
     while True:

@@ -11,7 +11,7 @@ from multibot_plugin.cli.checks import BAD, GOOD, Check, Found, Patient
 from multibot_plugin.cli.output import Context, mark, one_line, output_option, pass_context, show, show_json
 from multibot_plugin.cli.start import check_initialised
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.supervisor.client import SupervisorFault
+from multibot_plugin.supervisor.faults import SupervisorFault
 
 CHECKS: Sequence[tuple[str, Callable[[Patient], Found]]] = (
     ("settings", checks.settings),

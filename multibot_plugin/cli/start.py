@@ -21,15 +21,8 @@ from multibot_plugin.cli.output import Context, count, json_option, one_line, pa
 from multibot_plugin.errors import DatabaseAway, MultibotError, Refused, SupervisordAway
 from multibot_plugin.home import Home, check_owner, no_installation
 from multibot_plugin.settings import FLEET_SETTINGS
-from multibot_plugin.supervisor.client import (
-    BAD_NAME,
-    MONITOR,
-    POSTGRES,
-    STOPPED_STATES,
-    Supervisor,
-    SupervisorFault,
-    program,
-)
+from multibot_plugin.supervisor.client import MONITOR, POSTGRES, STOPPED_STATES, Supervisor
+from multibot_plugin.supervisor.faults import BAD_NAME, SupervisorFault, program
 
 SOCKET_WAIT_S = 20.0
 DATABASE_WAIT_S = 60.0

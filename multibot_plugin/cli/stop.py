@@ -13,7 +13,8 @@ from multibot_plugin.cli.output import Context, confirm, count, json_option, pas
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError, SupervisordAway, Unreachable
 from multibot_plugin.home import check_owner
-from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, kill_tree, program
+from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, kill_tree
+from multibot_plugin.supervisor.faults import SupervisorFault, program
 
 if TYPE_CHECKING:
     import psutil

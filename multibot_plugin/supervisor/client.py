@@ -10,7 +10,6 @@ import base64
 import contextlib
 import http.client
 import json
-import re
 import socket
 import time
 import xmlrpc.client
@@ -22,28 +21,22 @@ from xml.parsers.expat import ExpatError
 
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, SupervisordAway
 from multibot_plugin.home import Home
-from multibot_plugin.supervisor.inside.requests import TOO_OLD
-from multibot_runner.protocol import PROGRAM_PREFIX
-
-# supervisor.xmlrpc.Faults; not imported, because that module brings supervisor's whole HTTP server along.
-UNKNOWN_METHOD, SHUTDOWN_STATE, BAD_NAME, NO_FILE, NOT_EXECUTABLE, FAILED = 1, 6, 10, 20, 21, 30
-SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, CANT_REREAD = 50, 60, 70, 90, 92
+from multibot_plugin.supervisor.faults import (
+    ALREADY_ADDED,
+    ALREADY_STARTED,
+    BAD_NAME,
+    NOT_RUNNING,
+    RESTART,
+    SHUTDOWN_STATE,
+    SupervisorFault,
+    shown,
+    translated,
+)
 
 MONITOR, POSTGRES = "multibot", "multibot-postgres"  # programs of supervisord.conf
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
-_RESTART = "multibot stop && multibot start"
 _POLL_S = 0.1
 _AT_ONCE = 20  # sections that supervisord reads in one go: a hundredth of a second
-# The only part of the parser's words that cannot hold a value (a bad quote makes it cite a whole environment=).
-_WHERE = re.compile(r"in section '([^']{1,100})'(?: \(file: '([^']{1,300})'\))?\s*$")
-
-
-class SupervisorFault(MultibotError):
-    """supervisord understood the call and refused it; ``code`` is its fault code."""
-
-    def __init__(self, text: str, code: int) -> None:
-        super().__init__(text)
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -91,7 +84,7 @@ class Supervisor:
 
     def __init__(
         self, socket_path: Path, timeout_s: float = 10.0, start: str = "multibot start",
-        restart: str = _RESTART, login: str = "",
+        restart: str = RESTART, login: str = "",
     ) -> None:  # fmt: skip
         self._path = socket_path
         self._timeout_s = timeout_s
@@ -182,7 +175,7 @@ class Supervisor:
             return
         state = self._wait(program, lambda state: state not in ("STARTING", "STOPPED"), wait_s)
         if state != "RUNNING":
-            raise MultibotError(f"{_shown(program)} did not stay up ({state}): its log has the reason")
+            raise MultibotError(f"{shown(program)} did not stay up ({state}): its log has the reason")
 
     def stop(self, program: str, wait_s: float | None = 120.0, *, now: bool = False) -> None:
         """Stop a program and wait until it has ended (``wait_s`` None: do not wait).
@@ -245,7 +238,7 @@ class Supervisor:
         deadline = time.monotonic() + wait_s
         while not over(state := str(self.info(program)["statename"])):
             if time.monotonic() > deadline:
-                raise MultibotError(f"{_shown(program)} is still {state} after {wait_s:g} s")
+                raise MultibotError(f"{shown(program)} is still {state} after {wait_s:g} s")
             time.sleep(_POLL_S)
         return state
 
@@ -267,7 +260,7 @@ class Supervisor:
         try:
             return getattr(self._proxy, method)(*arguments)
         except xmlrpc.client.Fault as fault:
-            raise _translated(fault, method, arguments, self._restart) from None
+            raise translated(fault, method, arguments, self._restart) from None
         except PermissionError as error:
             raise SupervisordAway(f"{self._path} belongs to somebody else: run this as its owner (or root)") from error
         except TimeoutError as error:
@@ -281,29 +274,6 @@ class Supervisor:
             raise SupervisordAway(f"supervisord does not answer at {self._path}: run '{self._start}'") from error
         except (ExpatError, xmlrpc.client.ResponseError) as error:
             raise MultibotError(f"supervisord's answer to {method} cannot be read") from error
-
-
-def program(bot: str) -> str:
-    """Return the name of a bot's program."""
-    return PROGRAM_PREFIX + bot
-
-
-def bot_of(name: str) -> str | None:
-    """Return the bot of a program's name; None for a program that is not a bot's."""
-    return name.removeprefix(PROGRAM_PREFIX) if name.startswith(PROGRAM_PREFIX) else None
-
-
-def refused_where(words: str) -> str:
-    """Return `` in section 'x' (file ...)`` out of the parser's message, or nothing: the rest may quote a secret."""
-    match = _WHERE.search(words)
-    if not match:
-        return ""
-    return f" in section {match[1]!r}" + (f" ({match[2]})" if match[2] else "")
-
-
-def _shown(program: str) -> str:
-    bot = bot_of(program)
-    return f"bot {bot!r}" if bot else program
 
 
 def kill_tree(pid: int) -> None:
@@ -324,31 +294,3 @@ def kill_tree(pid: int) -> None:
     for member in stopped:
         with contextlib.suppress(*beyond_us):
             member.kill()
-
-
-def _translated(
-    fault: xmlrpc.client.Fault, method: str, arguments: tuple[Any, ...], restart: str = _RESTART
-) -> SupervisorFault:
-    """Return the error for a fault. supervisord's own text is shown only where it cannot hold a value."""
-    code = fault.faultCode
-    name = _shown(str(arguments[0])) if arguments else "supervisord"
-    if method.startswith("multibot.") and code == UNKNOWN_METHOD:
-        text = f"supervisord runs without multibot's plugin (or an older one): restart it with '{restart}'"
-    elif code == TOO_OLD:
-        text = fault.faultString.partition(": ")[2]
-    elif code == CANT_REREAD:
-        text = f"supervisord refuses its configuration{refused_where(fault.faultString)}; everything runs as before"
-    elif method.startswith("multibot."):
-        text = f"supervisord's multibot plugin refused {method}: {fault.faultString.partition(': ')[2] or code}"
-    else:
-        words = {
-            SHUTDOWN_STATE: "supervisord is shutting down or restarting",
-            BAD_NAME: f"supervisord knows no {name}",
-            NO_FILE: f"{name}: its program does not exist",
-            NOT_EXECUTABLE: f"{name}: its program cannot be executed",
-            SPAWN_ERROR: f"{name} could not be started: supervisord's log has the reason",
-            ALREADY_STARTED: f"{name} runs already",
-            NOT_RUNNING: f"{name} is not running",
-        }
-        text = words.get(code, f"supervisord refused {method} for {name} (fault {code})")
-    return SupervisorFault(text, code)

@@ -17,7 +17,7 @@ import jinja2
 from multibot_plugin.bots.render import environment
 from multibot_plugin.errors import BadValue, MultibotError
 from multibot_plugin.home import Home, make_runtime
-from multibot_plugin.supervisor.client import refused_where
+from multibot_plugin.supervisor.faults import refused_where
 from multibot_runner.protocol import replace_file
 
 _WORD = re.compile(r"[A-Za-z0-9_./:+=,@~ -]+")

@@ -45,7 +45,9 @@ SCHEMA = 1
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
 
 
-def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> MultibotInterface | RefusingInterface:
+def make_interface(
+    supervisord: Any, status: str = "", state: str = "", **parts: str
+) -> MultibotInterface | RefusingInterface:
     """Return the interface; supervisord asks once for each of its HTTP servers and gets the same one.
 
     The options of the section: ``status`` is the monitor's file, ``state`` the installation's directory, the others
@@ -57,6 +59,10 @@ def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> M
     interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
     if interface is None:
         try:
+            if not status or not state:
+                raise ValueError(
+                    "[rpcinterface:multibot] lacks status= or state=: 'multibot init' shows what belongs there"
+                )
             switched = Parts.of(parts)
         except ValueError as error:
             print(f"Error: {error}", file=sys.stderr)  # supervisord itself only says that it could not make us

@@ -18,8 +18,9 @@ from multibot_plugin.cli.beside import take_postgres
 from multibot_plugin.cli.output import Context
 from multibot_plugin.home import Home, find_home, into
 from multibot_plugin.supervisor.beside import other_user, parts, to_paste
-from multibot_plugin.supervisor.client import POSTGRES, Supervisor, SupervisorFault
+from multibot_plugin.supervisor.client import POSTGRES, Supervisor
 from multibot_plugin.supervisor.conf import install_included
+from multibot_plugin.supervisor.faults import SupervisorFault
 
 THEIRS = """\
 [unix_http_server]

@@ -21,7 +21,8 @@ from supervisord import BIN, PATIENCE_S, TOKEN_TAIL, Supervisord, rows, supervis
 
 from multibot_plugin import __version__
 from multibot_plugin.errors import MultibotError, SupervisordAway
-from multibot_plugin.supervisor.client import BAD_NAME, Supervisor, SupervisorFault
+from multibot_plugin.supervisor.client import Supervisor
+from multibot_plugin.supervisor.faults import BAD_NAME, SupervisorFault
 from multibot_plugin.supervisor.inside.requests import MONITOR_AWAY, NO_SUCH_REQUEST, NOT_STORED, inbox, results
 from multibot_plugin.supervisor.rpc import MultibotInterface
 from multibot_runner.protocol import replace_file

@@ -16,7 +16,7 @@ from supervisord import BIN, PATIENCE_S, Supervisord, rows, supervisord, wait_fo
 from multibot_plugin.bots.apply import write
 from multibot_plugin.bots.conform import Applied
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.supervisor.client import SHUTDOWN_STATE, SupervisorFault
+from multibot_plugin.supervisor.faults import SHUTDOWN_STATE, SupervisorFault
 from multibot_runner.protocol import replace_file
 
 PARTS = ("instant_restart", "quick_fork", "parallel_stop", "large_answers", "targeted_update")
@@ -176,11 +176,17 @@ def test_with_every_part_switched_off_supervisord_is_as_it_comes_and_all_works(o
 
 def test_a_wrong_option_ends_the_start_with_one_clear_line(own: Supervisord) -> None:
     own.stop()
-    own.option("instant_restart=perhaps")
-    words = [str(BIN / "supervisord"), "--nodaemon", "--configuration", str(own.home.supervisord_conf)]
-    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[0] == ("Error: [rpcinterface:multibot] instant_restart=perhaps: not true or false")
+    conf = own.home.supervisord_conf
+    whole = conf.read_text()
+    words = [str(BIN / "supervisord"), "--nodaemon", "--configuration", str(conf)]
+    for line, told in (
+        ("instant_restart=perhaps", "instant_restart=perhaps: not true or false"),
+        ("", "lacks status= or state=: 'multibot init' shows what belongs there"),
+    ):
+        conf.write_text(whole.replace("\nstatus=", f"\n{line}\nstatus=" if line else "\n;"))
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[0] == f"Error: [rpcinterface:multibot] {told}"
 
 
 def test_while_supervisord_ends_nothing_is_updated(own: Supervisord) -> None:

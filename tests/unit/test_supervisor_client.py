@@ -9,14 +9,15 @@ import pytest
 from supervisor.xmlrpc import Faults
 
 from multibot_plugin.errors import SupervisordAway
-from multibot_plugin.supervisor import client as client_module
-from multibot_plugin.supervisor.client import Supervisor, _translated, bot_of, program, refused_where
+from multibot_plugin.supervisor import faults as faults_module
+from multibot_plugin.supervisor.client import Supervisor
+from multibot_plugin.supervisor.faults import bot_of, program, refused_where, translated
 
 
 def test_our_fault_codes_are_supervisors() -> None:
     for name in ("UNKNOWN_METHOD", "SHUTDOWN_STATE", "BAD_NAME", "NO_FILE", "NOT_EXECUTABLE", "SPAWN_ERROR",
                  "ALREADY_STARTED", "NOT_RUNNING", "ALREADY_ADDED", "CANT_REREAD"):  # fmt: skip
-        assert getattr(client_module, name) == getattr(Faults, name)
+        assert getattr(faults_module, name) == getattr(Faults, name)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def test_our_fault_codes_are_supervisors() -> None:
     ],
 )  # fmt: skip
 def test_each_fault_is_told_in_one_line(code: int, method: str, told: str) -> None:
-    fault = _translated(xmlrpc.client.Fault(code, "UNKNOWN: KeyError: see the log"), method, ("bot-echo",))
+    fault = translated(xmlrpc.client.Fault(code, "UNKNOWN: KeyError: see the log"), method, ("bot-echo",))
     assert (str(fault), fault.code) == (told, code)
 
 
@@ -51,7 +52,7 @@ def test_each_fault_is_told_in_one_line(code: int, method: str, told: str) -> No
 def test_only_the_place_is_kept_of_what_the_parser_says(words: str, kept: str) -> None:
     assert refused_where(words) == kept
     text = str(
-        _translated(xmlrpc.client.Fault(Faults.CANT_REREAD, f"CANT_REREAD: {words}"), "supervisor.reloadConfig", ())
+        translated(xmlrpc.client.Fault(Faults.CANT_REREAD, f"CANT_REREAD: {words}"), "supervisor.reloadConfig", ())
     )
     assert "SECRET" not in text
     assert text.startswith("supervisord refuses its configuration")
