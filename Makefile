@@ -2,9 +2,9 @@
 # make test        all tests (what CI runs)                          make test-unit   the quick ones
 # make lint        ruff and mypy --strict                            make bench       figures into docs/benchmarks.md
 # make environment the virtual environment, and how to enter it      make docs        the generated parts of docs/
-# make clean       what make made, but for the demo's state
+# make clean       what make made, but for the demo's state          make bench-supervisors   only beside the others
 
-.PHONY: help demo demo-stop test test-unit lint types bench docs clean environment venv
+.PHONY: help demo demo-stop test test-unit lint types bench bench-supervisors docs clean environment venv
 
 ENV = . build/environment;
 # The tests mostly wait for processes: eight modules at a time keep two cores busy, the long ones (acceptance) first.
@@ -46,8 +46,12 @@ types: venv
 	@$(ENV) cd build/types && "$$VENV/bin/mypy" --config-file ../../setup.cfg --no-error-summary \
 	    -p multibot_plugin -p multibot_runner -p multibot_hooks -p multibot_templates -p multibot_demo
 
-bench: venv
+bench: venv bench-supervisors
 	@$(ENV) exec "$$VENV/bin/python" bench/run.py
+
+# Beside stock supervisord, circus and pm2, which are installed below build/bench (pm2 needs node and npm).
+bench-supervisors: venv
+	@$(ENV) exec "$$VENV/bin/python" bench/supervisors.py
 
 docs: venv
 	@$(ENV) exec "$$VENV/bin/python" docs/generate.py

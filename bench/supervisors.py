@@ -1,0 +1,232 @@
+"""multibot's supervisord beside stock supervisord, circus and pm2: the same programs, one run, one table.
+
+    make bench-supervisors        all of it; writes its part of docs/benchmarks.md
+    bench/supervisors.py --quick  few programs, once: does it work at all? Writes nothing
+
+Every manager begins each round anew; they take turns. Everything is ended by its pid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+from comparison import MANAGERS, STOCK, rows, table
+from document import publish, timed
+from fleet import PATIENCE_S, Fleet
+from managers import Manager, Multibot, Stock, longest_gap
+from peers import CIRCUS, PM2, Circus, Pm2, install
+
+KINDS: dict[str, type[Manager]] = {kind.name: kind for kind in (Multibot, Stock, Circus, Pm2)}
+SETTLE_S = 2.5  # supervisord calls a program RUNNING after 1 s, and looks once a second
+STATUSES, CALLS, CHANGES = 3, 5, 2
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is done once with each of ``managers``. ``slow``: stopping; else everything else, or only ``kills``."""
+
+    size: int
+    managers: Sequence[str]
+    kills: int = 5
+    idle_s: float = 10.0
+    only_kills: bool = False
+    slow: bool = False
+
+
+BOTH = MANAGERS[:2]
+FULL = [
+    Round(200, MANAGERS),
+    Round(50, MANAGERS, slow=True),
+    Round(200, MANAGERS),
+    Round(50, BOTH, kills=15, only_kills=True),
+    Round(1000, BOTH, kills=15),
+    Round(200, MANAGERS),
+]
+QUICK = [
+    Round(20, MANAGERS, kills=2, idle_s=1.0),
+    Round(5, MANAGERS, slow=True),
+    Round(10, BOTH, kills=2, only_kills=True),
+]
+
+
+class Samples:
+    """Measured values by measure, number of programs and manager."""
+
+    def __init__(self) -> None:
+        self.all: dict[tuple[str, int], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+
+    def add(self, measure: str, manager: Manager, value: float) -> None:
+        self.all[measure, len(manager.fleet.ids)][manager.name].append(value)
+        print(f"  {manager.name:8} {len(manager.fleet.ids):5} {measure:12} {value:.4g}", file=sys.stderr)
+
+
+@contextmanager
+def running(kind: type[Manager], size: int, samples: Samples | None = None, slow: bool = False) -> Iterator[Manager]:
+    """Give a manager whose programs have all started (``samples`` gets how long that took) and settled."""
+    directory = Path(tempfile.mkdtemp(prefix="mbb-", dir="/tmp"))
+    manager = kind(Fleet(directory, size, slow=slow))
+    try:
+        manager.configure()
+
+        def start() -> None:
+            manager.begin()
+            manager.fleet.wait_started(manager.fleet.ids)
+
+        seconds = timed(start)
+        if samples is not None:
+            samples.add("start", manager, seconds)
+        time.sleep(SETTLE_S)
+        yield manager
+    finally:
+        try:
+            manager.close()
+        finally:
+            shutil.rmtree(directory)
+
+
+def kill_some(manager: Manager, kills: int, samples: Samples) -> None:
+    """kill -9 of one after the other, at moments that have nothing to do with the daemon's own beat."""
+    chance = random.Random(kills)
+    pids = manager.fleet.pids()
+    for bot in manager.fleet.ids[:: max(1, len(pids) // kills)][:kills]:
+        time.sleep(chance.uniform(0.1, 0.9))
+        seconds = timed(lambda bot=bot: kill(manager.fleet, [bot], pids))  # type: ignore[misc]
+        samples.add("restart", manager, seconds)
+        samples.add("restart-max", manager, seconds)
+
+
+def kill(fleet: Fleet, bots: Sequence[str], pids: dict[str, int]) -> None:
+    """kill -9 of these, and wait for their new processes."""
+    since = fleet.size()
+    for bot in bots:
+        os.kill(pids[bot], signal.SIGKILL)
+    fleet.wait_started(bots, since)
+
+
+def change_one(manager: Manager, bot: str, version: int, samples: Samples) -> None:
+    """Change one program while a probe keeps asking the daemon."""
+    with subprocess.Popen(manager.probe, env=manager.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as probe:  # fmt: skip
+        try:
+            assert probe.stdout is not None
+            assert probe.stdout.readline() == "ready\n", f"{manager.name} does not answer its probe"
+            since = manager.fleet.size()
+
+            def change() -> None:
+                manager.run(manager.change(bot, version))
+                manager.fleet.wait_started([bot], since)
+
+            seconds = timed(change)
+            said, _ = probe.communicate(timeout=PATIENCE_S)
+        finally:
+            probe.kill()
+    samples.add("change", manager, seconds)
+    samples.add("gap", manager, longest_gap(said))
+    samples.add("lost", manager, len({name for name, _ in manager.fleet.starts(since)} - {bot}))
+
+
+def cost(pid: int, idle_s: float) -> tuple[float, float]:
+    """Return CPU (percent of a core, over an idle time) and PSS (MiB) of one process."""
+    clock = (~pid << 3) | 2  # clock_getcpuclockid(3): its CPU time to the nanosecond
+    before = time.clock_gettime(clock)
+    time.sleep(idle_s)
+    percent = 100 * (time.clock_gettime(clock) - before) / idle_s
+    return percent, psutil.Process(pid).memory_full_info().pss / 1024**2
+
+
+def measure(manager: Manager, part: Round, samples: Samples) -> None:
+    """Everything that is measured of one manager with its programs running."""
+    kill_some(manager, part.kills, samples)
+    if part.only_kills:
+        return
+    for _ in range(STATUSES):
+        samples.add("status", manager, timed(lambda: manager.run(manager.status)))
+    if isinstance(manager, Stock):
+        for _ in range(CALLS):
+            samples.add("states", manager, timed(manager.all_states))
+            samples.add("info", manager, timed(manager.get_all_process_info))
+    for number in range(CHANGES):
+        change_one(manager, manager.fleet.ids[-1], 2 + number, samples)
+    cpu, pss = cost(manager.daemon, part.idle_s)
+    samples.add("cpu", manager, cpu)
+    samples.add("pss", manager, pss)
+    if manager.name == STOCK:  # nobody looks at it: what ours costs under the monitor's eyes is held against this
+        samples.add("cpu-watched", manager, cpu)
+    samples.add("crash", manager, timed(lambda: kill(manager.fleet, manager.fleet.ids, manager.fleet.pids())))
+    if isinstance(manager, Multibot):
+        watch(manager, part.idle_s, samples)
+
+
+def watch(manager: Multibot, idle_s: float, samples: Samples) -> None:
+    """The monitor's own cost, and what its looks cost supervisord."""
+    clock = (~manager.daemon << 3) | 2
+    pid = manager.watch()
+    before, began = time.clock_gettime(clock), time.monotonic()
+    cpu, pss = cost(pid, idle_s)
+    watched = 100 * (time.clock_gettime(clock) - before) / (time.monotonic() - began)
+    samples.add("monitor-cpu", manager, cpu)
+    samples.add("monitor-pss", manager, pss)
+    samples.add("cpu-watched", manager, watched)
+
+
+def end_slow(manager: Manager, name: str, samples: Samples) -> None:
+    def end() -> None:
+        manager.run(manager.stop if name == "stop" else manager.shutdown)
+        manager.fleet.wait_ended()
+
+    samples.add(name, manager, timed(end))
+
+
+def carry_out(part: Round, chosen: Sequence[str], samples: Samples) -> None:
+    for name in (name for name in part.managers if name in chosen):
+        if part.slow:
+            for end in ("stop", "shutdown"):
+                with running(KINDS[name], part.size, slow=True) as manager:
+                    end_slow(manager, end, samples)
+        else:
+            with running(KINDS[name], part.size, samples) as manager:
+                measure(manager, part, samples)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few programs, once; write nothing")
+    parser.add_argument("--managers", default=",".join(MANAGERS), help="only these; write nothing unless all")
+    options = parser.parse_args()
+    chosen = options.managers.split(",")
+    if unknown := set(chosen) - set(MANAGERS):
+        parser.error(f"--managers: {', '.join(sorted(unknown))}: known are {', '.join(MANAGERS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    install(set(chosen))
+    samples = Samples()
+    began = time.monotonic()
+    for part in QUICK if options.quick else FULL:
+        carry_out(part, chosen, samples)
+    found = rows(samples.all)
+    lines = [*INTRODUCTION, "", *table(found), "", f"The run took {(time.monotonic() - began) / 60:.1f} minutes."]
+    if options.quick or len(chosen) < len(MANAGERS):
+        print("\n".join(lines))
+    else:
+        raw = [{"key": key, "programs": size, **by} for (key, size), by in sorted(samples.all.items())]
+        publish("supervisors", {"circus": CIRCUS, "pm2": PM2, "samples": raw}, lines)
+    return 0
+
+
+INTRODUCTION = [f"circus {CIRCUS}, pm2 {PM2}"]
+
+if __name__ == "__main__":
+    sys.exit(main())
