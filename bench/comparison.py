@@ -14,32 +14,36 @@ Summary = Callable[[Sequence[float]], float]
 
 @dataclass(frozen=True)
 class Measure:
-    """One figure of all managers, less is better. ``allowed``: so many times stock's value is within the goal."""
+    """One figure of all managers, less is better. ``allowed``: so many times stock's value is within the goal.
+
+    ``grain``: a smaller difference is the measurement's own.
+    """
 
     key: str
     what: str
     unit: str
     summary: Summary = statistics.median
     allowed: float | None = None
+    grain: float = 0.0
 
 
 MEASURES = {
     m.key: m
     for m in (
         Measure("start", "start of all", "s"),
-        Measure("restart", "kill -9 of one to its new process, median", "s"),
-        Measure("restart-max", "the same, longest", "s", max),
+        Measure("restart", "kill -9 of one to its new process, median", "s", grain=0.003),
+        Measure("restart-max", "the same, longest", "s", max, grain=0.003),
         Measure("crash", "kill -9 of all to all back", "s"),
         Measure("stop", "stop of all, each needing 1 s", "s"),
         Measure("shutdown", "end of the manager with all, each needing 1 s", "s"),
         Measure("change", "one changed program: command and new process", "s"),
-        Measure("gap", "longest wait for the daemon's answer meanwhile", "s", max),
+        Measure("gap", "longest wait for the daemon's answer meanwhile", "s", max, grain=0.005),
         Measure("lost", "other programs that lost their process by it", "", max),
-        Measure("status", "status of all, whole command", "s"),
-        Measure("states", "state of all over RPC", "s"),
-        Measure("info", "getAllProcessInfo", "s"),
-        Measure("cpu", "idle CPU of the daemon", "% of a core", allowed=1.5),
-        Measure("cpu-watched", "the same while the monitor looks", "% of a core", allowed=1.5),
+        Measure("status", "status of all, whole command", "s", grain=0.01),
+        Measure("states", "state of all over RPC", "s", grain=0.001),
+        Measure("info", "getAllProcessInfo", "s", grain=0.001),
+        Measure("cpu", "idle CPU of the daemon", "% of a core", allowed=1.5, grain=0.01),
+        Measure("cpu-watched", "the same while the monitor looks", "% of a core", allowed=1.5, grain=0.01),
         Measure("pss", "memory of the daemon (PSS)", "MiB", allowed=1.5),
         Measure("monitor-cpu", "idle CPU of the monitor, a process that the others lack", "% of a core"),
         Measure("monitor-pss", "memory of the monitor (PSS)", "MiB"),
@@ -68,17 +72,21 @@ class Row:
         return min((value for name, value in self.values.items() if name != OURS), default=None)
 
     @property
-    def is_best(self) -> bool:
-        """Whether nobody is clearly better; also where nobody else has such a thing."""
-        return self.best_other is None or self.values[OURS] <= self.best_other * LEVEL
+    def word(self) -> str:
+        """best, level or not best; nothing where nobody else has such a thing or ours was not measured."""
+        ours, other = self.values.get(OURS), self.best_other
+        if ours is None or other is None:
+            return ""
+        if abs(ours - other) <= self.measure.grain or other / LEVEL <= ours <= other * LEVEL:
+            return "level"
+        return "best" if ours < other else "not best"
 
     @property
     def verdict(self) -> str:
-        if self.best_other is None:
-            return ""
-        word = "best" if self.values[OURS] < self.best_other / LEVEL else "level" if self.is_best else "**not best**"
+        """Return the word and, where so much more than stock is allowed, whether that was kept."""
         allowed, stock = self.measure.allowed, self.values.get(STOCK)
-        if allowed is None or stock is None:
+        word = self.word.replace("not best", "**not best**")
+        if not word or allowed is None or stock is None:
             return word
         met = self.values[OURS] <= stock * allowed
         return f"{word}, {'within' if met else '**over**'} {allowed:g} × stock"
@@ -105,9 +113,9 @@ def table(found: Iterable[Row], reasons: Mapping[str, str] = REASONS) -> list[st
         values = [_number(row.values.get(name)) for name in MANAGERS]
         ours = row.values.get(OURS)
         ratios = [_ratio(ours, row.values.get(STOCK)), _ratio(ours, row.best_other)]
-        why = reasons.get(row.key, "not explained") if ours is not None and not row.is_best else ""
-        verdict = row.verdict if ours is not None else ""
-        lines.append("| " + " | ".join([row.measure.what + unit, str(row.size), *values, *ratios, verdict, why]) + " |")
+        why = reasons.get(row.key, "not explained") if row.word == "not best" else ""
+        cells = [row.measure.what + unit, str(row.size), *values, *ratios, row.verdict, why]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 

@@ -60,7 +60,8 @@ class Fleet:
     def wait_started(self, bots: Iterable[str], since: int = 0) -> None:
         """Return when each of ``bots`` has told a start after ``since``."""
         wanted = set(bots)
-        wait(lambda: self.size() > since and wanted <= dict(self.starts(since)).keys(), f"{len(wanted)} starts")
+        least = since + sum(len(f"{bot} 1\n") for bot in wanted)  # read only when they can all be there
+        wait(lambda: self.size() >= least and wanted <= dict(self.starts(since)).keys(), f"{len(wanted)} starts")
 
     def wait_ended(self) -> None:
         pids = self.pids().values()
@@ -83,21 +84,19 @@ def lives(pid: int) -> bool:
     return False
 
 
-def end_all(daemon: int, fleet: Fleet) -> None:
-    """SIGKILL a manager and then everything that it started, each by its pid, and wait for their end."""
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        top = psutil.Process(daemon)
-        top.suspend()  # it starts nothing more
-        family = [*top.children(recursive=True), top]
-        top.kill()
-    known = {process.pid for process in family}
-    for pid in set(fleet.pids().values()) - known:
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if any(word in (str(fleet.script), "1000000") for word in process.cmdline()):
-                family += [process, *process.children(recursive=True)]
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    wait(lambda: not any(lives(process.pid) for process in family), "the end of what was killed")
+def end_all(directory: Path) -> None:
+    """SIGKILL, each by its pid, every process that a manager with this directory has started, and wait for their end.
+
+    They are known by their environment (Manager.environment), whoever is their parent by now.
+    """
+    wait(lambda: not _kill_found(str(directory)), "the end of what was killed")
+
+
+def _kill_found(home: str) -> bool:
+    found = False
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.environ().get("HOME") == home and lives(process.pid):
+                found = True
+                process.kill()
+    return found

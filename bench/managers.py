@@ -38,7 +38,7 @@ class Manager(ABC):
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet, self.directory = fleet, fleet.directory
-        # The same little environment for all: what they hand on to their programs counts, too.
+        # The same little environment for all, handed on to their programs; HOME tells whose they are (end_all).
         self.environment = {"PATH": os.environ["PATH"], "HOME": str(self.directory), "LANG": "C.UTF-8"}
 
     @abstractmethod
@@ -87,8 +87,7 @@ class Manager(ABC):
 
     def close(self) -> None:
         """Kill it and everything of it that lives."""
-        if self.daemon:
-            end_all(self.daemon, self.fleet)
+        end_all(self.directory)
 
 
 class Child(Manager):

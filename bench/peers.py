@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 from document import ROOT
 from fleet import Fleet
@@ -15,7 +16,7 @@ from managers import BENCH, Child, Manager, Words
 
 CIRCUS, PM2 = "0.19.0", "7.0.4"
 HOME = ROOT / "build" / "bench"
-_STOP_WAIT_S = 12  # as in the sections that multibot renders
+STOP_WAIT_S = 12  # as in the sections that multibot renders
 
 
 def install(names: set[str]) -> None:
@@ -35,7 +36,7 @@ def install(names: set[str]) -> None:
             (pm2 / "complete").touch()
 
 
-def _install(directory: Path, words: list[str], log) -> None:  # type: ignore[no-untyped-def]
+def _install(directory: Path, words: list[str], log: IO[str]) -> None:
     directory.mkdir(exist_ok=True)
     if subprocess.run(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL, check=False).returncode:
         raise SystemExit(f"bench: {directory.name} could not be installed: see {HOME / 'install.log'}")
@@ -56,7 +57,8 @@ class Circus(Child):
         def watcher(bot: str) -> str:
             log, words = self.directory / f"{bot}.log", " ".join(self.fleet.words(bot))
             return (
-                f"[watcher:{bot}]\ncmd = {self.fleet.script} {words}\ngraceful_timeout = {_STOP_WAIT_S}\n"
+                f"[watcher:{bot}]\ncmd = {self.fleet.script} {words}\n"
+                f"graceful_timeout = {STOP_WAIT_S}\ncopy_env = True\n"
                 f"stdout_stream.class = FileStream\nstdout_stream.filename = {log}\n"
                 f"stderr_stream.class = FileStream\nstderr_stream.filename = {log}\n"
             )
@@ -110,7 +112,7 @@ class Pm2(Manager):
         def app(bot: str) -> dict[str, object]:
             log = str(self.directory / f"{bot}.log")
             return {"name": bot, "script": str(self.fleet.script), "args": self.fleet.words(bot), "interpreter": "none",
-                    "exec_mode": "fork", "out_file": log, "error_file": log, "kill_timeout": _STOP_WAIT_S * 1000,
+                    "exec_mode": "fork", "out_file": log, "error_file": log, "kill_timeout": STOP_WAIT_S * 1000,
                     "vizion": False, "pmx": False}  # fmt: skip
 
         self._apps.write_text(json.dumps({"apps": [app(bot) for bot in self.fleet.ids]}))
