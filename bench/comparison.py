@@ -16,7 +16,8 @@ Summary = Callable[[Sequence[float]], float]
 class Measure:
     """One figure of all managers, less is better. ``allowed``: so many times stock's value is within the goal.
 
-    ``grain``: a smaller difference is the measurement's own.
+    ``grain``: a smaller difference is the measurement's own. ``like``: stock's value is that of this other measure
+    (ours was asked by stock's own command, or does something that stock has not).
     """
 
     key: str
@@ -25,30 +26,32 @@ class Measure:
     summary: Summary = statistics.median
     allowed: float | None = None
     grain: float = 0.0
+    like: str = ""
 
 
-MEASURES = {
-    m.key: m
-    for m in (
-        Measure("start", "start of all", "s"),
-        Measure("restart", "kill -9 of one to its new process, median", "s", grain=0.003),
-        Measure("restart-max", "the same, longest", "s", max, grain=0.003),
-        Measure("crash", "kill -9 of all to all back", "s"),
-        Measure("stop", "stop of all, each needing 1 s", "s"),
-        Measure("shutdown", "end of the manager with all, each needing 1 s", "s"),
-        Measure("change", "one changed program: command and new process", "s"),
-        Measure("gap", "longest wait for the daemon's answer meanwhile", "s", max, grain=0.005),
-        Measure("lost", "other programs that lost their process by it", "", max),
-        Measure("status", "status of all, whole command", "s", grain=0.01),
-        Measure("states", "state of all over RPC", "s", grain=0.001),
-        Measure("info", "getAllProcessInfo", "s", grain=0.001),
-        Measure("cpu", "idle CPU of the daemon", "% of a core", allowed=1.5, grain=0.01),
-        Measure("cpu-watched", "the same while the monitor looks", "% of a core", allowed=1.5, grain=0.01),
-        Measure("pss", "memory of the daemon (PSS)", "MiB", allowed=1.5),
-        Measure("monitor-cpu", "idle CPU of the monitor, a process that the others lack", "% of a core"),
-        Measure("monitor-pss", "memory of the monitor (PSS)", "MiB"),
-    )
-}
+MEASURES = (
+    Measure("start", "start of all", "s"),
+    Measure("restart", "kill -9 of one to its new process, median", "s", grain=0.003),
+    Measure("restart-max", "the same, longest", "s", max, grain=0.003),
+    Measure("crash", "kill -9 of all to all back", "s"),
+    Measure("stop", "stop of all, each needing 1 s", "s"),
+    Measure("stop-ctl", "the same by `supervisorctl stop all`", "s", like="stop"),
+    Measure("shutdown", "end of the manager with all, each needing 1 s", "s"),
+    Measure("change", "one changed program: command and new process", "s"),
+    Measure("gap", "longest wait for the daemon's answer meanwhile", "s", max, grain=0.005),
+    Measure("lost", "other programs that lost their process by it", "", max),
+    Measure("change-ctl", "one changed section by `supervisorctl update`", "s", like="change"),
+    Measure("gap-ctl", "longest wait meanwhile", "s", max, grain=0.005, like="gap"),
+    Measure("status", "status of all, whole command", "s", grain=0.01),
+    Measure("status-ctl", "the same by `supervisorctl status`", "s", grain=0.01, like="status"),
+    Measure("states", "state of all over RPC", "s", grain=0.001),
+    Measure("info", "getAllProcessInfo", "s", grain=0.001),
+    Measure("cpu", "idle CPU of the daemon", "% of a core", allowed=1.5, grain=0.01),
+    Measure("cpu-watched", "the same while the monitor looks", "% of a core", allowed=1.5, grain=0.01, like="cpu"),
+    Measure("pss", "memory of the daemon (PSS)", "MiB", allowed=1.5),
+    Measure("monitor-cpu", "idle CPU of the monitor, a process that the others lack", "% of a core"),
+    Measure("monitor-pss", "memory of the monitor (PSS)", "MiB"),
+)
 
 # Why a row is not the best one: written by a person who looked, by measure and number of programs ("pss-1000").
 # A row that is not best and not here says "not explained".
@@ -94,12 +97,15 @@ class Row:
 
 def rows(samples: Mapping[tuple[str, int], Mapping[str, Sequence[float]]]) -> list[Row]:
     """Return a row for each measure and number of programs, in the order of MEASURES; the samples by manager."""
-    return [
-        Row(measure, size, {name: measure.summary(values) for name, values in found.items()})
-        for measure in MEASURES.values()
-        for (key, size), found in sorted(samples.items())
-        if key == measure.key
-    ]
+    found = []
+    for measure in MEASURES:
+        for size in sorted(size for key, size in samples if key == measure.key):
+            values = dict(samples[measure.key, size])
+            stock = samples.get((measure.like, size), {}).get(STOCK)
+            if stock:
+                values[STOCK] = stock
+            found.append(Row(measure, size, {name: measure.summary(each) for name, each in values.items()}))
+    return found
 
 
 def table(found: Iterable[Row], reasons: Mapping[str, str] = REASONS) -> list[str]:

@@ -183,9 +183,20 @@ class Multibot(Stock):
     name = "multibot"
     parts = ("rpcinterface:multibot", "ctlplugin:multibot")
 
+    def multibot(self, *words: str) -> Words:
+        return (str(BIN / "multibot"), "--home", str(self.directory), *words)
+
     @property
     def status(self) -> Words:
-        return (str(BIN / "multibot"), "--home", str(self.directory), "list")
+        return self.multibot("list")
+
+    @property
+    def stop(self) -> Words:
+        return self.multibot("bot", "stop", "--all")
+
+    @property
+    def shutdown(self) -> Words:
+        return self.multibot("stop", "--yes")
 
     def change(self, bot: str, version: int) -> Words:
         count = str(len(self.fleet.ids))

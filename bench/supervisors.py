@@ -18,16 +18,18 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
-from comparison import LEVEL, MANAGERS, STOCK, rows, table
+from comparison import LEVEL, MANAGERS, rows, table
 from document import publish, timed
 from fleet import PATIENCE_S, Fleet
-from managers import Manager, Multibot, Stock, longest_gap
+from managers import Manager, Multibot, Stock, Words, longest_gap
 from peers import CIRCUS, PM2, STOP_WAIT_S, Circus, Pm2, install
 from supervisor.options import VERSION
 
@@ -72,8 +74,9 @@ multibot read the same sections (those that multibot renders) under the same mai
 pm2 have their defaults but for SIGTERM and a time to stop of {STOP_WAIT_S} s. Less is better everywhere.
 
 - Times end with a program's own first act, or its end, never with the manager's word alone. Whole commands are status
-  (`multibot list`, `supervisorctl status`, `circusctl status`, `pm2 jlist`), stop (`stop all`, `circusctl stop`), the
-  end (`supervisorctl shutdown`, `circusctl quit`, `pm2 kill`) and change.
+  (`multibot list`, `supervisorctl status`, `circusctl status`, `pm2 jlist`), stop (`multibot bot stop --all`,
+  `supervisorctl stop all`, `circusctl stop`, `pm2 stop all`), the end of all (`multibot stop`, `supervisorctl
+  shutdown`, `circusctl quit`, `pm2 kill`) and change. What multibot has beside stock's own way is a row more.
 - The change of one program: `multibot apply` without its one query to the database, `supervisorctl update`,
   `circusctl reloadconfig`, `pm2 restart apps.json --only`. Meanwhile the daemon is asked every 5 ms for something
   cheap: `getState`, circus `numwatchers`, pm2 `ping`.
@@ -138,8 +141,9 @@ def kill(fleet: Fleet, bots: Sequence[str], pids: dict[str, int]) -> None:
     fleet.wait_started(bots, since)
 
 
-def change_one(manager: Manager, bot: str, version: int, samples: Samples) -> None:
-    """Change one program while a probe keeps asking the daemon."""
+def change_one(manager: Manager, change: Callable[[], Words], samples: Samples, by: str = "") -> None:
+    """Change the last program while a probe keeps asking the daemon. ``change`` returns the command to be run."""
+    bot = manager.fleet.ids[-1]
     with subprocess.Popen(manager.probe, env=manager.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           text=True) as probe:  # fmt: skip
         try:
@@ -147,16 +151,16 @@ def change_one(manager: Manager, bot: str, version: int, samples: Samples) -> No
             assert probe.stdout.readline() == "ready\n", f"{manager.name} does not answer its probe"
             since = manager.fleet.size()
 
-            def change() -> None:
-                manager.run(manager.change(bot, version))
+            def follow() -> None:
+                manager.run(change())
                 manager.fleet.wait_started([bot], since)
 
-            seconds = timed(change)
+            seconds = timed(follow)
             said, _ = probe.communicate(timeout=PATIENCE_S)
         finally:
             probe.kill()
-    samples.add("change", manager, seconds)
-    samples.add("gap", manager, longest_gap(said))
+    samples.add(f"change{by}", manager, seconds)
+    samples.add(f"gap{by}", manager, longest_gap(said))
     samples.add("lost", manager, len({name for name, _ in manager.fleet.starts(since)} - {bot}))
 
 
@@ -176,28 +180,37 @@ def measure(manager: Manager, part: Round, samples: Samples) -> None:
         return
     for _ in range(STATUSES):
         samples.add("status", manager, timed(lambda: manager.run(manager.status)))
-    if isinstance(manager, Stock):
-        for _ in range(CALLS):
-            samples.add("states", manager, timed(manager.all_states))
-            samples.add("info", manager, timed(manager.get_all_process_info))
     for number in range(CHANGES):
-        change_one(manager, manager.fleet.ids[-1], 2 + number, samples)
+        change_one(manager, partial(manager.change, manager.fleet.ids[-1], 2 + number), samples)
+    if isinstance(manager, Stock):
+        ask(manager, samples)
     cpu, pss = cost(manager.daemon, part.idle_s)
     samples.add("cpu", manager, cpu)
     samples.add("pss", manager, pss)
-    if manager.name == STOCK:  # nobody looks at it: what ours costs under the monitor's eyes is held against this
-        samples.add("cpu-watched", manager, cpu)
     for _ in range(CRASHES):
-        samples.add("crash", manager, timed(lambda: kill(manager.fleet, manager.fleet.ids, manager.fleet.pids())))
         time.sleep(SETTLE_S)
+        samples.add("crash", manager, timed(lambda: kill(manager.fleet, manager.fleet.ids, manager.fleet.pids())))
     if isinstance(manager, Multibot):
         watch(manager, part.idle_s, samples)
+
+
+def ask(manager: Stock, samples: Samples) -> None:
+    """What only supervisord has: its RPC, and stock's commands also for ours."""
+    for _ in range(CALLS):
+        samples.add("states", manager, timed(manager.all_states))
+        samples.add("info", manager, timed(manager.get_all_process_info))
+    if isinstance(manager, Multibot):
+        for _ in range(STATUSES):
+            samples.add("status-ctl", manager, timed(lambda: manager.run(manager.ctl("status"))))
+        for number in range(CHANGES):
+            change_one(manager, partial(Stock.change, manager, manager.fleet.ids[-1], 9 + number), samples, by="-ctl")
 
 
 def watch(manager: Multibot, idle_s: float, samples: Samples) -> None:
     """The monitor's own cost, and what its looks cost supervisord."""
     clock = (~manager.daemon << 3) | 2
     pid = manager.watch()
+    time.sleep(SETTLE_S)
     before, began = time.clock_gettime(clock), time.monotonic()
     cpu, pss = cost(pid, idle_s)
     watched = 100 * (time.clock_gettime(clock) - before) / (time.monotonic() - began)
@@ -206,20 +219,25 @@ def watch(manager: Multibot, idle_s: float, samples: Samples) -> None:
     samples.add("cpu-watched", manager, watched)
 
 
-def end_slow(manager: Manager, name: str, samples: Samples) -> None:
-    def end() -> None:
-        manager.run(manager.stop if name == "stop" else manager.shutdown)
-        manager.fleet.wait_ended()
+def end_by(words: Words, manager: Manager) -> None:
+    manager.run(words)
+    manager.fleet.wait_ended()
 
-    samples.add(name, manager, timed(end))
+
+def end_slow(kind: type[Manager], size: int, samples: Samples) -> None:
+    """Every way to end slow programs, each with a fresh manager."""
+    ways: dict[str, Callable[[Any], Words]] = {"stop": lambda m: m.stop, "shutdown": lambda m: m.shutdown}
+    if kind is Multibot:
+        ways["stop-ctl"] = lambda m: m.ctl("stop", "all")
+    for name, words in ways.items():
+        with running(kind, size, slow=True) as manager:
+            samples.add(name, manager, timed(partial(end_by, words(manager), manager)))
 
 
 def carry_out(part: Round, chosen: Sequence[str], samples: Samples) -> None:
     for name in (name for name in part.managers if name in chosen):
         if part.slow:
-            for end in ("stop", "shutdown"):
-                with running(KINDS[name], part.size, slow=True) as manager:
-                    end_slow(manager, end, samples)
+            end_slow(KINDS[name], part.size, samples)
         else:
             with running(KINDS[name], part.size, samples) as manager:
                 measure(manager, part, samples)

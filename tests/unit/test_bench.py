@@ -50,6 +50,16 @@ def test_what_only_ours_has_or_was_not_measured_has_no_verdict() -> None:
     assert only_row("start", circus=[1], pm2=[2]) == ["–", "–", "", ""]
 
 
+def test_what_ours_does_by_stocks_command_is_held_against_stocks_own_row() -> None:
+    from comparison import rows
+
+    found = rows({("stop", 50): {"multibot": [1.0], "stock": [3.0]}, ("stop-ctl", 50): {"multibot": [2.0]}})
+    assert {row.key: (row.values["stock"], row.word) for row in found} == {
+        "stop-50": (3.0, "best"),
+        "stop-ctl-50": (3.0, "best"),
+    }
+
+
 def test_a_section_is_replaced_and_the_others_stay() -> None:
     from document import TITLES, with_section
 
