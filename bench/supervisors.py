@@ -99,10 +99,13 @@ class Samples:
 
 
 @contextmanager
-def running(kind: type[Manager], size: int, samples: Samples | None = None, slow: bool = False) -> Iterator[Manager]:
-    """Give a manager whose programs have all started (``samples`` gets how long that took) and settled."""
+def running(kind: type[Manager], size: int, samples: Samples | None = None) -> Iterator[Manager]:
+    """Give a manager whose programs have all started (``samples`` gets how long that took) and settled.
+
+    Without ``samples`` they are slow to stop, and have no more than set their traps.
+    """
     directory = Path(tempfile.mkdtemp(prefix="mbb-", dir="/tmp"))
-    manager = kind(Fleet(directory, size, slow=slow))
+    manager = kind(Fleet(directory, size, slow=samples is None))
     try:
         manager.configure()
 
@@ -113,7 +116,7 @@ def running(kind: type[Manager], size: int, samples: Samples | None = None, slow
         seconds = timed(start)
         if samples is not None:
             samples.add("start", manager, seconds)
-        time.sleep(SETTLE_S)
+        time.sleep(SETTLE_S if samples is not None else 1.0)
         yield manager
     finally:
         try:
@@ -230,7 +233,7 @@ def end_slow(kind: type[Manager], size: int, samples: Samples) -> None:
     if kind is Multibot:
         ways["stop-ctl"] = lambda m: m.ctl("stop", "all")
     for name, words in ways.items():
-        with running(kind, size, slow=True) as manager:
+        with running(kind, size) as manager:
             samples.add(name, manager, timed(partial(end_by, words(manager), manager)))
 
 
