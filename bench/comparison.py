@@ -57,7 +57,7 @@ MEASURES = (
 # A row that is not best and not here says "not explained".
 _MONITOR_ASKS = "the monitor asks supervisord for all bots every 5 s; stock's value is without any monitor"
 REASONS = {
-    "cpu-200": "supervisord, stock's and so ours, looks at every descriptor once a second; pm2 sleeps until it is woken",
+    "cpu-200": "supervisord, and so ours, looks at every descriptor once a second; pm2 sleeps until it is woken",
     "cpu-watched-200": _MONITOR_ASKS,
     "cpu-watched-1000": _MONITOR_ASKS,
 }
