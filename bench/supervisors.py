@@ -81,7 +81,7 @@ pm2 have their defaults but for SIGTERM and a time to stop of {STOP_WAIT_S} s. L
   `circusctl reloadconfig`, `pm2 restart apps.json --only`. Meanwhile the daemon is asked every 5 ms for something
   cheap: `getState`, circus `numwatchers`, pm2 `ping`.
 - State of all over RPC: `multibot.getBots` beside stock's `getAllProcessInfo`; the latter by both is a row of its own.
-- Idle CPU over {IDLE_S:g} s; memory is PSS, after kills, status and changes. The monitor runs without its database here.
+- Idle CPU over {IDLE_S:g} s; memory is PSS, after kills, status and changes. The monitor has no database here.
 - Values are medians, or the largest where it says longest. *level*: closer than {LEVEL - 1:.0%}, or than what the
   measurement can tell.
 """
