@@ -2,10 +2,10 @@
 # make test        all tests (what CI runs)                          make test-unit   the quick ones
 # make lint        ruff and mypy --strict                            make bench       figures into docs/benchmarks.md
 # make environment the virtual environment, and how to enter it      make docs        the generated parts of docs/
+# make bench-supervisors   beside stock supervisord, circus, pm2      make clean       what make made, but for the demo's state
 # make chaos       faults in random order for MINUTES=5, with figures (SEED=... repeats a run)
-# make clean       what make made, but for the demo's state
 
-.PHONY: help demo demo-stop test test-unit lint types bench chaos docs clean environment venv
+.PHONY: help demo demo-stop test test-unit lint types bench bench-supervisors chaos docs clean environment venv
 
 ENV = . build/environment;
 # The tests mostly wait for processes: eight modules at a time keep two cores busy, the long ones (acceptance) first.
@@ -47,8 +47,12 @@ types: venv
 	@$(ENV) cd build/types && "$$VENV/bin/mypy" --config-file ../../setup.cfg --no-error-summary \
 	    -p multibot_plugin -p multibot_runner -p multibot_hooks -p multibot_templates -p multibot_demo
 
-bench: venv
+bench: venv bench-supervisors
 	@$(ENV) exec "$$VENV/bin/python" bench/run.py
+
+# Beside stock supervisord, circus and pm2, which are installed below build/bench (pm2 needs node and npm).
+bench-supervisors: venv
+	@$(ENV) exec "$$VENV/bin/python" bench/supervisors.py
 
 chaos: venv
 	@$(ENV) exec "$$VENV/bin/python" tests/chaos.py --minutes $(or $(MINUTES),5) $(if $(SEED),--seed $(SEED))

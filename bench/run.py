@@ -1,4 +1,4 @@
-"""Measure what a user waits for and pays for, in one run, and write bench/results.json and docs/benchmarks.md.
+"""Measure what a user waits for and pays for, in one run, and write its part of docs/benchmarks.md (document.py).
 
     make bench
 
@@ -8,26 +8,21 @@ server on loopback. Times are wall clock. A goal that is missed is printed as mi
 
 from __future__ import annotations
 
-import json
 import os
-import platform
-import re
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
+from document import ROOT, publish, timed
 
-ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-from system import BOTS, System, new_token, wait_for  # noqa: E402
+from system import BOTS, System, new_token, wait_for
 
 KILLS = 7
 IDLE_S = 20.0
@@ -48,12 +43,6 @@ class Figure:
         if self.goal is None:
             return ""
         return "met" if self.value <= self.goal else "**missed**"
-
-
-def timed(action: Callable[[], object]) -> float:
-    began = time.monotonic()
-    action()
-    return time.monotonic() - began
 
 
 def clone_to_first_answer() -> Figure:
@@ -165,31 +154,14 @@ def measure() -> list[Figure]:
     return figures
 
 
-def machine() -> str:
-    model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
-    memory = psutil.virtual_memory().total / 1024**3
-    return (
-        f"{model[1] if model else platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB, "
-        f"Linux {platform.release()}, CPython {platform.python_version()}"
-    )
-
-
 def main() -> int:
     figures = measure()
-    revision = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    about = {"revision": revision.strip(), "machine": machine(), "date": datetime.now(UTC).date().isoformat()}
-    results = about | {"figures": [asdict(f) for f in figures]}
-    (ROOT / "bench" / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     lines = [
-        "# Benchmarks", "",
-        "Written by `make bench` from one run; shared machine, so read them as orders of magnitude.", "",
-        f"Revision {about['revision']}, {about['date']}. {about['machine']}.", "",
         "| figure | value | goal | | note |", "|---|--:|--:|---|---|",
         *(f"| {f.what} | {f.value:.2f} {f.unit} | {'' if f.goal is None else f'≤ {f.goal:g} {f.unit}'} "
           f"| {f.verdict} | {f.note} |" for f in figures),
     ]  # fmt: skip
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    publish("multibot", {"figures": [asdict(f) for f in figures]}, lines)
     return 0
 
 

@@ -112,12 +112,12 @@ class FakeSupervisor:
     next_pid: int = 5000
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def bots(self) -> dict[str, Any]:
+    def bots(self, known: Any = None) -> dict[str, Any]:
         if self.away:
             raise SupervisordAway("supervisord does not answer at /x: run 'multibot start'")
         seen = Seen({}, None, self.clock.wall, self.clock.mono)
         rows = [bot_row(bot, p, seen, Past()) for bot, p in self.processes.items()]
-        answer = {"schema": 1, "at": self.clock.wall,
+        answer = {"schema": 1, "version": "1", "at": self.clock.wall,
                   "supervisord": {"pid": 1, "state": self.state, "version": "4.3.0", "stopping": self.stopping},
                   "monitor": {"ok": False, "tick_age_s": None}, "bots": rows}  # fmt: skip
         restored: dict[str, Any] = json.loads(json.dumps(answer))

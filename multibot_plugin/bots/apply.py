@@ -26,7 +26,7 @@ from multibot_plugin.bots.files import (
 )
 from multibot_plugin.bots.leftovers import end_left
 from multibot_plugin.bots.plan import Plan, Rendered, make_plan
-from multibot_plugin.bots.render import Place, read_rendered, render, with_autostart
+from multibot_plugin.bots.render import Place, read_rendered, render, split_sections, with_autostart
 from multibot_plugin.bots.unfinished import Whose, Work, working
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused
 from multibot_plugin.home import Home
@@ -101,13 +101,15 @@ def _guard(plan: Plan, removed: Iterable[str], force: bool) -> None:
 
 
 def _verify(home: Home, plan: Plan) -> None:
-    """Let supervisor's own parser read the text: it must find exactly what was meant."""
+    """Let supervisor's own parser read what is new in the text: it must find exactly what was meant."""
+    sections, was = read_rendered(plan.file.text), read_rendered(plan.base)
+    anew = [section for bot, section in sections.items() if bot not in was or was[bot].text != section.text]
+    text = "\n\n".join(section.text for section in anew)
     parsed = {(p.group, p.name, p.command.split()[-1], p.autostart, p.stop_wait_s)
-              for p in parse(plan.file.text, home, included=True)}  # fmt: skip
-    meant = {(program(s.id), program(s.id), s.digest, s.autostart, s.stop_wait_s)
-             for s in read_rendered(plan.file.text).values()}  # fmt: skip
-    wanted = set(plan.deployments) | set(plan.kept)
-    if parsed != meant or {program(bot) for bot in wanted} != {name for name, *_ in meant}:
+              for p in (parse(text, home, included=True) if anew else ())}  # fmt: skip
+    meant = {(program(s.id), program(s.id), s.digest, s.autostart, s.stop_wait_s) for s in anew}
+    wanted = {*plan.deployments, *plan.kept}
+    if parsed != meant or {*sections} != wanted or len(split_sections(plan.file.text)) != len(wanted):
         raise MultibotError("supervisor's parser reads the rendered sections differently from what is meant")
 
 

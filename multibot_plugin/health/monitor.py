@@ -81,6 +81,7 @@ class Monitor:
         self._astray = astray
         self._connect = connect
         self._supervisor: Supervisor | None = None
+        self._answer: Mapping[str, Any] | None = None
         self._eyes = Worker("eyes")
         self._observer = Observer(home)
         self._channels: dict[str, str] = {}
@@ -188,10 +189,12 @@ class Monitor:
         def ask() -> Mapping[str, Any]:
             if self._supervisor is None:
                 self._supervisor = self._connect()
-            return self._supervisor.bots()
+            return self._supervisor.bots(self._answer)
 
         try:
-            return read_fleet(await self._eyes.call(ask, RPC_TIMEOUT_S))
+            answer = await self._eyes.call(ask, RPC_TIMEOUT_S)
+            fleet, self._answer = read_fleet(answer), answer
+            return fleet
         except ValueError as error:
             raise MultibotError(str(error)) from error
 

@@ -58,20 +58,22 @@ def read_fleet(answer: Mapping[str, Any]) -> Fleet:
     try:
         supervisord = answer["supervisord"]
         running = supervisord["state"] in ("RUNNING", 1)
-        rows = [_read_row(item) for item in answer["bots"]]
+        at = float(answer.get("at") or 0.0)
+        rows = [_read_row(item, at) for item in answer["bots"]]
         stopping = bool(supervisord.get("stopping"))
         return Fleet(running, int(supervisord["pid"]), tuple(row for row in rows if row), stopping)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not an answer of getBots: {type(error).__name__} {error}") from error
 
 
-def _read_row(item: Mapping[str, Any]) -> Row | None:
+def _read_row(item: Mapping[str, Any], at: float) -> Row | None:
+    """Return a row of an answer of ``at``; the row itself may be older, its ages are not used."""
     if not BOT_ID.fullmatch(str(item.get("id", ""))):
         return None
-    uptime_s = item.get("uptime_s")
+    pid = int(item.get("pid") or 0) or None
     return Row(
-        id=item["id"], statename=str(item.get("statename", "UNKNOWN")), pid=int(item.get("pid") or 0) or None,
-        uptime_s=None if uptime_s is None else float(uptime_s), enabled=bool(item.get("enabled")),
+        id=item["id"], statename=str(item.get("statename", "UNKNOWN")), pid=pid,
+        uptime_s=max(0.0, at - float(item["start_at"])) if pid else None, enabled=bool(item.get("enabled")),
         start_at=float(item.get("start_at") or 0), stop_at=float(item.get("stop_at") or 0),
         exit_code=int(item.get("exit_code") or 0), stop_wait_s=float(item.get("stop_wait_s") or 0),
     )  # fmt: skip

@@ -13,7 +13,7 @@ import json
 import socket
 import time
 import xmlrpc.client
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,9 +112,14 @@ class Supervisor:
 
     # -- questions ---------------------------------------------------------------------------------------------
 
-    def bots(self) -> dict[str, Any]:
-        """Return the answer of ``multibot.getBots``: supervisord, monitor and a row for each bot."""
-        return self._json("multibot.getBots")
+    def bots(self, known: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return the answer of ``multibot.getBots``: supervisord, monitor and a row for each bot.
+
+        ``known``: an earlier answer, whose rows are returned as long as supervisord's part of them is the same (ages,
+        and all that the monitor finds out, are then those of that time).
+        """
+        answer = self._json("multibot.getBots", known["version"] if known else "")
+        return {**answer, "bots": known["bots"]} if known and answer["bots"] is None else answer
 
     def row(self, bot: str) -> dict[str, Any]:
         """Return the row of one bot; raises NoSuchBot."""

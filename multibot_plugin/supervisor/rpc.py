@@ -65,7 +65,9 @@ def make_interface(
                 )
             switched = Parts.of(parts)
         except ValueError as error:
-            print(f"Error: {error}", file=sys.stderr)  # supervisord itself only says that it could not make us
+            # supervisord itself only says that it could not make us.
+            print(f"Error: {error}", file=sys.stderr)
+            supervisord.options.logger.critical(str(error))
             raise
         inside = install(supervisord, switched, os.path.join(state, "rendered", "bots.conf"))
         interface = MultibotInterface(supervisord, Path(status), Path(state), inside)
@@ -112,6 +114,9 @@ class MultibotInterface:
         self._status = StatusFile(status)
         self._inside = inside
         self._requests = requests.Requests(state, self._tell)
+        self._changes = 0
+        for kind in (events.ProcessStateEvent, events.ProcessGroupAddedEvent, events.ProcessGroupRemovedEvent):
+            events.subscribe(kind, self._changed)
 
     @_contained
     def getVersion(self) -> str:
@@ -122,21 +127,31 @@ class MultibotInterface:
         return _json({"multibot": VERSION_LOADED, "supervisor": VERSION, "schema": SCHEMA})
 
     @_contained
-    def getBots(self) -> str:
+    def getBots(self, unless: str = "") -> str:
         """Return every bot with its state and health
 
-        @return string result JSON: schema, at, supervisord, monitor, bots
+        `version` changes with everything that supervisord itself knows of them. Whoever looks again and again for
+        that alone (not for health, which the monitor finds out) hands in the one that it has: bots is null if it is
+        the same.
+
+        @param string unless Version of an answer that the caller has
+        @return string result JSON: schema, at, version, supervisord, monitor, bots
         """
+        if not isinstance(unless, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
         now, now_mono = time.time(), time.monotonic()
         status, monitor = self._status.read(), monitor_of(self._supervisord)
+        version = f"{os.getpid()}-{self._changes}"
+        seen = Seen(status, monitor, now, now_mono)
         return _json({
             "schema": SCHEMA,
             "at": now,
+            "version": version,
             "supervisord": {"pid": os.getpid(), "version": VERSION,
                             "state": getSupervisorStateDescription(self._supervisord.options.mood),
                             "stopping": any(p.get_state() == ProcessStates.STOPPING for p in self._processes())},
             "monitor": monitor_row(monitor, status, now_mono),
-            "bots": self._rows(sorted(self._bots().items()), Seen(status, monitor, now, now_mono)),
+            "bots": None if unless == version else self._rows(sorted(self._bots().items()), seen),
         })  # fmt: skip
 
     @_contained
@@ -153,6 +168,7 @@ class MultibotInterface:
             raise RPCError(Faults.INCORRECT_PARAMETERS)
         process = self._bot(bot)
         process.config.autostart = enabled
+        self._changes += 1
         # What was read last, for 'avail' and for 'remove' and 'add' without a 'reread' between.
         for group in self._supervisord.options.process_group_configs:
             if group.name == process.config.name:
@@ -175,6 +191,7 @@ class MultibotInterface:
             raise RPCError(Faults.INCORRECT_PARAMETERS)
         if self._supervisord.options.mood < SupervisorStates.RUNNING:
             raise RPCError(Faults.SHUTDOWN_STATE)
+        self._changes += 1
         return _json(self._inside.updates.update(bots))
 
     @_contained
@@ -253,6 +270,9 @@ class MultibotInterface:
             raise RPCError(Faults.INCORRECT_PARAMETERS)
         found, away = self._requests.result(request), self._monitor_away()
         return _json({**found, "monitor": {"ok": not away, "text": away}})
+
+    def _changed(self, event: Any) -> None:
+        self._changes += 1
 
     def _ask(self, method: str, bot: str | None, by: str) -> str:
         if not isinstance(by, str) or (by and not requests.ASKER.fullmatch(by)):

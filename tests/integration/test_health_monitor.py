@@ -619,7 +619,7 @@ async def test_supervisord_away_is_an_error_of_the_tick_only(place: Place) -> No
 
 async def test_an_answer_that_is_none_is_an_error_of_the_tick(place: Place) -> None:
     monitor = await place.monitor()
-    place.supervisor.bots = lambda: {}  # type: ignore[method-assign]
+    place.supervisor.bots = lambda known=None: {}  # type: ignore[method-assign]
     with pytest.raises(MultibotError, match="not an answer of getBots"):
         await monitor.tick()
 

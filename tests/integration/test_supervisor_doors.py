@@ -101,7 +101,7 @@ def test_a_bots_health_is_what_the_monitor_saw_of_this_very_process_a_moment_ago
 def test_wrong_calls_are_refused_and_nothing_of_them_is_logged(shared: Supervisord) -> None:
     before = shared.log()
     for method, arguments in (
-        ("getBots", ("99:SECRET",)),
+        ("getBots", (["99:SECRET"],)),
         ("setAutostart", ("one", "99:SECRET")),
         ("setAutostart", (["99:SECRET"], True)),
         ("setAutostart", ("99:SECRET", True)),

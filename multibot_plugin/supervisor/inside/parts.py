@@ -16,7 +16,7 @@ from multibot_plugin.supervisor.inside.stops import install_stops
 from multibot_plugin.supervisor.inside.turns import Turns, quick_forks
 from multibot_plugin.supervisor.inside.updates import Updates
 
-_ANSWER_PIECE = 65536  # what supervisor's own HTTP server has before it is lowered to 4096
+_ANSWER_PIECE = 262144  # supervisor's own: 4096; more than a unix socket takes at once (208 KB)
 
 
 def _part(default: Any, help: str) -> Any:
@@ -44,7 +44,7 @@ class Parts:
     )
     large_answers: bool = _part(
         True,
-        "long answers (`status` of many programs) leave in pieces of 64 KB, not 4, with a "
+        "long answers (`status` of many programs) leave in pieces of 200 KB, not 4, with a "
         "walk over all programs between two",
     )
     targeted_update: bool = _part(True, "`multibot apply` reads the bots that changed, not the whole configuration")

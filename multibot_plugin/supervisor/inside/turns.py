@@ -19,7 +19,7 @@ from supervisor.xmlrpc import DeferredXMLRPCResponse
 
 _REAPED_AT_ONCE = 100  # Supervisor.reap() stops after as many children
 _A_LITTLE_LATER_S = 0.002  # supervisord asks for "later than", not "at"
-_SHORTEST_S = 0.01
+_SHORTEST_S, _TICK_S = 0.01, 5.0
 _STOPPING_S = 0.02
 _ASK_AGAIN_S = 0.02
 _stock_deferred = DeferredXMLRPCResponse.__init__
@@ -42,7 +42,7 @@ class Turns:
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._stock.register_readable(self._read)
         self._timeout = 0.0
-        self._shorten, self._reap = contain(self._shorten_poll), contain(self._reap_all)
+        self._measure, self._reap = contain(self._until_due), contain(self._reap_all)
         self._revive = contain(self._start_ended)
         options.poller = self
         DeferredXMLRPCResponse.__init__ = _deferred
@@ -61,18 +61,20 @@ class Turns:
     def poll(self, timeout: float) -> tuple[list[int], list[int]]:
         """Do what supervisor's poller does, for as long as nothing falls due; reap after a signal."""
         self._timeout = timeout
-        self._shorten(time.time())
+        self._measure(time.time())
         readable, writable = self._stock.poll(self._timeout)
         if self._read in readable:
             readable.remove(self._read)  # supervisord knows nothing of it
             self._reap()
         return readable, writable
 
-    def _shorten_poll(self, now: float) -> None:
-        """Let the poll last only as long as nothing falls due."""
+    def _until_due(self, now: float) -> None:
+        """Let the poll last as long as nothing falls due: supervisord would look every second, over all programs."""
         if self._soon:
             self._soon, self._timeout = False, 0.0
             return
+        # Without anything due a turn is needed for supervisord's own ticks, the shortest of which is five seconds.
+        self._timeout = _TICK_S - now % _TICK_S + _A_LITTLE_LATER_S
         # Never a turn without any pause: what is due may have to wait for something else (a retry during a shutdown).
         waits = [max(_SHORTEST_S, _due(process) - now + _A_LITTLE_LATER_S) for process in self._moving.values()]
         # Answers that wait for a program ask again after a pause of theirs.
