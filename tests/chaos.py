@@ -35,6 +35,7 @@ SUPERVISORD = ""
 STOPPED = "stopped"  # a bot that nobody wants to run: it never polls
 _AT_ONCE = 3  # faults before everything has to be well again
 _LONGEST_PAUSE_S = 0.5
+_LONGEST_COMMAND_S = 1.5
 _SETTLED_S = 90.0
 _LAST_LINES = 30  # of a log, when something does not get well
 
@@ -152,13 +153,25 @@ class Chaos:
         )  # fmt: skip
         if words == ("apply",):
             self.system.sql("UPDATE bot_configs SET settings = settings || $1", {"stop_wait_s": 10 + number % 5})
+        return self.begin(*words)
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Begin a command of ours."""
         command = [*self.system.cli, "--home", str(self.system.home.config), *words]
         return subprocess.Popen(command, env=self.system.environment, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
+    def cut_off(self, *words: str) -> None:
+        """Begin a command and kill it at a random moment."""
+        with self.begin(*words) as command:
+            time.sleep(self.random.uniform(0, _LONGEST_COMMAND_S))
+            command.kill()
+
     def start_again(self) -> None:
-        """Start the installation after the end of supervisord."""
+        """Start the installation after the end of supervisord, perhaps in two attempts."""
         wait_for(lambda: not alive(self._pid), "supervisord's end")
+        if self.random.random() < 0.3:
+            self.cut_off("start")
         self.system.run("start")
         self._client.close()
         self._pid = self.system.supervisord_pid
@@ -312,15 +325,39 @@ def _reload(chaos: Chaos) -> None:
 
 def _shut_down(chaos: Chaos) -> None:
     system = chaos.system
+
+    def stop_twice() -> None:
+        chaos.cut_off("stop", "--yes")
+        system.run("stop", "--yes")
+
     end: Callable[[], object] = chaos.random.choice(
         (
             lambda: system.supervisorctl("shutdown"),
             lambda: system.run("stop", "--now", "--yes"),
             lambda: os.kill(system.supervisord_pid, signal.SIGTERM),
+            stop_twice,
         )
     )
     end()
     chaos.start_again()
+
+
+def _cut_power(chaos: Chaos) -> None:
+    """Kill everything at the same time; nobody is left to record it."""
+    processes = sorted(chaos.system.processes(), key=lambda process: process.pid == chaos.system.supervisord_pid)
+    os.kill(chaos.system.supervisord_pid, signal.SIGSTOP)  # it starts nothing any more, and ends last
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    chaos.start_again()
+
+
+def _freeze_database(chaos: Chaos) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        server = psutil.Process(chaos.pid(POSTGRES))
+        server.suspend()
+        chaos.pause()
+        server.resume()
 
 
 def _freeze(chaos: Chaos) -> None:
@@ -352,7 +389,7 @@ def _during_change(act: Callable[[Chaos], None]) -> Callable[[Chaos], None]:
 
     def act_meanwhile(chaos: Chaos) -> None:
         with chaos.change():
-            time.sleep(chaos.random.uniform(0.2, 1.5))
+            time.sleep(chaos.random.uniform(0.2, _LONGEST_COMMAND_S))
             act(chaos)
 
     return act_meanwhile
@@ -360,7 +397,7 @@ def _during_change(act: Callable[[Chaos], None]) -> Callable[[Chaos], None]:
 
 def _kill_change(chaos: Chaos) -> None:
     with chaos.change() as command:
-        time.sleep(chaos.random.uniform(0.2, 1.5))
+        time.sleep(chaos.random.uniform(0.2, _LONGEST_COMMAND_S))
         command.kill()
 
 
@@ -372,6 +409,8 @@ FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (
     Fault("database killed", _kill_database),
     Fault("supervisord killed", _kill_supervisord, alone=True),
     Fault("supervisord frozen", _freeze),
+    Fault("power cut", _cut_power, alone=True),
+    Fault("database frozen during a change", _during_change(_freeze_database), alone=True),
     Fault("rendered file lost", _lose_the_file, alone=True),
     Fault("reload", _reload, alone=True),
     Fault("shutdown and start", _shut_down, alone=True),
