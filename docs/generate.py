@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import sys
@@ -9,6 +10,8 @@ from pathlib import Path
 
 from multibot_plugin import hookspecs
 from multibot_plugin.settings import EFFECTS, SETTINGS, Setting
+from multibot_plugin.supervisor.inside.parts import Parts
+from multibot_plugin.supervisor.inside.requests import FAULTS
 from multibot_plugin.supervisor.rpc import MultibotInterface
 
 DOCS = Path(__file__).resolve().parent
@@ -31,7 +34,8 @@ def settings_table() -> str:
 
 def _described(name: str, function: object) -> str:
     signature = str(inspect.signature(function)).replace("multibot_plugin.health.states.", "")  # type: ignore[arg-type]
-    signature = re.sub(r"self, |\(self\)", lambda m: "()" if ")" in m[0] else "", signature).replace("'", "")
+    signature = re.sub(r"self, |\(self\)", lambda m: "()" if ")" in m[0] else "", signature)
+    signature = re.sub(r"(: |-> )'([^']+)'", r"\1\2", signature)  # annotations are strings
     text = inspect.getdoc(function) or ""
     return f"### `{name}{signature}`\n\n{text.strip()}"
 
@@ -52,10 +56,18 @@ def types_part() -> str:
 
 def rpc_part() -> str:
     methods = [m for n, m in vars(MultibotInterface).items() if not n.startswith("_") and callable(m)]
-    return "\n\n".join(_described(f"multibot.{m.__name__}", m) for m in methods)
+    described = "\n\n".join(_described(f"multibot.{m.__name__}", m) for m in methods)
+    faults = "\n".join(f"| {code} | `{name}` | {meaning} |" for code, (name, meaning) in FAULTS.items())
+    return f"{described}\n\n### Faults of ours\n\n| code | name | meaning |\n|---|---|---|\n{faults}"
+
+
+def parts_table() -> str:
+    rows = [f"| `{f.name}` | `{str(f.default).lower()}` | {f.metadata['help']} |" for f in dataclasses.fields(Parts)]
+    return "| option | default | what it does |\n|---|---|---|\n" + "\n".join(rows)
 
 
 PARTS = {
+    "inside-supervisord.md": parts_table,
     "settings.md": settings_table,
     "plugins.md": lambda: f"{hooks_part()}\n\n## The types\n\n{types_part()}",
     "rpc.md": rpc_part,

@@ -86,6 +86,14 @@ def rows(*bots: str, **changes: Any) -> dict[str, dict[str, Any]]:
     return {bot: row(bot, number, **changes) for number, bot in enumerate(bots, start=1)}
 
 
+def is_dead(process: psutil.Process) -> bool:
+    """Whether a process has ended; the host's init may let an orphan wait for a while."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class Supervisord:
     """An installation in ``directory`` with a supervisord that can be started and stopped."""
 
@@ -118,12 +126,18 @@ class Supervisord:
                 self.process.wait(PATIENCE_S)
         # What a shell was waiting for when it was told to end may live a moment longer.
         _, left = psutil.wait_procs(family, timeout=5)
+        left = [process for process in left if not is_dead(process)]
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait(PATIENCE_S)
         self.process = None
         assert not left, left
+
+    def option(self, line: str) -> None:
+        """Add an option to the section [rpcinterface:multibot], for the next start."""
+        text = self.home.supervisord_conf.read_text()
+        self.home.supervisord_conf.write_text(text.replace("\nstatus=", f"\n{line}\nstatus=", 1))
 
     def reload(self) -> None:
         """Let stock supervisorctl restart supervisord in place, and wait until it answers again."""

@@ -17,7 +17,6 @@ _CONFIG.read(ROOT / "setup.cfg")
 FOLDERS = dict(line.replace(" ", "").split("=") for line in _CONFIG["options"]["package_dir"].strip().splitlines())
 PACKAGES = _CONFIG["options"]["packages"].split()
 
-INSIDE_SUPERVISORD = ("multibot_plugin.supervisor.rpc", "multibot_plugin.supervisor.inside")
 # Modules that decide: values in, values out.
 PURE = (
     "multibot_plugin.bots.config", "multibot_plugin.bots.plan", "multibot_plugin.bots.render",
@@ -52,6 +51,10 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+INSIDE_SUPERVISORD = (
+    "multibot_plugin.supervisor.rpc",
+    *(name for name in MODULES if name.startswith("multibot_plugin.supervisor.inside")),
+)
 
 
 def imports(name: str, top_only: bool) -> Iterator[str]:

@@ -17,7 +17,8 @@ from multibot_plugin.errors import MultibotError, SupervisordAway
 from multibot_plugin.health.observe import DEFAULTS
 from multibot_plugin.hookspecs import Alert, Finding, Health, Heartbeat, Level, Observation
 from multibot_plugin.plugins import GROUP
-from multibot_plugin.supervisor.rpc import bot_row
+from multibot_plugin.supervisor.inside.ends import Past
+from multibot_plugin.supervisor.inside.rows import Seen, bot_row
 
 NOW, NOW_AT = 10_000.0, 1_800_000_000.0
 PID = 99_999_999  # no process
@@ -114,7 +115,8 @@ class FakeSupervisor:
     def bots(self) -> dict[str, Any]:
         if self.away:
             raise SupervisordAway("supervisord does not answer at /x: run 'multibot start'")
-        rows = [bot_row(bot, p, {}, self.clock.wall, self.clock.mono) for bot, p in self.processes.items()]
+        seen = Seen({}, None, self.clock.wall, self.clock.mono)
+        rows = [bot_row(bot, p, seen, Past()) for bot, p in self.processes.items()]
         answer = {"schema": 1, "at": self.clock.wall,
                   "supervisord": {"pid": 1, "state": self.state, "version": "4.3.0", "stopping": self.stopping},
                   "monitor": {"ok": False, "tick_age_s": None}, "bots": rows}  # fmt: skip

@@ -61,7 +61,8 @@ def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python:
     base = read_text(home.rendered)
     rendered = {bot: Rendered(s, read_deployment(home, s)) for bot, s in read_rendered(base).items()}
     kept = [rendered[bot].section for bot in problems if bot in rendered]
-    file = render(template("program.conf.j2"), deployments.values(), kept, Place(python, home.log))
+    place = Place(python, home.log, home.variables if home.foreign else {})
+    file = render(template("program.conf.j2"), deployments.values(), kept, place)
     return replace(make_plan(deployments, problems, rendered, file, base), owners=owners, key=key)
 
 
@@ -127,10 +128,12 @@ def apply(
         _guard(plan, sorted(set(plan.removed) | (set(before) - set(plan.deployments) - set(plan.kept))), force)
         sections = read_rendered(plan.file.text)
         only = None if plan.only is None else plan.only | work.left.keys()
-        due = differing(before, sections)
+        was = read_rendered(plan.base)
+        written = {bot for bot, section in sections.items() if bot in was and was[bot].text != section.text}
+        due = differing(before, sections) | written
         work.note(due if only is None else due & only, whose)
         write(home, plan, force=force)
-        applied = conform(supervisor, answer, sections, work.left, lambda bots: work.note(bots, whose), only=only)
+        applied = conform(supervisor, answer, sections, work.left, written, only=only)
         for bot in applied.removed:
             end_left(home, bot)
         for bot in applied.stopped:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 from multibot_plugin.bots.render import Section
 from multibot_plugin.errors import MultibotError, Unreachable
-from multibot_plugin.supervisor.client import (
-    STILL_RUNNING,
-    STOPPED_STATES,
-    Supervisor,
-    SupervisorFault,
-    bot_of,
-    program,
+from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, program
+from multibot_plugin.supervisor.inside.words import (
+    ADDED,
+    FOREIGN,
+    LIVE_CHANGED,
+    REMOVED,
+    REPLACED,
+    RUNNING,
+    STOPPING,
+    UNCHANGED,
 )
 
-_POLL_S = 0.1
+_POLL_S = 0.05
 _STOP_MORE_S = 15.0
 # The monitor takes a stop for somebody's wish once it has lasted (health/rules.py), at one of its next looks.
 _WISH_WAITS_S = 10.0
@@ -27,9 +30,8 @@ _WISH_WAITS_S = 10.0
 
 @dataclass(frozen=True)
 class Applied:
-    """What was done, by bot. ``foreign``: programs that changed in the files and are not bots (left alone).
+    """What was done, by bot. ``standing``: enabled, but somebody may have stopped it past multibot (left alone).
 
-    ``standing``: bots that are enabled, but that somebody may have stopped past multibot (left alone, too).
     ``failed``: what did not work, a line for each bot; the next apply takes it up again.
     """
 
@@ -37,7 +39,6 @@ class Applied:
     restarted: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
-    foreign: tuple[str, ...] = ()
     standing: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
 
@@ -51,41 +52,33 @@ def differing(before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Se
 
 def conform(
     supervisor: Supervisor, answer: Mapping[str, Any], sections: Mapping[str, Section], left: Collection[str],
-    note: Callable[[Iterable[str]], None] = lambda bots: None, *, only: Collection[str] | None = None,
+    written: Collection[str] = (), *, only: Collection[str] | None = None,
 ) -> Applied:  # fmt: skip
     """Let supervisord run what ``sections``, the rendered ones, say.
 
     ``answer``: that of getBots just now. ``left``: bots that somebody may have stopped in order to start them again.
-    ``note`` is called with bots before they are stopped, where supervisord alone knew that they changed. ``only``:
-    touch no other bots.
+    ``written``: bots whose sections were written anew, whatever of them it was. ``only``: touch no other bots.
     """
-    ours = {row["id"] for row in answer["bots"]} | sections.keys()
     before = {row["id"]: row for row in answer["bots"] if only is None or row["id"] in only}
     sections = {bot: section for bot, section in sections.items() if only is None or bot in only}
     failed: dict[str, str] = {}
-    turned = _turn(supervisor, before, sections, failed)
-    reread = supervisor.reread()
-    changed, removed, added = (
-        [bot for bot in _bots(names, ours) if only is None or bot in only]
-        for names in (reread.changed, reread.removed, reread.added)
-    )
-    note({*changed, *removed} - differing(before, sections))
-    _replace(supervisor, changed, removed, sections, failed)
-    added = [bot for bot in added if _attempt(failed, bot, supervisor.add, program(bot))]
+    names = (differing(before, sections) | {*left, *written}) & (before.keys() | sections.keys())
+    done = supervisor.update(names)
+    turned = _turn(supervisor, before, sections, done, failed)
+    done |= _replace(supervisor, before, {bot for bot, word in done.items() if word in (RUNNING, STOPPING)}, failed)
+    failed |= {bot: "a program of this name is somebody else's" for bot, word in done.items() if word == FOREIGN}
+    anew = {bot for bot, word in done.items() if word in (ADDED, REPLACED)}
     due = {*left, *(bot for bot in turned if before[bot]["statename"] == "STOPPING")}
     rest = {bot: s for bot, s in sections.items() if bot in due or bot not in turned}
-    begun = _start_standing(supervisor, answer, rest.keys() - {*added, *changed}, sections, due, failed)
+    begun = _start_standing(supervisor, answer, rest.keys() - anew - failed.keys(), sections, due, failed)
     for bot in turned:  # told to end before everything else: what is left is to wait for the slow ones
         if not sections[bot].autostart:
             _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
-    names = {*reread.added, *reread.changed, *reread.removed}
-    ended = _stop_running(supervisor, answer, rest.keys() - {*added, *changed}, sections, failed)
-    applied = _outcome(before, sections, {*added, *turned, *changed, *begun, *ended}, removed, failed)
-    still = [bot for bot in rest if bot in before and rest[bot].autostart and before[bot]["statename"] == "STOPPED"]
-    return replace(
-        applied, foreign=tuple(sorted(names - {program(bot) for bot in _bots(names, ours)})),
-        standing=tuple(sorted({*still} - {*added, *changed, *begun, *failed})),
-    )  # fmt: skip
+    ended = _stop_running(supervisor, answer, rest.keys() - anew, sections, failed)
+    removed = sorted(bot for bot, word in done.items() if word == REMOVED)
+    applied = _outcome(before, sections, {*anew, *turned, *begun, *ended}, removed, failed)
+    still = {bot for bot in rest if bot in before and rest[bot].autostart and before[bot]["statename"] == "STOPPED"}
+    return replace(applied, standing=tuple(sorted(still - anew - {*begun, *failed})))
 
 
 def _outcome(
@@ -104,11 +97,6 @@ def _outcome(
     )
 
 
-def _bots(names: Iterable[str], ours: Collection[str]) -> list[str]:
-    """Return the bots among these programs; somebody else's may be called bot-something, too."""
-    return sorted(bot for bot in map(bot_of, names) if bot is not None and bot in ours)
-
-
 def _attempt(failed: dict[str, str], bot: str, order: Any, *arguments: Any) -> bool:
     """Carry out an order for one bot; what supervisord refuses is this bot's failure, not the others'."""
     try:
@@ -123,16 +111,14 @@ def _attempt(failed: dict[str, str], bot: str, order: Any, *arguments: Any) -> b
 
 def _turn(
     supervisor: Supervisor, before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Section],
-    failed: dict[str, str],
+    done: Mapping[str, str], failed: dict[str, str],
 ) -> list[str]:  # fmt: skip
-    """Start or stop the bots whose ``enabled`` changed; supervisord then sees no difference in that line any more."""
+    """Start or stop the bots of which ``enabled`` is all that changed (in supervisord's memory it has just been)."""
     turned = []
     for bot, section in sections.items():
-        if bot not in before or before[bot]["enabled"] == section.autostart:
+        same = done.get(bot) in (LIVE_CHANGED, UNCHANGED)
+        if bot not in before or not same or before[bot]["enabled"] == section.autostart:
             continue
-        supervisor.set_autostart(bot, section.autostart)
-        if section.digest != before[bot]["digest"]:
-            continue  # replaced as a whole in a moment
         order = supervisor.start if section.autostart else supervisor.stop
         waits = section.autostart and before[bot]["statename"] == "STOPPING"  # started when it has ended
         if waits or _attempt(failed, bot, order, program(bot), None):
@@ -141,46 +127,30 @@ def _turn(
 
 
 def _replace(
-    supervisor: Supervisor, changed: Iterable[str], removed: Iterable[str], sections: Mapping[str, Section],
-    failed: dict[str, str],
-) -> None:  # fmt: skip
-    """Stop, remove and (those that changed) add again, all at the same time.
+    supervisor: Supervisor, before: Mapping[str, Mapping[str, Any]], bots: Collection[str], failed: dict[str, str]
+) -> dict[str, str]:
+    """Stop ``bots`` at the same time and let supervisord replace (or remove) each as soon as it has ended.
 
-    A bot is added as soon as it has ended, so it is never seen stopped for longer than one look.
+    supervisord takes a bot out and in again in one go, so it is never missing.
     """
-    open_bots = {bot: True for bot in changed} | {bot: False for bot in removed}
-    rows = {row["id"]: row for row in supervisor.bots()["bots"]} if open_bots else {}
-    now = time.monotonic()
-    deadlines = {bot: now + rows[bot]["stop_wait_s"] + _STOP_MORE_S for bot in open_bots if bot in rows}
-    for bot in list(open_bots):
-        if not _attempt(failed, bot, supervisor.stop, program(bot), None):
-            del open_bots[bot]
-    while open_bots:
-        rows = {row["id"]: row for row in supervisor.bots()["bots"]}
-        for bot, again in list(open_bots.items()):
-            gone = bot not in rows
-            if gone or rows[bot]["statename"] in STOPPED_STATES:
-                if _taken_out(supervisor, bot, failed):
-                    del open_bots[bot]
-                    if again and bot not in failed:
-                        _attempt(failed, bot, supervisor.add, program(bot))
-            elif time.monotonic() > deadlines.get(bot, now + _STOP_MORE_S):
-                failed[bot] = f"bot {bot!r} is still {rows[bot]['statename']} long after its time to stop"
-                del open_bots[bot]
-        if open_bots:
+    done: dict[str, str] = {}
+    began = time.monotonic()
+    words, left = dict.fromkeys(bots, RUNNING), set(bots)
+    while left:
+        for bot in sorted(left):
+            wait_s = before[bot]["stop_wait_s"] + _STOP_MORE_S
+            if time.monotonic() - began > wait_s:
+                failed[bot] = f"bot {bot!r} is still {words[bot]} after {wait_s:g} s"
+            elif words[bot] == RUNNING:  # or again: something may have started it in between
+                _attempt(failed, bot, supervisor.stop, program(bot), None)
+        left -= failed.keys()
+        words = supervisor.update(left)
+        over = {bot: word for bot, word in words.items() if word not in (RUNNING, STOPPING)}
+        done |= over
+        left -= over.keys()
+        if left:
             time.sleep(_POLL_S)
-
-
-def _taken_out(supervisor: Supervisor, bot: str, failed: dict[str, str]) -> bool:
-    """Remove a bot that has ended; False when it came back in between (then it is told to stop again)."""
-    try:
-        supervisor.remove(program(bot))
-    except SupervisorFault as fault:
-        if fault.code == STILL_RUNNING:
-            supervisor.stop(program(bot), None)
-            return False
-        failed[bot] = str(fault)
-    return True
+    return done
 
 
 def _start_standing(

@@ -42,10 +42,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Place:
-    """What all sections have in common: multibot's interpreter and the directory of the logs."""
+    """What all sections have in common: multibot's interpreter, the directory of the logs, and what the runner is
+    told in its environment where supervisord itself does not tell it (an operator's own supervisord)."""
 
     python: str
     log: Path
+    variables: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,18 @@ def render(
         raise BadValue(f"{place.log}: supervisord's configuration cannot hold this path")
     if not _QUOTED_PATH.fullmatch(place.python):
         raise BadValue(f"{place.python}: supervisord's configuration cannot hold this path of an interpreter")
-    return RenderedFile("bots.conf", template.render(sections=sections, python=place.python, log=place.log))
+    text = template.render(
+        sections=sections, python=place.python, log=place.log, environment=environment(place.variables)
+    )
+    return RenderedFile("bots.conf", text)
+
+
+def environment(variables: Mapping[str, Path]) -> str:
+    """Return the value of an ``environment=``; raises BadValue for a path that its quoting could change."""
+    for path in variables.values():
+        if not _PATH.fullmatch(str(path)):
+            raise BadValue(f"{path}: supervisord's configuration cannot hold this path")
+    return ",".join(f'{name}="{path}"' for name, path in variables.items())
 
 
 def _check(section: Section) -> None:

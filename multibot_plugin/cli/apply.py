@@ -22,7 +22,7 @@ def apply(context: Context, yes: bool, json_wanted: bool) -> int:
     result = apply_now(context, force=yes)
     say_result(context, result)
     if json_wanted:
-        show_json(as_json(result))
+        show_json({**as_json(result), "text": summary(result)})
     else:
         say(summary(result))
     return 0 if result.ok else 1

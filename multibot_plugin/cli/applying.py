@@ -105,9 +105,6 @@ def say_result(context: Context, result: Result, besides: str = "") -> None:
         names = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
         verb = "differs" if len(others) == 1 else "differ"
         say(f"{names}: {verb} from what is applied, left as it is: '{context.home.command('apply')}'")
-    if result.applied and result.applied.foreign:
-        names = one_line(", ".join(result.applied.foreign))
-        say(f"not ours, left alone: {names} (supervisorctl update)")
 
 
 def say_environment(context: Context) -> None:
@@ -164,6 +161,6 @@ def as_json(result: Result) -> dict[str, Any]:
     """Return plan and result as plain values, masked."""
     applied = result.applied
     done: dict[str, Any] = {"applied": applied is not None}
-    for name in ("started", "restarted", "stopped", "removed", "foreign", "standing"):
+    for name in ("started", "restarted", "stopped", "removed", "standing"):
         done[name] = list(getattr(applied, name)) if applied else []
     return {"plan": result.plan.as_json(), **done, "failed": dict(applied.failed) if applied else {}}

@@ -177,13 +177,17 @@ def _ends(picture: Picture) -> Iterator[str]:
     newer = {id(run): before.started_at for before, run in pairwise(picture.runs)}
     for run in over:
         ended_at = newer.get(id(run), after if after and after >= run.started_at else None)
-        yield _end(run, ended_at, picture.at)
+        seen = row["end"] if run is over[0] and row["end"] and row["end"]["at"] >= run.started_at else None
+        yield _end(run, ended_at, picture.at, seen)
 
 
-def _end(run: Run, seen_at: float | None, now_at: float) -> str:
+def _end(run: Run, seen_at: float | None, now_at: float, seen: Mapping[str, Any] | None) -> str:
+    """Return the line of one end. ``seen``: how supervisord saw it, which it tells of the last one only."""
     ended, killed = run.exit, KILLED if run.died else "killed while it was stopping"
-    at = ended.ended_at if ended else seen_at
+    at = ended.ended_at if ended else seen["at"] if seen else seen_at
     how, text = "killed", killed
+    if seen:
+        how = str(seen["signal"] or f"exit {seen['code']}")
     if ended:
         how = f"exit {ended.code}" if ended.code is not None else ended.cause
         how, text = f"signal {ended.signal}" if ended.signal else how, one_line(ended.text or ended.cause)

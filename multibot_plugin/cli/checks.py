@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 import multibot_plugin
 from multibot_plugin.cli.config import problems
-from multibot_plugin.cli.fleet import Fleet
+from multibot_plugin.cli.fleet import Fleet, NotLoaded, Row
 from multibot_plugin.cli.output import Context, count, spoken
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError
@@ -47,7 +48,9 @@ class Patient:
     @property
     def started(self) -> bool:
         """Whether this installation ever ran: before that there is nothing to be said of what runs."""
-        return self.fleet.away is None or self.context.home.supervisord_log.exists()
+        home = self.context.home
+        log = home.log / "monitor.log" if home.foreign else home.supervisord_log
+        return self.fleet.away is None or log.exists()
 
 
 Found = Check | Iterable[Check]
@@ -197,6 +200,8 @@ def _running(patient: Patient, known: bool) -> Check:
     if differing:
         text = f"supervisord runs {', '.join(differing[:5])} otherwise than rendered"
         return Check("rendered", WARNING, text, (home.command("apply"),))
+    if isinstance(patient.fleet.away, NotLoaded):
+        return Check("rendered", WARNING, f"{bots}; what runs of them is not known")
     if patient.fleet.away:
         return Check("rendered", WARNING, f"{bots}, none of which runs without supervisord")
     if not known:
@@ -212,9 +217,17 @@ def descriptors(patient: Patient) -> Found:
         return ()
     line = next(s for s in Path(f"/proc/{pid}/limits").read_text().splitlines() if s.startswith("Max open files"))
     limit, bots = int(line.split()[3]), len(patient.fleet.rows)
-    room = (limit - _DESCRIPTORS_BESIDES) // _DESCRIPTORS_OF_A_BOT
+    room = (limit - _besides(pid, patient.fleet.rows)) // _DESCRIPTORS_OF_A_BOT
     text = f"descriptors: {limit:,} allow {count(room, 'bot')}, {bots:,} configured"
     if bots * 10 < room * 8:
         return Check("descriptors", GOOD, text)
-    remedy = f"raise minfds in {patient.context.home.supervisord_conf} to {limit * 4}, then stop and start"
-    return Check("descriptors", BAD if bots >= room else WARNING, text, (remedy,))
+    home = patient.context.home
+    remedies = (f"raise minfds in {home.supervisord_conf} to {limit * 4}", home.to_restart)
+    return Check("descriptors", BAD if bots >= room else WARNING, text, remedies)
+
+
+def _besides(pid: int, rows: Iterable[Row]) -> int:
+    """Return how many descriptors of supervisord are not for bots: its own, those of other programs."""
+    running = sum(bool(row["pid"]) for row in rows)
+    open_now = len(os.listdir(f"/proc/{pid}/fd"))
+    return max(_DESCRIPTORS_BESIDES, open_now - running * _DESCRIPTORS_OF_A_BOT)

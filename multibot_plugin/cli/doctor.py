@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import click
 
@@ -11,6 +11,7 @@ from multibot_plugin.cli.checks import BAD, GOOD, Check, Found, Patient
 from multibot_plugin.cli.output import Context, mark, one_line, output_option, pass_context, show, show_json
 from multibot_plugin.cli.start import check_initialised
 from multibot_plugin.errors import MultibotError
+from multibot_plugin.supervisor.client import SupervisorFault
 
 CHECKS: Sequence[tuple[str, Callable[[Patient], Found]]] = (
     ("settings", checks.settings),
@@ -37,7 +38,7 @@ def doctor(context: Context, form: str) -> int:
     ● fine, ▲ worth a look, ✖ wrong; below a line what to type. Exit code 1 when something is wrong.
     """
     check_initialised(context.home)
-    found = examine(Patient(context, fleet.look(context), dict(fleet.read_status(context.home))))
+    found = examine(Patient(context, _look(context), dict(fleet.read_status(context.home))))
     ok = all(check.mark != BAD for check in found)
     if form == "json":
         show_json({"ok": ok, "checks": [_as_json(check) for check in found]})
@@ -45,6 +46,20 @@ def doctor(context: Context, form: str) -> int:
         for check in found:
             _show(check)
     return 0 if ok else 1
+
+
+def _beside() -> Mapping[str, Callable[[Patient], Found]]:
+    """Return the checks that are others in an operator's own supervisord."""
+    from multibot_plugin.cli import checks_beside
+
+    return {"supervisord": checks_beside.supervisord, "configuration": checks_beside.main_file}
+
+
+def _look(context: Context) -> fleet.Fleet:
+    try:
+        return fleet.look(context)
+    except SupervisorFault as fault:
+        return fleet.without(context, fleet.NotLoaded(str(fault)))
 
 
 def _as_json(check: Check) -> dict[str, object]:
@@ -61,9 +76,10 @@ def _show(check: Check) -> None:
 def examine(patient: Patient) -> list[Check]:
     """Return the result of every check; one that cannot be made is a finding itself."""
     found: list[Check] = []
+    others = _beside() if patient.context.home.foreign else {}
     for name, check in CHECKS:
         try:
-            result = check(patient)
+            result = others.get(name, check)(patient)
             found += [result] if isinstance(result, Check) else result
         except (MultibotError, OSError) as error:
             found.append(Check(name, BAD, f"{name}: {error}"))

@@ -20,8 +20,12 @@ _SERIOUS = {Health.UNAUTHORISED, Health.CONFLICTED, Health.FROZEN, Health.DEAF}
 _ROW_KEYS = (
     "id", "state", "health", "cause", "pid", "uptime_s", "restarts_24h", "memory_bytes", "cpu_percent", "connections",
     "last_poll_age_s", "last_update_age_s", "launch", "enabled", "digest", "statename", "start_at", "stop_at",
-    "exit_code", "spawn_error", "stop_wait_s",
+    "exit_code", "spawn_error", "stop_wait_s", "end", "deaths",
 )  # fmt: skip
+
+
+class NotLoaded(SupervisordAway):
+    """supervisord answers, and bots may run in it, but our plugin is not loaded in it (or refuses)."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,17 @@ def look(context: Context) -> Fleet:
         with context.supervisor() as supervisor:
             answer = supervisor.bots()
     except SupervisordAway as error:
-        return Fleet(_rendered(context), {}, {}, time.time(), error)
-    rows = tuple(_explained(context.home, row) for row in sorted(answer["bots"], key=lambda row: str(row["id"])))
+        return without(context, error)
+    rows = tuple(explained(context.home, row) for row in sorted(answer["bots"], key=lambda row: str(row["id"])))
     return Fleet(rows, answer["supervisord"], answer["monitor"], answer["at"])
 
 
-def _explained(home: Home, row: Row) -> Row:
+def without(context: Context, away: SupervisordAway) -> Fleet:
+    """Return what is known of the fleet without supervisord."""
+    return Fleet(_rendered(context), {}, {}, time.time(), away)
+
+
+def explained(home: Home, row: Row) -> Row:
     """Return the row with a cause where a bot does not stay up: its runner's words tell more than supervisord's."""
     if row["cause"] or row["state"] not in ("quarantined", "backing-off"):
         return row

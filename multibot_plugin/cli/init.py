@@ -23,27 +23,42 @@ _DATABASE_ACCOUNT = "multibot-postgres"
 
 
 @click.command()
+@click.option("--into", type=click.Path(exists=True, dir_okay=False, path_type=Path), metavar="FILE",
+              help="Live in the supervisord of this configuration file, which is read and never written.")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @json_option()
 @pass_context
-def init(context: Context, yes: bool, json_wanted: bool) -> None:
+def init(context: Context, into: Path | None, yes: bool, json_wanted: bool) -> None:
     """Prepare an installation: directories, keys, the embedded database, multibot.toml and supervisord.conf.
 
     As root it goes to /etc/multibot, /var/lib/multibot, /run/multibot and /var/log/multibot, as a user to the XDG
     places, with --home DIR into that directory. What is there already is kept, so it can be run again at any time.
+
+    With --into FILE there is no supervisord of our own: what FILE, the supervisord.conf of one that you have, needs is
+    printed for you to paste.
     """
+    from multibot_plugin.cli import beside
+    from multibot_plugin.supervisor.beside import to_paste
+
     home, settings = context.home, context.settings
     check_owner(home)
+    if into:
+        home = beside.move(home, into.absolute())
     if os.geteuid() == 0:
         check_reach(home, settings)
     if sys.stdin.isatty() and sys.stderr.isatty() and not yes:
         announce(home, settings)
         confirm("Go on?", yes)
     made = prepare(home, settings)
+    lacking = beside.lacking(home)
     if json_wanted:
         places = {name: str(getattr(home, name)) for name in ("config", "state", "run", "log")}
-        show_json({**places, "database": "database_url" if settings["database_url"] else "embedded", "files": made})
-    say(f"Ready. Next: {home.command('start')}")
+        show_json({**places, "database": "database_url" if settings["database_url"] else "embedded", "files": made,
+                   "paste": to_paste(lacking)})  # fmt: skip
+    if lacking:
+        beside.show_lacking(home, lacking, json_wanted)
+    else:
+        say(f"Ready. Next: {home.command('start')}")
 
 
 def check_reach(home: Home, settings: Settings) -> None:
@@ -65,6 +80,8 @@ def announce(home: Home, settings: Settings) -> None:
         ("logs", home.log),
     ):
         say(f"  {name:<14} {path}{'' if path.is_dir() else '  (new)'}")
+    if home.foreign:
+        say(f"  {'supervisord':<14} yours, of {home.foreign}, which stays as it is")
     url = settings["database_url"]
     say(f"  {'database':<14} {'the one of database_url' if url else 'PostgreSQL, embedded, below the state directory'}")
     if os.geteuid() == 0:
@@ -81,7 +98,7 @@ def prepare(home: Home, settings: Settings) -> dict[str, str]:
     from multibot_plugin.database.account import make_account
     from multibot_plugin.database.embedded import is_embedded, program
     from multibot_plugin.database.embedded import prepare as prepare_database
-    from multibot_plugin.supervisor.conf import install_main, render_main
+    from multibot_plugin.supervisor.conf import install_included, install_main, render_main
 
     make_places(home)
     found: dict[str, str] = {}
@@ -101,6 +118,9 @@ def prepare(home: Home, settings: Settings) -> dict[str, str]:
         embedded = program(home, settings)
     for note in notes:
         say(f"    {note}")
+    if home.foreign:
+        install_included(home, embedded)
+        return found | {str(path): "written" for path in (home.rendered, home.rendered_postgres) if path.exists()}
     return found | _main_file(home, render_main(home, embedded), lambda: install_main(home, embedded))
 
 

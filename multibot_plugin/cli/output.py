@@ -43,11 +43,15 @@ _COLOURS = {"●": "green", "▲": "yellow", "✖": "red", "○": "bright_black"
 
 
 class Context:
-    """What a command gets: ``ctx.obj`` (``@pass_context``). Everything is found out when it is first used."""
+    """What a command gets: ``ctx.obj`` (``@pass_context``). Everything is found out when it is first used.
 
-    def __init__(self, home: str | None = None, debug: bool = False) -> None:
+    ``actor``: in whose name, through which door (None: the person at the keyboard, what they typed).
+    """
+
+    def __init__(self, home: str | None = None, debug: bool = False, actor: Actor | None = None) -> None:
         self.home_option = home
         self.debug = debug
+        self._actor = actor
 
     @cached_property
     def home(self) -> Home:
@@ -73,7 +77,7 @@ class Context:
     def actor(self) -> Actor:
         from multibot_plugin.bots.store import current_actor
 
-        return current_actor(self.door)
+        return self._actor or current_actor(self.door)
 
     def supervisor(self, timeout_s: float = 10.0) -> Supervisor:
         """Return a client of this home's supervisord; its calls raise SupervisordAway when nothing answers.

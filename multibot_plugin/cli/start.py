@@ -49,7 +49,8 @@ def start(context: Context, foreground: bool, json_wanted: bool) -> int:
     """Start everything: supervisord with the bots as they were rendered last, at once; then wait for the database,
     bring its tables up to date and apply what it says.
 
-    When it runs already, what should run and was stopped is started. Progress goes to stderr.
+    When it runs already, what should run and was stopped is started. Progress goes to stderr. In a supervisord of
+    yours (init --into) that one has to run; it is not started.
     """
     if foreground and json_wanted:
         raise click.UsageError("--foreground does not end, so it has no --json")
@@ -57,9 +58,16 @@ def start(context: Context, foreground: bool, json_wanted: bool) -> int:
     check_initialised(home)
     _check_secrets()
     make_places(home)
+    if foreground and home.foreign:
+        raise Refused(f"--foreground: the supervisord of {home.foreign} is yours to start: '{home.to_start}'")
     if foreground:
         run_foreground(context)
     with context.supervisor() as supervisor:
+        if home.foreign:
+            from multibot_plugin.cli import beside
+
+            beside.check_ready(home, supervisor)
+            beside.take_postgres(supervisor)
         ran = supervisor.alive()
         if ran:
             say(f"supervisord runs already (pid {supervisor.pid()})")
@@ -76,7 +84,7 @@ def start(context: Context, foreground: bool, json_wanted: bool) -> int:
 def check_initialised(home: Home) -> None:
     """Raise NoInstallation unless ``init`` was run for this home, Refused when that was not by us."""
     check_owner(home)
-    if not (home.supervisord_conf.is_file() and home.digest_key.is_file()):
+    if not (home.digest_key.is_file() and (home.foreign or home.supervisord_conf.is_file())):
         raise no_installation(home)
 
 
@@ -130,6 +138,8 @@ def is_running(home: Home) -> int | None:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except (OSError, ValueError):
         return None
+    if home.foreign:  # it may have found its file by itself
+        return pid if any(b"supervisord" in word for word in words) else None
     return pid if str(home.supervisord_conf).encode() in words else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +13,7 @@ from multibot_plugin.cli.output import Context, confirm, count, json_option, pas
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError, SupervisordAway, Unreachable
 from multibot_plugin.home import check_owner
-from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, kill_tree
+from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor, SupervisorFault, kill_tree, program
 
 if TYPE_CHECKING:
     import psutil
@@ -33,7 +34,7 @@ def stop(context: Context, now: bool, yes: bool, json_wanted: bool) -> None:
     """Stop the whole system: every bot (at the same time), the monitor, the database and supervisord.
 
     Each bot has its own stop_wait_s to finish. Nobody's wish is changed: 'multibot start' starts the same bots again.
-    One bot: 'multibot bot stop ID'.
+    One bot: 'multibot bot stop ID'. In a supervisord of yours (init --into) that one and your programs go on.
     """
     check_owner(context.home)
     with context.supervisor() as supervisor:
@@ -53,11 +54,35 @@ def _stop(context: Context, supervisor: Supervisor, now: bool, yes: bool) -> dic
         say("supervisord is not running: nothing to stop")
         return {"stopped": False, "pid": None, "bots": []}
     pid = pid or supervisor.pid()
+    if context.home.foreign:
+        return _stop_ours(context, supervisor, now, yes)
     confirm(f"Stop supervisord and {count(len(living), 'running bot')}?", yes)
     _record(context, now)
     _shut_down(context.home, supervisor, pid, now)
     say(f"Stopped. To start it again: {context.home.command('start')}")
     return {"stopped": True, "pid": pid, "bots": [row["id"] for row in living]}
+
+
+def _stop_ours(context: Context, supervisor: Supervisor, now: bool, yes: bool) -> dict[str, Any]:
+    """Stop what is ours in an operator's supervisord; return what that was, for JSON."""
+    from multibot_plugin.bots.leftovers import end_left
+    from multibot_plugin.cli.beside import stop_ours
+
+    home, living = context.home, [row for row in supervisor.bots()["bots"] if row["statename"] not in STOPPED_STATES]
+    confirm(f"Stop {count(len(living), 'running bot')}, the monitor and the database?", yes)
+    _record(context, now)
+    with step(f"{count(len(living), 'bot')}, monitor and database"):
+        stop_ours(home, supervisor, living, now)
+    bots = [row["id"] for row in living]
+    _say_left(sum(end_left(home, bot, partial(supervisor.running, program(bot))) for bot in bots))
+    say(f"Stopped. Your supervisord ({home.foreign}) and its other programs go on; when it is started anew, so are the "
+        f"bots. To start them again: {home.command('start')}")  # fmt: skip
+    return {"stopped": True, "pid": supervisor.pid(), "bots": bots}
+
+
+def _say_left(left: int) -> None:
+    if left:
+        say(f"killed {left} process(es) that bots left behind")
 
 
 def _record(context: Context, now: bool) -> None:
@@ -76,7 +101,7 @@ def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
     """Let supervisord stop everything and end; return when no process of theirs is left.
 
     It is asked for nothing else: should this command be killed, supervisord goes on alone, and never lives on with
-    its programs stopped. It stops the bots at the same time and first (supervisor/inside.py).
+    its programs stopped. It stops the bots at the same time and first (supervisor/inside/stops.py).
     """
     family, longest_s = _family(pid), 0.0
     try:
@@ -92,8 +117,7 @@ def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
         _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
     from multibot_plugin.bots.leftovers import end_all_left
 
-    if left := end_all_left(home):
-        say(f"killed {left} process(es) that bots left behind")
+    _say_left(end_all_left(home))
 
 
 def _living(supervisor: Supervisor) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ CPU): orders return at once, and the waiting is done by asking again.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -13,23 +14,26 @@ import re
 import socket
 import time
 import xmlrpc.client
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.parsers.expat import ExpatError
 
-from multibot_plugin.errors import MultibotError, NoSuchBot, SupervisordAway
+from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, SupervisordAway
 from multibot_plugin.home import Home
+from multibot_plugin.supervisor.inside.requests import TOO_OLD
 from multibot_runner.protocol import PROGRAM_PREFIX
 
 # supervisor.xmlrpc.Faults; not imported, because that module brings supervisor's whole HTTP server along.
 UNKNOWN_METHOD, SHUTDOWN_STATE, BAD_NAME, NO_FILE, NOT_EXECUTABLE, FAILED = 1, 6, 10, 20, 21, 30
-SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, STILL_RUNNING, CANT_REREAD = 50, 60, 70, 90, 91, 92
+SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, CANT_REREAD = 50, 60, 70, 90, 92
 
 MONITOR, POSTGRES = "multibot", "multibot-postgres"  # programs of supervisord.conf
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL", "UNKNOWN"})
+_RESTART = "multibot stop && multibot start"
 _POLL_S = 0.1
+_AT_ONCE = 20  # sections that supervisord reads in one go: a hundredth of a second
 # The only part of the parser's words that cannot hold a value (a bad quote makes it cite a whole environment=).
 _WHERE = re.compile(r"in section '([^']{1,100})'(?: \(file: '([^']{1,300})'\))?\s*$")
 
@@ -65,8 +69,9 @@ class _Connection(http.client.HTTPConnection):
 class _Transport(xmlrpc.client.Transport):
     """One kept connection; after any failure the next call makes a new one (Transport does that by itself)."""
 
-    def __init__(self, path: Path, timeout_s: float) -> None:
-        super().__init__()
+    def __init__(self, path: Path, timeout_s: float, login: str) -> None:
+        authorization = ("Authorization", f"Basic {base64.b64encode(login.encode()).decode()}")
+        super().__init__(headers=[authorization] if login else [])
         self._path, self._timeout_s = path, timeout_s
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
@@ -77,22 +82,31 @@ class _Transport(xmlrpc.client.Transport):
 
 
 class Supervisor:
-    """One supervisord, reached by its socket. ``timeout_s`` is for one call.
+    """One supervisord, reached by its socket. ``timeout_s`` is for one call; ``start`` and ``restart`` are what a
+    person types for it; ``login`` is ``user:password`` where the socket wants that.
 
     Every method raises SupervisordAway when it does not answer, SupervisorFault when it refuses.
     Programs are named as supervisord names them (``bot-echo``); ``program()`` makes that name.
     """
 
-    def __init__(self, socket_path: Path, timeout_s: float = 10.0, start: str = "multibot start") -> None:
+    def __init__(
+        self, socket_path: Path, timeout_s: float = 10.0, start: str = "multibot start",
+        restart: str = _RESTART, login: str = "",
+    ) -> None:  # fmt: skip
         self._path = socket_path
         self._timeout_s = timeout_s
-        self._start = start
-        self._proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=_Transport(socket_path, timeout_s))
+        self._start, self._restart = start, restart
+        transport = _Transport(socket_path, timeout_s, login)
+        self._proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=transport)
 
     @classmethod
     def of(cls, home: Home, timeout_s: float = 10.0) -> Supervisor:
-        """Return the supervisord of this home."""
-        return cls(home.socket, timeout_s, home.command("start"))
+        """Return the supervisord of this home; raises SupervisordAway where its file names no socket."""
+        try:
+            login = home.main_file.login() if home.main_file else ""
+            return cls(home.socket, timeout_s, home.to_start, home.to_restart, login)
+        except BadValue as error:  # of an operator's file
+            raise SupervisordAway(str(error)) from error
 
     def close(self) -> None:
         self._proxy("close")()
@@ -120,6 +134,10 @@ class Supervisor:
     def version(self) -> dict[str, Any]:
         """Return the answer of ``multibot.getVersion``: versions of multibot (as loaded) and supervisor."""
         return self._json("multibot.getVersion")
+
+    def supervisor_version(self) -> str:
+        """Return the version of supervisor, which answers without our plugin, too."""
+        return str(self._call("supervisor.getSupervisorVersion"))
 
     def state(self) -> str:
         """Return RUNNING, or SHUTDOWN while supervisord ends or restarts."""
@@ -184,8 +202,19 @@ class Supervisor:
         self.stop(program, wait_s, now=now)
         self.start(program)
 
+    def update(self, bots: Collection[str]) -> dict[str, str]:
+        """Let supervisord bring bots to what their sections say, as far as it can at once; start and stop nothing else.
+
+        Returns by bot: added, replaced, removed, live (changed in memory), unchanged; running (to be stopped first)
+        or stopping (ask again); foreign (a program of that name is no bot).
+        """
+        names, done = sorted(bots), {}
+        for first in range(0, len(names), _AT_ONCE):
+            done.update(self._json("multibot.updateBots", names[first : first + _AT_ONCE]))
+        return done
+
     def reread(self) -> Reread:
-        """Let supervisord read its files and compare; nothing is started or stopped."""
+        """Let supervisord read all its files and compare; nothing is started or stopped."""
         ((added, changed, removed),) = self._call("supervisor.reloadConfig")
         return Reread(tuple(added), tuple(changed), tuple(removed))
 
@@ -194,7 +223,7 @@ class Supervisor:
         self._unless(ALREADY_ADDED, "supervisor.addProcessGroup", program)
 
     def remove(self, program: str) -> None:
-        """Take a stopped program out of operation; raises SupervisorFault (STILL_RUNNING) for one that runs."""
+        """Take a stopped program out of operation."""
         self._unless(BAD_NAME, "supervisor.removeProcessGroup", program)
 
     def set_autostart(self, bot: str, enabled: bool) -> None:
@@ -227,9 +256,9 @@ class Supervisor:
             if fault.code != harmless:
                 raise
 
-    def _json(self, method: str) -> dict[str, Any]:
+    def _json(self, method: str, *arguments: Any) -> dict[str, Any]:
         try:
-            answer: dict[str, Any] = json.loads(self._call(method))
+            answer: dict[str, Any] = json.loads(self._call(method, *arguments))
         except ValueError as error:
             raise MultibotError(f"supervisord's answer to {method} is not JSON") from error
         return answer
@@ -238,12 +267,15 @@ class Supervisor:
         try:
             return getattr(self._proxy, method)(*arguments)
         except xmlrpc.client.Fault as fault:
-            raise _translated(fault, method, arguments) from None
+            raise _translated(fault, method, arguments, self._restart) from None
         except PermissionError as error:
             raise SupervisordAway(f"{self._path} belongs to somebody else: run this as its owner (or root)") from error
         except TimeoutError as error:
             raise SupervisordAway(f"supervisord did not answer within {self._timeout_s:g} s at {self._path}") from error
         except xmlrpc.client.ProtocolError as error:
+            if error.errcode == http.client.UNAUTHORIZED:
+                text = f"supervisord at {self._path} wants another user and password than its [supervisorctl] says"
+                raise SupervisordAway(text) from error
             raise MultibotError(f"supervisord failed on {method} (HTTP {error.errcode}): see its log") from error
         except (OSError, http.client.HTTPException) as error:
             raise SupervisordAway(f"supervisord does not answer at {self._path}: run '{self._start}'") from error
@@ -294,14 +326,16 @@ def kill_tree(pid: int) -> None:
             member.kill()
 
 
-def _translated(fault: xmlrpc.client.Fault, method: str, arguments: tuple[Any, ...]) -> SupervisorFault:
+def _translated(
+    fault: xmlrpc.client.Fault, method: str, arguments: tuple[Any, ...], restart: str = _RESTART
+) -> SupervisorFault:
     """Return the error for a fault. supervisord's own text is shown only where it cannot hold a value."""
     code = fault.faultCode
     name = _shown(str(arguments[0])) if arguments else "supervisord"
     if method.startswith("multibot.") and code == UNKNOWN_METHOD:
-        text = (
-            "supervisord runs without multibot's plugin (or an older one): restart it with 'multibot stop' and 'start'"
-        )
+        text = f"supervisord runs without multibot's plugin (or an older one): restart it with '{restart}'"
+    elif code == TOO_OLD:
+        text = fault.faultString.partition(": ")[2]
     elif code == CANT_REREAD:
         text = f"supervisord refuses its configuration{refused_where(fault.faultString)}; everything runs as before"
     elif method.startswith("multibot."):
@@ -315,7 +349,6 @@ def _translated(fault: xmlrpc.client.Fault, method: str, arguments: tuple[Any, .
             SPAWN_ERROR: f"{name} could not be started: supervisord's log has the reason",
             ALREADY_STARTED: f"{name} runs already",
             NOT_RUNNING: f"{name} is not running",
-            STILL_RUNNING: f"{name} is still running",
         }
         text = words.get(code, f"supervisord refused {method} for {name} (fault {code})")
     return SupervisorFault(text, code)

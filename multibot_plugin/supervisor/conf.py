@@ -14,6 +14,7 @@ from typing import Protocol
 
 import jinja2
 
+from multibot_plugin.bots.render import environment
 from multibot_plugin.errors import BadValue, MultibotError
 from multibot_plugin.home import Home, make_runtime
 from multibot_plugin.supervisor.client import refused_where
@@ -56,12 +57,12 @@ class Parsed:
 @cache
 def template(name: str) -> jinja2.Template:
     """Return a template of the package multibot_templates; an undefined name in it is an error."""
-    environment = jinja2.Environment(
+    loaded = jinja2.Environment(
         loader=jinja2.PackageLoader("multibot_templates", "."), undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - not HTML; nothing reaches these templates that needs quoting
     )  # fmt: skip
-    return environment.get_template(name)
+    return loaded.get_template(name)
 
 
 def render_main(home: Home, embedded: EmbeddedProgram | None = None, python: str = sys.executable) -> str:
@@ -69,15 +70,37 @@ def render_main(home: Home, embedded: EmbeddedProgram | None = None, python: str
 
     Raises BadValue for a word that supervisord's configuration could change the meaning of.
     """
-    program = None
-    if embedded is not None:
-        if embedded.user is not None and not _ACCOUNT.fullmatch(embedded.user):
-            raise BadValue(f"{embedded.user!r} is not the name of an account")
-        command = " ".join(_quoted(word) for word in embedded.command)
-        program = {"command": command, "user": embedded.user, "stop_signal": embedded.stop_signal,
-                   "stop_wait_s": embedded.stop_wait_s, "priority": embedded.priority}  # fmt: skip
+    return template("supervisord.conf.j2").render(
+        home=home, python=_checked(python), embedded=_program(embedded), root=os.geteuid() == 0,
+        environment=environment(home.variables),
+    )  # fmt: skip
+
+
+def render_sections(home: Home, python: str = sys.executable) -> str:
+    """Return the three sections that a supervisord.conf needs for multibot; raises BadValue as ``render_main``."""
+    return template("sections.conf.j2").render(
+        home=home, python=_checked(python), environment=environment(home.variables)
+    )
+
+
+def render_postgres(home: Home, embedded: EmbeddedProgram) -> str:
+    """Return the section of the embedded database; raises BadValue as ``render_main``."""
+    return template("postgres.conf.j2").render(home=home, embedded=_program(embedded))
+
+
+def _program(embedded: EmbeddedProgram | None) -> dict[str, object] | None:
+    if embedded is None:
+        return None
+    if embedded.user is not None and not _ACCOUNT.fullmatch(embedded.user):
+        raise BadValue(f"{embedded.user!r} is not the name of an account")
+    command = " ".join(_quoted(word) for word in embedded.command)
+    return {"command": command, "user": embedded.user, "stop_signal": embedded.stop_signal,
+            "stop_wait_s": embedded.stop_wait_s, "priority": embedded.priority}  # fmt: skip
+
+
+def _checked(python: str) -> str:
     _quoted(python)
-    return template("supervisord.conf.j2").render(home=home, python=python, embedded=program, root=os.geteuid() == 0)
+    return python
 
 
 def _quoted(word: str) -> str:
@@ -108,6 +131,22 @@ def install_main(home: Home, embedded: EmbeddedProgram | None = None, python: st
         replace_file(home.rendered, b"; no bots yet\n")
     parse(text, home)
     replace_file(home.supervisord_conf, text.encode(), mode=0o644)
+
+
+def install_included(home: Home, embedded: EmbeddedProgram | None = None) -> None:
+    """Make what an operator's supervisord includes (``rendered/*.conf``), and the directories.
+
+    Sections of bots that were rendered for another home or supervisord, without our variables, are taken away: they
+    could not start. ``apply`` renders them anew.
+    """
+    make_directories(home)
+    text = home.rendered.read_text() if home.rendered.exists() else None
+    if text is None or ("[program:" in text and environment(home.variables) not in text):
+        replace_file(home.rendered, b"; no bots yet\n")
+    if embedded is None:
+        home.rendered_postgres.unlink(missing_ok=True)
+    else:
+        replace_file(home.rendered_postgres, render_postgres(home, embedded).encode())
 
 
 def parse(text: str, home: Home, *, included: bool = False) -> list[Parsed]:

@@ -1,6 +1,7 @@
 """``[eventlistener:multibot]``: supervisord's event protocol, and nothing else on its stdout.
 
-One asyncio program: this protocol and the monitor (health/monitor.py) side by side. A failing monitor never keeps an
+One asyncio program: this protocol, the monitor (health/monitor.py) and what carries out requests (executor.py) side by
+side. A failing monitor never keeps an
 event from being acknowledged; a broken protocol ends the process, because supervisord would never speak to it again
 (listener state UNKNOWN) while it shows as RUNNING, and starts a new one instead.
 """
@@ -23,8 +24,10 @@ from pathlib import Path
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.health import monitor
 from multibot_plugin.health.ledger import boot_id
-from multibot_plugin.home import Home, find_home
+from multibot_plugin.home import Home, find_home, told_home
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
+from multibot_plugin.supervisor import executor
+from multibot_plugin.supervisor.inside import requests
 from multibot_runner.protocol import PROGRAM_PREFIX
 from multibot_runner.redact import redact
 
@@ -119,10 +122,11 @@ class Listener:
     the events are acknowledged all the same, and the newest entries wait in memory for ``retry``.
     """
 
-    def __init__(self, stdout: int, journal: Journal, wake: asyncio.Event, sender: str) -> None:
+    def __init__(self, stdout: int, journal: Journal, wake: asyncio.Event, asked: asyncio.Event, sender: str) -> None:
         self._stdout = stdout
         self._journal = journal
         self._wake = wake
+        self._asked = asked
         self._sender = sender
         self._last: int | None = None
         self._unsaid: deque[AuditEntry] = deque(maxlen=_MOST_UNSAID)
@@ -163,6 +167,10 @@ class Listener:
             self._wake.set()
         if event.bot is not None or event.name.startswith("SUPERVISOR_STATE"):
             self._wake.set()
+        if event.name == "REMOTE_COMMUNICATION":  # anybody may send one; whatever else it says means nothing to us
+            if event.payload.get("type") == requests.EVENT:
+                self._asked.set()
+            return
         self._stopping = self._stopping or event.name == "SUPERVISOR_STATE_CHANGE_STOPPING"
         action = _KEPT.get(event.name)
         if event.bot is not None and action is not None and event.payload.get("expected") != "1":
@@ -209,10 +217,11 @@ async def serve(home: Home, stdin: int, stdout: int) -> None:
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader(limit=_LONGEST_HEADER)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdin, "rb", buffering=0))
-    wake = asyncio.Event()
-    listener = Listener(stdout, Journal(home.journal, patience_s=_LOCK_PATIENCE_S), wake, _sender())
+    wake, asked = asyncio.Event(), asyncio.Event()
+    listener = Listener(stdout, Journal(home.journal, patience_s=_LOCK_PATIENCE_S), wake, asked, _sender())
     tasks = [
         asyncio.create_task(_watch(home, wake), name="monitor"),
+        asyncio.create_task(executor.run(home, asked), name="executor"),
         asyncio.create_task(listener.retry(), name="journal"),
     ]
     try:
@@ -258,7 +267,7 @@ def main() -> int:
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("multibot").setLevel(logging.INFO)
     try:
-        home = find_home()
+        home = told_home() or find_home()
     except MultibotError as error:
         _log.error("%s", error)
         return error.exit_code

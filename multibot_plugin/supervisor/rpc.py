@@ -1,8 +1,10 @@
 """``[rpcinterface:multibot]``: what supervisord answers about bots, from its own memory and the monitor's one file.
 
+What needs the database or time is handed to the monitor (inside/requests.py).
+
 Runs inside supervisord's only thread: imports supervisor, the standard library and multibot_runner.protocol (as does
-inside.py); blocks on nothing; lets no exception out (one from a method makes supervisord log the whole request, one
-from a subscriber of its events ends it). Every answer is one JSON string in ASCII, because XML-RPC has no place for
+all of inside/); blocks on nothing; lets no exception out (one from a method makes supervisord log the whole request,
+one from a subscriber of its events ends it). Pictures are JSON strings in ASCII, because XML-RPC has no place for
 None, large numbers or control characters.
 """
 
@@ -13,48 +15,54 @@ import importlib.metadata
 import inspect
 import json
 import os
+import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from supervisor import events
 from supervisor.options import VERSION
-from supervisor.states import getProcessStateDescription, getSupervisorStateDescription
+from supervisor.states import (
+    ProcessStates,
+    SupervisorStates,
+    getProcessStateDescription,
+    getSupervisorStateDescription,
+)
 from supervisor.xmlrpc import Faults, RPCError
 
-from multibot_plugin.supervisor.inside import install
-from multibot_runner.protocol import (
-    BOT_ID,
-    PROGRAM_PREFIX,
-    STATUS_CAP,
-    BadFile,
-    decode_object,
-    is_number,
-    lifecycle,
-    read_file,
-)
+from multibot_plugin.supervisor.inside import requests
+from multibot_plugin.supervisor.inside.care import monitor_of
+from multibot_plugin.supervisor.inside.parts import Inside, Parts, install
+from multibot_plugin.supervisor.inside.rows import Seen, bot_row, monitor_row
+from multibot_plugin.supervisor.inside.status import StatusFile, incident_rows, why_away
+from multibot_plugin.supervisor.inside.updates import RUNNER
+from multibot_plugin.supervisor.inside.version import RefusingInterface, too_old
+from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX
 
 SCHEMA = 1
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
-INTERNAL_ERROR = 9000  # ours: supervisord's own fault codes end below 100
-# A picture of the monitor counts as present for this many of its ticks, and some.
-_MONITOR, _LISTENER = "multibot", "multibot_plugin.supervisor.listener"
-_FRESH_TICKS, _FRESH_MORE_S = 3, 5.0
-_RUNNER = " -m multibot_runner "  # in the command of every bot (templates/program.conf.j2)
-_LARGEST = 1e18  # of a number that is no mistake
-_OF_THE_PROCESS = ("memory_bytes", "cpu_percent", "connections")
 
 
-def make_interface(supervisord: Any, status: str) -> MultibotInterface:
+def make_interface(supervisord: Any, status: str, state: str, **parts: str) -> MultibotInterface | RefusingInterface:
     """Return the interface; supervisord asks once for each of its HTTP servers and gets the same one.
 
-    ``status`` is the monitor's file (the option of the section).
+    The options of the section: ``status`` is the monitor's file, ``state`` the installation's directory, the others
+    are described at ``Parts``. Raises ValueError, which supervisord dies of, after a line on stderr.
     """
+    if reason := too_old(VERSION):
+        supervisord.options.logger.critical(f"multibot is not loaded: {reason}")
+        return RefusingInterface(reason)
     interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
     if interface is None:
-        interface = MultibotInterface(supervisord, Path(status))
-        install(supervisord)
+        try:
+            switched = Parts.of(parts)
+        except ValueError as error:
+            print(f"Error: {error}", file=sys.stderr)  # supervisord itself only says that it could not make us
+            raise
+        inside = install(supervisord, switched, os.path.join(state, "rendered", "bots.conf"))
+        interface = MultibotInterface(supervisord, Path(status), Path(state), inside)
         supervisord.multibot_interface = interface
     return interface
 
@@ -73,20 +81,31 @@ def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
             return method(self, *arguments)
         except RPCError:
             raise
+        except requests.Refusal as refusal:
+            raise _fault(refusal) from None
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             self._warn(f"multibot.{method.__name__}: {type(error).__name__} at {frame.name}:{frame.lineno}")
-            raise RPCError(INTERNAL_ERROR, f"{type(error).__name__}: see supervisord's log") from None
+            text = f"{type(error).__name__}: see supervisord's log"
+            raise _fault(requests.Refusal(requests.INTERNAL_ERROR, text)) from None
 
     return call
+
+
+def _fault(refusal: requests.Refusal) -> RPCError:
+    error = RPCError(refusal.code)
+    error.text = refusal.text  # RPCError itself calls every code of ours UNKNOWN
+    return error
 
 
 class MultibotInterface:
     """The methods of the namespace ``multibot``; ``system.listMethods`` shows what stands in this class itself."""
 
-    def __init__(self, supervisord: Any, status: Path) -> None:
+    def __init__(self, supervisord: Any, status: Path, state: Path, inside: Inside) -> None:
         self._supervisord = supervisord
-        self._status = _StatusFile(status)
+        self._status = StatusFile(status)
+        self._inside = inside
+        self._requests = requests.Requests(state, self._tell)
 
     @_contained
     def getVersion(self) -> str:
@@ -103,22 +122,15 @@ class MultibotInterface:
         @return string result JSON: schema, at, supervisord, monitor, bots
         """
         now, now_mono = time.time(), time.monotonic()
-        status = self._status.read()
-        age_s = tick_age(status, now_mono)
-        state = getSupervisorStateDescription(self._supervisord.options.mood)
-        states = [(process, getProcessStateDescription(process.get_state())) for process in self._processes()]
-        listener, pid = next(((state, p.pid) for p, state in states if _is_monitor(p)), (None, 0))
-        # What nobody looks at is not known; an earlier monitor's picture is not this one's.
-        looks = listener == "RUNNING" and status.get("pid", pid) == pid
-        seen = status if looks else {**status, "mono": None}
+        status, monitor = self._status.read(), monitor_of(self._supervisord)
         return _json({
             "schema": SCHEMA,
             "at": now,
-            "supervisord": {"pid": os.getpid(), "state": state, "version": VERSION,
-                            "stopping": any(state == "STOPPING" for _, state in states)},
-            "monitor": {"ok": is_fresh(status, now_mono) and listener == "RUNNING", "state": listener,
-                        "tick_age_s": age_s, "database": _database(status.get("database"))},
-            "bots": [bot_row(bot, p, seen, now, now_mono) for bot, p in sorted(self._bots().items())],
+            "supervisord": {"pid": os.getpid(), "version": VERSION,
+                            "state": getSupervisorStateDescription(self._supervisord.options.mood),
+                            "stopping": any(p.get_state() == ProcessStates.STOPPING for p in self._processes())},
+            "monitor": monitor_row(monitor, status, now_mono),
+            "bots": self._rows(sorted(self._bots().items()), Seen(status, monitor, now, now_mono)),
         })  # fmt: skip
 
     @_contained
@@ -131,11 +143,9 @@ class MultibotInterface:
         @param boolean enabled Whether it starts with supervisord
         @return boolean result Always True unless error
         """
-        if not isinstance(bot, str) or not isinstance(enabled, bool):
+        if not isinstance(enabled, bool):
             raise RPCError(Faults.INCORRECT_PARAMETERS)
-        process = self._bots().get(bot)
-        if process is None:
-            raise RPCError(Faults.BAD_NAME)
+        process = self._bot(bot)
         process.config.autostart = enabled
         # What was read last, for 'avail' and for 'remove' and 'add' without a 'reread' between.
         for group in self._supervisord.options.process_group_configs:
@@ -144,6 +154,138 @@ class MultibotInterface:
                     config.autostart = enabled
         return True
 
+    @_contained
+    def updateBots(self, bots: list[str]) -> str:
+        """Bring bots to what their sections say, without reading the whole configuration
+
+        Added (and started, if autostart), replaced or removed at once where it does not run; what needs no restart
+        is changed in memory. Answers for each: added, replaced, removed, live, unchanged; running (stop it, then ask
+        again); stopping (ask again); foreign (a program of that name is no bot: left alone).
+
+        @param array bots Ids of the bots
+        @return string result JSON: what was done, by id
+        """
+        if not isinstance(bots, list) or not all(isinstance(b, str) and BOT_ID.fullmatch(b) for b in bots):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        if self._supervisord.options.mood < SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+        return _json(self._inside.updates.update(bots))
+
+    @_contained
+    def getBot(self, bot: str) -> str:
+        """Return one bot as getBots does, with its open incidents
+
+        @param string bot Id of the bot
+        @return string result JSON: schema, at, monitor, bot, incidents
+        """
+        process = self._bot(bot)
+        now, status, away = time.time(), self._status.read(), self._monitor_away()
+        seen = Seen(status, monitor_of(self._supervisord), now, time.monotonic())
+        (row,) = self._rows([(bot, process)], seen)
+        return _json({"schema": SCHEMA, "at": now, "monitor": {"ok": not away, "text": away}, "bot": row,
+                      "incidents": incident_rows(status, {bot})})  # fmt: skip
+
+    @_contained
+    def getIncidents(self) -> str:
+        """Return the open incidents: those that the monitor saw at its last tick
+
+        @return string result JSON: schema, at, monitor, incidents (bot is empty for one of the monitor itself)
+        """
+        away = self._monitor_away()
+        found = incident_rows(self._status.read(), {"", *self._bots()})
+        return _json(
+            {"schema": SCHEMA, "at": time.time(), "monitor": {"ok": not away, "text": away}, "incidents": found}
+        )
+
+    @_contained
+    def startBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to start a bot, now and whenever the system starts
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("startBot", bot, by)
+
+    @_contained
+    def stopBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to stop a bot, until somebody starts it
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("stopBot", bot, by)
+
+    @_contained
+    def restartBot(self, bot: str, by: str = "") -> str:
+        """Ask the monitor to stop and start a bot
+
+        @param string bot Id of the bot
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("restartBot", bot, by)
+
+    @_contained
+    def apply(self, by: str = "") -> str:
+        """Ask the monitor to bring the running bots to what the database says
+
+        @param string by Who asks, for the audit log: NAME or NAME (TOOL)
+        @return string result Id of the request, for getResult
+        """
+        return self._ask("apply", None, by)
+
+    @_contained
+    def getResult(self, request: str) -> str:
+        """Return what became of a request: its state is waiting, running, done or failed
+
+        @param string request What startBot, stopBot, restartBot or apply returned
+        @return string result JSON: schema, id, method, bot, by, state, monitor, text, said, exit_code, result, times
+        """
+        if not isinstance(request, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        found, away = self._requests.result(request), self._monitor_away()
+        return _json({**found, "monitor": {"ok": not away, "text": away}})
+
+    def _ask(self, method: str, bot: str | None, by: str) -> str:
+        if not isinstance(by, str) or (by and not requests.ASKER.fullmatch(by)):
+            raise RPCError(Faults.INCORRECT_PARAMETERS, "by: NAME or NAME (TOOL), letters, digits and _.@+-")
+        if bot is not None:
+            self._bot(bot)
+        if self._supervisord.options.mood != SupervisorStates.RUNNING:
+            raise RPCError(Faults.SHUTDOWN_STATE)
+        if away := self._monitor_away():
+            raise requests.Refusal(requests.MONITOR_AWAY, away)
+        return self._requests.ask(method, bot or "", by)
+
+    def _tell(self, request: str) -> None:
+        """Let the monitor know at once; without the event it finds the file a little later."""
+        try:
+            events.notify(events.RemoteCommunicationEvent(requests.EVENT, request))
+        except Exception as error:
+            self._warn(f"multibot: an event for the monitor: {type(error).__name__}")
+
+    def _monitor_away(self) -> str:
+        """Return why the monitor would not hear us, and what to do; "" when it would."""
+        process = monitor_of(self._supervisord)
+        if process is None:
+            return "supervisord has no monitor: 'multibot init' writes its section"
+        state = getProcessStateDescription(process.get_state())
+        return why_away(process.config.name, state, process.pid, self._status.read(), time.monotonic())
+
+    def _bot(self, bot: str) -> Any:
+        """Return supervisord's process object of a bot; raises RPCError."""
+        if not isinstance(bot, str):
+            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        process = self._bots().get(bot)
+        if process is None:
+            raise RPCError(Faults.BAD_NAME)
+        return process
+
+    def _rows(self, bots: Iterable[tuple[str, Any]], seen: Seen) -> list[dict[str, Any]]:
+        return [bot_row(bot, process, seen, self._inside.ends.of(process.config.name)) for bot, process in bots]
+
     def _bots(self) -> dict[str, Any]:
         """Return supervisord's process objects of the bots by id."""
         found: dict[str, Any] = {}
@@ -151,7 +293,7 @@ class MultibotInterface:
             bot = name.removeprefix(PROGRAM_PREFIX)
             process = group.processes.get(name)
             # A program of somebody else may be called bot-something, too.
-            if bot != name and BOT_ID.fullmatch(bot) and process and _RUNNER in process.config.command:
+            if bot != name and BOT_ID.fullmatch(bot) and process and RUNNER in process.config.command:
                 found[bot] = process
         return found
 
@@ -160,112 +302,6 @@ class MultibotInterface:
 
     def _warn(self, text: str) -> None:
         self._supervisord.options.logger.warn(text)
-
-
-class _StatusFile:
-    """The monitor's file, parsed again only when it was replaced."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._content: Mapping[str, Any] = {}
-
-    def read(self) -> Mapping[str, Any]:
-        """Return the content, or an empty mapping when the file is missing or not what it should be."""
-        try:
-            info = os.stat(self._path)
-            seen = (info.st_ino, info.st_mtime_ns, info.st_size)
-            if seen != self._seen:
-                self._content = decode_object(read_file(self._path, STATUS_CAP))
-                self._seen = seen
-        except (OSError, BadFile):
-            self._seen, self._content = None, {}
-        return self._content
-
-
-def _is_monitor(process: Any) -> bool:
-    return process.config.name == _MONITOR or _LISTENER in process.config.command
-
-
-def tick_age(status: Mapping[str, Any], now_mono: float) -> float | None:
-    """Return the seconds since the monitor's last tick; None without one (or from before a reboot)."""
-    mono = _number(status.get("mono"))
-    if mono is None or mono > now_mono:
-        return None
-    return round(now_mono - mono, 1)
-
-
-def is_fresh(status: Mapping[str, Any], now_mono: float) -> bool:
-    """Return whether the monitor's picture still counts."""
-    age_s, tick_s = tick_age(status, now_mono), _number(status.get("tick_s"))
-    return age_s is not None and tick_s is not None and age_s <= _FRESH_TICKS * tick_s + _FRESH_MORE_S
-
-
-def bot_row(bot: str, process: Any, status: Mapping[str, Any], now: float, now_mono: float) -> dict[str, Any]:
-    """Return one row of getBots out of supervisord's process and what the monitor saw of it.
-
-    The monitor's part is used only where it is fresh and speaks of the process that lives now.
-    """
-    bots = status.get("bots")
-    seen = bots.get(bot) if isinstance(bots, dict) else None
-    seen = seen if isinstance(seen, dict) else {}
-    pid = process.pid or None
-    same = is_fresh(status, now_mono) and bool(seen) and seen.get("pid") == pid
-    statename = getProcessStateDescription(process.get_state())
-    row: dict[str, Any] = {
-        "id": bot,
-        "state": lifecycle(statename, process.exitstatus or 0, _text(seen.get("phase")) if same else None),
-        "health": _text(seen.get("health")) or "unknown" if same else "unknown",
-        "cause": _text(seen.get("cause")) if same else _why_unknown(status, now_mono, pid),
-        "pid": pid,
-        "uptime_s": round(max(0.0, now - process.laststart), 1) if pid else None,
-        "restarts_24h": _number(seen.get("restarts_24h")),
-        "launch": _text(seen.get("launch")) or None,
-        "last_poll_age_s": _age(seen.get("poll_success_mono"), now_mono) if same and pid else None,
-        "last_update_age_s": _age(seen.get("update_mono"), now_mono) if same and pid else None,
-    }
-    row.update({key: _number(seen.get(key)) if same and pid else None for key in _OF_THE_PROCESS})
-    return row | _of_supervisord(process, statename)
-
-
-def _of_supervisord(process: Any, statename: str) -> dict[str, Any]:
-    return {
-        "enabled": bool(process.config.autostart),
-        "digest": process.config.command.rpartition(" ")[2],
-        "statename": statename,
-        "start_at": process.laststart or None,
-        "stop_at": process.laststop or None,
-        "exit_code": process.exitstatus,
-        "spawn_error": process.spawnerr or None,
-        "stop_wait_s": process.config.stopwaitsecs,
-    }
-
-
-def _why_unknown(status: Mapping[str, Any], now_mono: float, pid: int | None) -> str:
-    if pid is None:
-        return ""
-    if is_fresh(status, now_mono):
-        return "just started"
-    age_s = tick_age(status, now_mono)
-    return "the monitor does not run" if age_s is None else f"the monitor has been silent for {age_s:.0f} s"
-
-
-def _number(value: Any) -> float | None:
-    return value if is_number(value, _LARGEST) else None
-
-
-def _database(value: Any) -> dict[str, Any] | None:
-    """Return what the monitor says of the database, whatever somebody made of its file."""
-    return {"ok": value.get("ok") is True, "text": _text(value.get("text"))} if isinstance(value, dict) else None
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _age(value: Any, now_mono: float) -> float | None:
-    mono = _number(value)
-    return None if mono is None else round(max(0.0, now_mono - mono), 1)
 
 
 def _json(value: Any) -> str:

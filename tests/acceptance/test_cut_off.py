@@ -47,8 +47,7 @@ def cut_off(system: System, when: Callable[[], object], *words: str) -> int | No
 
 def all_is_well(system: System, client: Supervisor) -> bool:
     """Whether the bot runs, enabled and as it is rendered, and no work is left."""
-    answer = client.bots()
-    (row,) = answer["bots"]
+    (row,) = client.bots()["bots"]
     return (row["statename"], row["enabled"], not_applied(system.home, [row]), under_way(system.home)) == (
         "RUNNING", True, (), frozenset(),
     )  # fmt: skip

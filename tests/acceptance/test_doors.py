@@ -1,29 +1,8 @@
-"""supervisord's own doors: stock XML-RPC and supervisorctl on bots."""
+"""supervisord's own door: stock supervisorctl on bots."""
 
 from __future__ import annotations
 
-import json
-import xmlrpc.client
-
-import pytest
 from system import System, wait_for
-
-from multibot_plugin import __version__
-
-
-def test_stock_xmlrpc_lists_and_calls_our_methods(system: System) -> None:
-    system.create_form("echo", "script")
-    system.wait_polling("echo")
-    with system.xmlrpc() as proxy:
-        methods = proxy.system.listMethods()
-        assert {"multibot.getBots", "multibot.getVersion"} <= set(methods)  # type: ignore[arg-type]
-        assert json.loads(str(proxy.multibot.getVersion()))["multibot"] == __version__
-        wait_for(lambda: system.row("echo")["health"] == "healthy", "health told by the monitor")
-        rows = json.loads(str(proxy.multibot.getBots()))["bots"]
-        assert [(r["id"], r["state"], r["health"]) for r in rows] == [("echo", "running", "healthy")]
-        with pytest.raises(xmlrpc.client.Fault):
-            proxy.multibot.getBots("too", "many")
-        assert json.loads(str(proxy.multibot.getBots()))["bots"]
 
 
 def test_supervisorctl_speaks_bots_and_works_on_them(system: System) -> None:

@@ -28,7 +28,7 @@ from multibot_plugin.hookspecs import Alert, MonitorInfo, Observation, hookimpl
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
 from multibot_plugin.plugins import FAILURES_ALLOWED, Plugins
 from multibot_plugin.settings import load
-from multibot_plugin.supervisor.rpc import bot_row
+from multibot_plugin.supervisor.inside.rows import Seen, bot_row
 from multibot_runner.protocol import BotPaths, encode, replace_file
 
 
@@ -679,7 +679,9 @@ async def test_supervisords_plugin_reads_the_picture(place: Place) -> None:
     monitor = await place.monitor()
     place.beat(update_mono=NOW - 60)
     await tick(place, monitor)
-    row = bot_row("greeter", bot, place.status(), place.clock.wall, place.clock.mono)
+    listener = SimpleNamespace(pid=place.status()["pid"], get_state=lambda: ProcessStates.RUNNING)
+    seen = Seen(place.status(), listener, place.clock.wall, place.clock.mono)
+    row = bot_row("greeter", bot, seen, None)
     assert (row["state"], row["health"], row["cause"], row["launch"]) == ("running", "healthy", "", "build")
     assert (row["last_poll_age_s"], row["last_update_age_s"], row["restarts_24h"]) == (6.0, 65.0, 0)
     assert place.home.status.stat().st_mode & 0o777 == 0o600

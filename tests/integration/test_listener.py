@@ -27,6 +27,7 @@ from watched import Clock, FakeSupervisor, process
 
 from multibot_plugin.home import find_home
 from multibot_plugin.journal import AuditEntry, Journal
+from multibot_plugin.supervisor.inside.requests import Requests
 
 PATIENCE_S = 60.0
 DONE = b"RESULT 2\nOKREADY\n"
@@ -182,6 +183,7 @@ def begin(top: Path) -> Iterator[Callable[[str], Listener]]:
         listener.close()
 
 
+REMOTE = "REMOTE_COMMUNICATION"
 EXITED = "processname:bot-echo groupname:bot-echo from_state:RUNNING expected:0 pid:4242"
 
 
@@ -409,6 +411,21 @@ def test_a_monitor_killed_leaves_what_the_next_one_needs(begin: Callable[..., Li
         json.loads(listener.home.status.read_text())
         json.loads((listener.home.state / "monitor.json").read_text())
         assert [e.action for e in listener.journalled()] == ["monitor.started"]
+
+
+def test_a_request_is_carried_out_and_foreign_events_mean_nothing(begin: Callable[..., Listener]) -> None:
+    listener = begin()
+    requests = Requests(listener.home.state, lambda request: listener.tell(f"type:multibot\n{request}", REMOTE))
+    listener.tell("type:somebody else\nstopBot", REMOTE)
+    listener.tell("type:x processname:bot-echo expected:0\n", REMOTE)
+    listener.tell("", REMOTE)
+    request = requests.ask("startBot", "echo", "ada")
+    listener.wait(lambda: requests.result(request)["state"] == "failed", "result")
+    found = requests.result(request)
+    assert (found["exit_code"], found["text"].partition(" in ")[0]) == (5, "no installation")
+    assert "startBot echo (ada): no installation" in listener.log()
+    assert {entry.action for entry in listener.journalled()} <= {"monitor.started"}
+    assert listener.end() == 0
 
 
 @pytest.mark.parametrize("kills", [0, 3])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
+import select
 import signal
 import socket
 import subprocess
@@ -15,11 +17,13 @@ from typing import Any
 
 import pytest
 from supervisor.xmlrpc import SupervisorTransport
-from supervisord import BIN, PATIENCE_S, Supervisord, rows, supervisord, wait_for
+from supervisord import BIN, PATIENCE_S, TOKEN_TAIL, Supervisord, rows, supervisord, wait_for
 
 from multibot_plugin import __version__
 from multibot_plugin.errors import MultibotError, SupervisordAway
 from multibot_plugin.supervisor.client import BAD_NAME, Supervisor, SupervisorFault
+from multibot_plugin.supervisor.inside.requests import MONITOR_AWAY, NO_SUCH_REQUEST, NOT_STORED, inbox, results
+from multibot_plugin.supervisor.rpc import MultibotInterface
 from multibot_runner.protocol import replace_file
 
 TWO = ("one", "two")
@@ -48,18 +52,20 @@ def stock(system: Supervisord) -> Iterator[Any]:
         yield server
 
 
-def tick(system: Supervisord, **bots: dict[str, Any]) -> None:
+def tick(system: Supervisord, *incidents: dict[str, Any], **bots: dict[str, Any]) -> None:
     """Write what the monitor writes at a tick."""
-    picture = {"schema": 1, "mono": time.monotonic(), "tick_s": 5.0, "bots": bots}
+    picture = {"schema": 1, "mono": time.monotonic(), "tick_s": 5.0, "bots": bots, "incidents": incidents}
     replace_file(system.home.status, json.dumps(picture).encode())
 
 
 def test_stock_xmlrpc_lists_and_calls_our_methods(shared: Supervisord) -> None:
     with stock(shared) as server:
         methods = [name for name in server.system.listMethods() if name.startswith("multibot.")]
-        assert methods == ["multibot.getBots", "multibot.getVersion", "multibot.setAutostart"]
+        described = {f"multibot.{name}" for name in vars(MultibotInterface) if not name.startswith("_")}
+        assert set(methods) == described
         assert "every bot" in server.system.methodHelp("multibot.getBots")
         assert server.system.methodSignature("multibot.setAutostart") == ["boolean", "string", "boolean"]
+        assert server.system.methodSignature("multibot.startBot") == ["string", "string", "string"]
         version = json.loads(server.multibot.getVersion())
         assert version == {"multibot": __version__, "supervisor": "4.3.0", "schema": 1}
         answer = json.loads(server.multibot.getBots())
@@ -98,6 +104,14 @@ def test_wrong_calls_are_refused_and_nothing_of_them_is_logged(shared: Superviso
         ("setAutostart", ("one", "99:SECRET")),
         ("setAutostart", (["99:SECRET"], True)),
         ("setAutostart", ("99:SECRET", True)),
+        ("getBot", ("99:SECRET",)),
+        ("getBot", ({"99:SECRET": 1},)),
+        ("startBot", ("99:SECRET",)),
+        ("stopBot", ("one", "99:SECRET")),
+        ("restartBot", ("one", ["99:SECRET"])),
+        ("apply", ("ada", "99:SECRET")),
+        ("getResult", ("99:SECRET",)),
+        ("getResult", (99,)),
         ("_bots", ()),
         ("nothing", ("99:SECRET",)),
     ):
@@ -106,6 +120,139 @@ def test_wrong_calls_are_refused_and_nothing_of_them_is_logged(shared: Superviso
         assert "SECRET" not in str(caught.value)
     assert shared.log() == before
     assert set(shared.rows()) == set(TWO)
+
+
+def test_one_bot_and_the_incidents_come_from_memory_and_the_monitors_file(shared: Supervisord) -> None:
+    incident = {"id": "i", "bot": "one", "check": "deaf", "level": "critical", "text": "hört nichts\x1b",
+                "since_at": 1.0, "decision": "restart", "told": ["Telegram (ops)"]}  # fmt: skip
+    seen = {"pid": shared.pids()["one"], "phase": "running", "health": "deaf", "launch": "build"}
+    tick(shared, incident, incident | {"bot": ""}, incident | {"bot": "deleted"}, one=seen)
+    with stock(shared) as server:
+        answers = server.multibot.getBot("one"), server.multibot.getIncidents()
+    assert all(answer.isascii() for answer in answers)
+    one, every = map(json.loads, answers)
+    assert (one["bot"]["id"], one["bot"]["health"], one["incidents"]) == ("one", "deaf", [incident])
+    assert [i["bot"] for i in every["incidents"]] == ["one", ""]
+    assert one["monitor"] == every["monitor"] == {"ok": True, "text": ""}
+    shown = shared.ctl("bot", "one")
+    assert shown.startswith("✖ one — running\n   HEALTH         ✖ deaf\n")
+    assert "hört nichts\\x1b" in shown
+    assert [line.split()[:2] for line in shared.ctl("bot_incidents", "one").splitlines()[1:]] == [["✖", "one"]]
+    assert "(monitor)" in shared.ctl("bot_incidents")
+    shared.home.status.unlink()
+    with stock(shared) as server:
+        assert json.loads(server.multibot.getBot("one"))["bot"]["health"] == "unknown"
+    assert shared.ctl("bot_incidents") == (
+        "no open incidents\nas of its last report: the monitor has not reported yet: ask again in a moment, "
+        "else type 'restart multibot'\n"
+    )
+
+
+def test_a_request_is_a_file_while_the_monitor_is_there_and_else_a_fault_and_nothing(shared: Supervisord) -> None:
+    def fault(method: str, *arguments: str) -> xmlrpc.client.Fault:
+        with stock(shared) as server, pytest.raises(xmlrpc.client.Fault) as caught:
+            getattr(server.multibot, method)(*arguments)
+        return caught.value
+
+    with stock(shared) as server:
+        away = fault("startBot", "one")
+        assert (away.faultCode, away.faultString.partition(":")[0]) == (MONITOR_AWAY, "MONITOR_AWAY")
+        assert not inbox(shared.home.state).exists()
+        tick(shared)
+        request = server.multibot.stopBot("one", "ada (test)")
+        found = json.loads(server.multibot.getResult(request))
+        assert [found[key] for key in ("id", "method", "bot", "by", "state", "begun_at")] == [
+            request, "stopBot", "one", "ada (test)", "waiting", None,
+        ]  # fmt: skip
+        assert found["monitor"]["ok"]
+        (file,) = inbox(shared.home.state).iterdir()
+        results(shared.home.state).mkdir()
+        file.rename(results(shared.home.state) / file.name)
+        assert json.loads(server.multibot.getResult(request))["id"] == request
+        assert fault("getResult", "../runtime").faultCode == NO_SUCH_REQUEST
+        inbox(shared.home.state).rmdir()
+        inbox(shared.home.state).write_text("in the way")
+        assert fault("apply").faultCode == NOT_STORED
+        inbox(shared.home.state).unlink()
+    shared.home.status.unlink()
+    assert shared.states()["one"] == "RUNNING"
+
+
+def test_the_shell_completes_our_commands_and_the_ids_behind_them(shared: Supervisord) -> None:
+    words = [str(BIN / "supervisorctl"), "-c", str(shared.home.supervisord_conf)]
+    terminal, its_side = pty.openpty()
+    environment = os.environ | {"TERM": "dumb", "INPUTRC": "/dev/null"}
+    shell = subprocess.Popen(words, stdin=its_side, stdout=its_side, stderr=its_side, env=environment)
+    os.close(its_side)
+    seen = b""
+
+    def hear(wanted: bytes) -> None:
+        nonlocal seen
+        deadline = time.monotonic() + PATIENCE_S
+        while wanted not in seen:
+            assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], seen
+            seen += os.read(terminal, 4096)
+        seen = seen.partition(wanted)[2]
+
+    try:
+        hear(b"multibot> ")
+        os.write(terminal, b"bot_inc\t")
+        hear(b"bot_incidents ")
+        os.write(terminal, b"tw\t\r")
+        hear(b"two ")
+        hear(b"no open incidents")
+        hear(b"multibot> ")
+        os.write(terminal, b"status bot-o\t")  # supervisorctl's own go on as before
+        hear(b"bot-one ")
+        os.write(terminal, b"\x15quit\r")
+        with contextlib.suppress(OSError):  # its end
+            while os.read(terminal, 4096):
+                pass
+        assert shell.wait(PATIENCE_S) == 0
+    finally:
+        shell.kill()
+        shell.wait()
+        os.close(terminal)
+
+
+def test_supervisorctl_says_what_was_typed_wrongly_and_what_to_type_while_the_monitor_is_away(
+    shared: Supervisord,
+) -> None:
+    usage = "ERROR (name the bots (an id, or a pattern like shop-*): see 'help {}')\n"
+    for command in ("bot", "bot_start", "bot_stop", "bot_restart"):
+        assert shared.ctl(command, code=2) == usage.format(command)
+    assert "takes no bots" in shared.ctl("bot_apply", "one", code=2)
+    assert "see 'help bot_logs'" in shared.ctl("bot_logs", "-n", "many", code=2)
+    for command in ("bot_start", "bot_incidents", "bot_logs"):
+        assert shared.ctl(command, "onee", code=4) == "multibot: no bot 'onee' (did you mean 'one'?)\n"
+    shared.ctl("stop", "multibot")
+    try:
+        assert shared.ctl("bot_stop", "one", "two", code=1) == (
+            "ERROR (the monitor does not run (STOPPED): type 'start multibot'; 'stop bot-one' needs no monitor)\n"
+        )
+        assert shared.ctl("bot_apply", code=1).endswith("type 'start multibot')\n")
+    finally:
+        shared.ctl("start", "multibot")
+    assert set(shared.states().values()) == {"RUNNING"}
+    assert not inbox(shared.home.state).exists()
+
+
+def test_supervisorctl_shows_the_end_of_a_log_without_tokens_and_escapes(shared: Supervisord) -> None:
+    log = shared.home.bot_log("one")
+    log.write_text(f"1\n2 token 123456:{TOKEN_TAIL}\n3 \x1b[31mred\n")
+    assert shared.ctl("bot_logs", "-n", "2", "one") == "2 token 123456:<redacted>\n3 \\x1b[31mred\n"
+    words = [str(BIN / "supervisorctl"), "-c", str(shared.home.supervisord_conf)]
+    follow = subprocess.Popen([*words, "bot_logs", "-f", "-n", "1", "one"], stdout=subprocess.PIPE, text=True)
+    assert follow.stdout is not None
+    assert follow.stdout.readline().startswith("3 ")
+    with log.open("a") as file:
+        file.write("4 привет\n")
+    assert follow.stdout.readline() == "4 привет\n"
+    follow.send_signal(signal.SIGINT)
+    assert follow.wait(PATIENCE_S) == 0
+    follow.stdout.close()
+    other = subprocess.run([*words, "-s", "unix:///nowhere", "bot_logs"], capture_output=True, text=True, timeout=60)
+    assert "are not known here" in other.stdout
 
 
 def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -> None:
@@ -118,7 +265,9 @@ def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -
     assert shared.ctl("bots", "--help") == help_text
     assert help_text.startswith("bots")
     assert "-s URL" in help_text
-    assert "multibot commands" in shared.ctl("help")
+    assert "\nbot  bot_apply  bot_incidents  bot_logs" in shared.ctl("help")
+    assert "No help" not in shared.ctl("help", "start")
+    assert shared.ctl("help", "nothing") == "*** No help on nothing\n"
 
 
 def test_bots_works_in_the_interactive_shell_and_where_only_ascii_can_be_shown(shared: Supervisord) -> None:
@@ -134,12 +283,14 @@ def test_with_a_url_alone_supervisorctl_does_not_know_the_command(shared: Superv
     words = [str(BIN / "supervisorctl"), "-s", f"unix://{shared.home.socket}", "bots"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=tmp_path, check=False)
     assert "Unknown syntax" in done.stdout
+    words[1:1] = ["-c", str(shared.home.supervisord_conf)]
+    assert subprocess.run(words, capture_output=True, text=True, timeout=60).stdout.startswith("BOT")
 
 
 def test_bots_says_when_supervisord_is_away_or_has_not_our_plugin(own: Supervisord) -> None:
     conf = own.home.supervisord_conf
     text = conf.read_text()
-    start, end = text.index("[rpcinterface:multibot]"), text.index("[supervisorctl]")
+    start, end = text.index("[rpcinterface:multibot]"), text.index("[ctlplugin:multibot]")
     own.stop()
     assert "no such file" in own.ctl("bots", code=7)
     conf.write_text(text[:start] + text[end:])

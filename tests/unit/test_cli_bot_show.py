@@ -23,7 +23,7 @@ ROW: dict[str, Any] = {
     "id": "shop", "state": "running", "health": "healthy", "cause": "", "pid": 42, "uptime_s": 3700.0,
     "restarts_24h": 1, "memory_bytes": 31 * 1024**2, "cpu_percent": 0.3, "connections": 2, "last_poll_age_s": 2.0,
     "last_update_age_s": 47.0, "launch": "script", "enabled": True, "statename": "RUNNING", "start_at": NOW - 3700,
-    "stop_at": None, "exit_code": 0, "spawn_error": None,
+    "stop_at": None, "exit_code": 0, "spawn_error": None, "end": None, "deaths": {"10m": 0, "1h": 0, "24h": 0},
 }  # fmt: skip
 VALUES = load(Path("/nowhere"), environ={}).for_bot({}) | {"launch": "script", "target": "/srv/bot.py", "uid": 70007}
 
@@ -80,6 +80,15 @@ def test_a_run_that_was_killed_ended_when_the_next_one_began_and_the_living_one_
     runs = (Run(NOW - 10, 2.0, 42, "d"), Run(NOW - 145, 1.0, 41, "d"))
     (line,) = [line for line in describe(picture(runs=runs), command) if "killed" in line]
     assert line.strip() == f"{clock(NOW - 10, NOW):<9} {'killed':<9} {KILLED:<44} ran 2m 15s"
+
+
+def test_supervisord_tells_the_signal_of_the_last_end_that_left_no_word() -> None:
+    runs = (Run(NOW - 3700, 2.0, 42, "d"), Run(NOW - 4000, 1.0, 41, "d"))
+    row = ROW | {"end": {"at": NOW - 3705, "code": None, "signal": "SIGSEGV"}}
+    (line,) = [line for line in describe(replace(picture(runs=runs), row=row), command) if KILLED in line]
+    assert line.strip() == f"{clock(NOW - 3705, NOW):<9} {'SIGSEGV':<9} {KILLED:<44} ran 4m 55s"
+    row = ROW | {"end": {"at": NOW - 5000, "code": None, "signal": "SIGSEGV"}}  # of an earlier run
+    assert "SIGSEGV" not in "\n".join(describe(replace(picture(runs=runs), row=row), command))
 
 
 def test_a_killed_run_without_a_next_one_ended_when_supervisord_saw_it() -> None:

@@ -176,14 +176,17 @@ def test_a_line_that_cannot_fit_is_cut_at_its_end() -> None:
 
 def test_supervisorctl_shows_the_same_columns() -> None:
     shown = io.StringIO()
+    answers = iter([[row("a"), DEAF], [row("echo")]])
+    server = SimpleNamespace(getBots=lambda: json.dumps({"bots": next(answers)}))
     controller = SimpleNamespace(
-        options=SimpleNamespace(plugins=[]), exitstatus=0, output=lambda line: shown.write(f"{line}\n")
-    )
-    plugin = BotsPlugin(controller)
-    plugin._show({"bots": [row("a"), DEAF]}, [])
+        options=SimpleNamespace(plugins=[]), exitstatus=0, output=lambda line: shown.write(f"{line}\n"),
+        complete=None, upcheck=lambda: True, get_server_proxy=lambda namespace: server,
+    )  # fmt: skip
+    plugin = BotsPlugin(controller, {})
+    plugin.do_bots("")
     assert shown.getvalue().splitlines() == lay_out([row("a"), DEAF], columns_for([DEAF]), 1000)
-    plugin._show({"bots": [row("echo")]}, ["ecko"])
+    plugin.do_bots("ecko")
     assert shown.getvalue().splitlines()[-1] == "multibot: no bot 'ecko' (did you mean 'echo'?)"
     assert controller.exitstatus == 4
     plugin.do_bots("--help")
-    assert "Show every bot" in shown.getvalue()
+    assert "Show a line per bot" in shown.getvalue()

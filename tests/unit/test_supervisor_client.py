@@ -1,13 +1,9 @@
-"""What the client makes of supervisord's faults; what the waker does."""
+"""What the client makes of supervisord's faults."""
 
 from __future__ import annotations
 
-import os
-import signal
 import xmlrpc.client
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from supervisor.xmlrpc import Faults
@@ -15,12 +11,11 @@ from supervisor.xmlrpc import Faults
 from multibot_plugin.errors import SupervisordAway
 from multibot_plugin.supervisor import client as client_module
 from multibot_plugin.supervisor.client import Supervisor, _translated, bot_of, program, refused_where
-from multibot_plugin.supervisor.inside import Stopper, Waker
 
 
 def test_our_fault_codes_are_supervisors() -> None:
     for name in ("UNKNOWN_METHOD", "SHUTDOWN_STATE", "BAD_NAME", "NO_FILE", "NOT_EXECUTABLE", "SPAWN_ERROR",
-                 "ALREADY_STARTED", "NOT_RUNNING", "ALREADY_ADDED", "STILL_RUNNING", "CANT_REREAD"):  # fmt: skip
+                 "ALREADY_STARTED", "NOT_RUNNING", "ALREADY_ADDED", "CANT_REREAD"):  # fmt: skip
         assert getattr(client_module, name) == getattr(Faults, name)
 
 
@@ -34,7 +29,7 @@ def test_our_fault_codes_are_supervisors() -> None:
         (Faults.FAILED, "supervisor.startProcess",
          "supervisord refused supervisor.startProcess for bot 'echo' (fault 30)"),
         (Faults.UNKNOWN_METHOD, "multibot.getBots", "supervisord runs without multibot's plugin (or an older one): "
-                                                    "restart it with 'multibot stop' and 'start'"),
+                                                    "restart it with 'multibot stop && multibot start'"),
         (9000, "multibot.getBots", "supervisord's multibot plugin refused multibot.getBots: KeyError: see the log"),
     ],
 )  # fmt: skip
@@ -75,56 +70,3 @@ def test_no_socket_no_listener_and_no_right_are_supervisord_away(tmp_path: Path)
 def test_programs_are_named_after_their_bots() -> None:
     assert program("echo") == "bot-echo"
     assert (bot_of("bot-echo"), bot_of("other")) == ("echo", None)
-
-
-class Group:
-    """A process group as the main loop sees it: a priority, and what stop_all was told."""
-
-    def __init__(self, priority: int, log: list[int]) -> None:
-        self.config, self.running, self.log = SimpleNamespace(priority=priority), True, log
-
-    def get_unstopped_processes(self) -> list[str]:
-        return ["p"] if self.running else []
-
-    def stop_all(self) -> None:
-        self.log.append(self.config.priority)
-
-
-def test_priorities_stop_one_after_the_other_and_each_at_once() -> None:
-    told: list[int] = []
-    groups = {name: Group(priority, told) for name, priority in (("a", 999), ("b", 999), ("c", 10), ("d", 1))}
-    stopper = Stopper(SimpleNamespace(process_groups=groups))
-    stopper.go_on()
-    assert told == [999, 999]
-    groups["a"].running = False
-    stopper.go_on()
-    assert told[2:] == [999]
-    groups["b"].running = False
-    stopper.go_on()
-    assert told[3:] == [10]
-    for group in groups.values():
-        group.running = False
-    stopper.go_on()
-    assert told[4:] == []
-
-
-def test_a_signal_wakes_the_poll_and_the_dead_are_reaped_until_the_waker_is_closed() -> None:
-    reaped: list[int] = []
-    fds: dict[int, Any] = {}
-    options = SimpleNamespace(get_socket_map=lambda: fds, pidhistory=dict.fromkeys(range(150)))
-    before = signal.getsignal(signal.SIGUSR1)
-    signal.signal(signal.SIGUSR1, lambda number, frame: None)
-    waker = Waker(SimpleNamespace(options=options, reap=lambda: reaped.append(1)))
-    try:
-        (descriptor,) = fds
-        assert fds[descriptor].readable()
-        os.kill(os.getpid(), signal.SIGUSR1)
-        fds[descriptor].handle_read_event()
-        assert len(reaped) == 2  # a hundred each
-        with pytest.raises(BlockingIOError):
-            os.read(descriptor, 1)
-    finally:
-        waker.close()
-        signal.signal(signal.SIGUSR1, before)
-    assert fds == {}
-    assert signal.set_wakeup_fd(-1) == -1

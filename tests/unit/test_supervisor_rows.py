@@ -13,13 +13,19 @@ from supervisor.process import Subprocess
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import RPCError
 
-from multibot_plugin.supervisor.rpc import MultibotInterface, bot_row, is_fresh, make_interface, tick_age
+from multibot_plugin.supervisor.inside.ends import Ends, Past
+from multibot_plugin.supervisor.inside.parts import Inside
+from multibot_plugin.supervisor.inside.rows import Seen, bot_row
+from multibot_plugin.supervisor.inside.status import is_fresh, tick_age
+from multibot_plugin.supervisor.inside.updates import Updates
+from multibot_plugin.supervisor.rpc import MultibotInterface, make_interface
 
 NOW, MONO = 1_800_000_000.0, 5_000.0
+MONITOR = SimpleNamespace(pid=7, get_state=lambda: ProcessStates.RUNNING)
 ROW_KEYS = {
     "id", "state", "health", "cause", "pid", "uptime_s", "restarts_24h", "memory_bytes", "cpu_percent", "connections",
     "last_poll_age_s", "last_update_age_s", "launch", "enabled", "digest", "statename", "start_at", "stop_at",
-    "exit_code", "spawn_error", "stop_wait_s",
+    "exit_code", "spawn_error", "stop_wait_s", "end", "deaths",
 }  # fmt: skip
 
 
@@ -44,7 +50,7 @@ def status(mono: Any = MONO - 2, **changes: Any) -> dict[str, Any]:
 
 
 def row(made: Subprocess, picture: dict[str, Any]) -> dict[str, Any]:
-    return bot_row("echo", made, picture, NOW, MONO)
+    return bot_row("echo", made, Seen(picture, MONITOR, NOW, MONO), Past())
 
 
 def test_a_fresh_picture_of_this_process_is_shown_whole() -> None:
@@ -100,10 +106,17 @@ def test_freshness_is_three_ticks_and_some() -> None:
     assert tick_age({"mono": True}, MONO) is None
 
 
+def interface(supervisord: Any, path: Path) -> MultibotInterface:
+    """Return the interface of a supervisord in which nothing else of ours runs."""
+    options = SimpleNamespace(waitpid=lambda: (None, None))
+    inside = Inside(Ends(SimpleNamespace(options=options), lambda f: f), Updates(supervisord, "", list, whole=False))
+    return MultibotInterface(supervisord, path / "status.json", path, inside)
+
+
 def test_one_supervisord_has_one_interface_and_unknown_bots_are_refused(tmp_path: Path) -> None:
-    existing = MultibotInterface(SimpleNamespace(process_groups={}, options=None), tmp_path / "status.json")
+    existing = interface(SimpleNamespace(process_groups={}, options=None), tmp_path)
     supervisord = SimpleNamespace(multibot_interface=existing)
-    assert make_interface(supervisord, status=str(tmp_path / "status.json")) is existing
+    assert make_interface(supervisord, status=str(tmp_path / "status.json"), state=str(tmp_path)) is existing
     with pytest.raises(RPCError) as caught:
         existing.setAutostart("nobody", True)
     assert caught.value.text == "BAD_NAME"
@@ -114,8 +127,8 @@ def test_an_exception_of_our_own_is_a_fault_that_shows_no_value_of_the_request(t
     logger = SimpleNamespace(warn=log.append)
     broken = SimpleNamespace(process_groups={"bot-echo": None}, options=SimpleNamespace(logger=logger))
     with pytest.raises(RPCError) as caught:
-        MultibotInterface(broken, tmp_path / "status.json").setAutostart("secret", True)
-    assert (caught.value.code, caught.value.text) == (9000, "UNKNOWN: AttributeError: see supervisord's log")
+        interface(broken, tmp_path).setAutostart("secret", True)
+    assert (caught.value.code, caught.value.text) == (9000, "INTERNAL_ERROR: AttributeError: see supervisord's log")
     assert len(log) == 1
     assert re.fullmatch(r"multibot\.setAutostart: AttributeError at _bots:\d+", log[0])
 

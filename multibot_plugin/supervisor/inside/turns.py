@@ -1,0 +1,156 @@
+"""supervisord's main loop turns when there is something to do, and starts the dead again in the turn that finds them.
+
+Stock supervisord polls for a whole second: SIGCHLD does not wake it, nor does a start or retry that falls due; and
+it looks for what to start before it looks for the dead, so that they wait for the turn after.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from supervisor import events
+from supervisor.states import ProcessStates, SupervisorStates
+from supervisor.xmlrpc import DeferredXMLRPCResponse
+
+_REAPED_AT_ONCE = 100  # Supervisor.reap() stops after as many children
+_A_LITTLE_LATER_S = 0.002  # supervisord asks for "later than", not "at"
+_SHORTEST_S = 0.01
+_STOPPING_S = 0.02
+_ASK_AGAIN_S = 0.02
+_stock_deferred = DeferredXMLRPCResponse.__init__
+_MOVING = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
+
+
+class Turns:
+    """Stands in for ``options.poller``: as long as supervisor's own, but ended by a signal and by what falls due."""
+
+    def __init__(self, supervisord: Any, contain: Any) -> None:
+        self._supervisord = supervisord
+        self._options = options = supervisord.options
+        self._stock = options.poller
+        self._soon = True  # the very first turn starts the programs
+        self._moving: dict[int, Any] = {}
+        self._ended: list[Any] = []
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        self._stock.register_readable(self._read)
+        self._timeout = 0.0
+        self._shorten, self._reap = contain(self._shorten_poll), contain(self._reap_all)
+        self._revive = contain(self._start_ended)
+        options.poller = self
+        DeferredXMLRPCResponse.__init__ = _deferred
+        options.get_signal = self._after_reaping(options.get_signal)
+        events.subscribe(events.ProcessStateEvent, contain(self._changed))
+        events.subscribe(events.ProcessGroupAddedEvent, contain(lambda event: self.soon()))
+        events.subscribe(events.SupervisorStoppingEvent, contain(self._stopping))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stock, name)
+
+    def soon(self) -> None:
+        """Let the next turn follow at once."""
+        self._soon = True
+
+    def poll(self, timeout: float) -> tuple[list[int], list[int]]:
+        """Do what supervisor's poller does, for as long as nothing falls due; reap after a signal."""
+        self._timeout = timeout
+        self._shorten(time.time())
+        readable, writable = self._stock.poll(self._timeout)
+        if self._read in readable:
+            readable.remove(self._read)  # supervisord knows nothing of it
+            self._reap()
+        return readable, writable
+
+    def _shorten_poll(self, now: float) -> None:
+        """Let the poll last only as long as nothing falls due."""
+        if self._soon:
+            self._soon, self._timeout = False, 0.0
+            return
+        # Never a turn without any pause: what is due may have to wait for something else (a retry during a shutdown).
+        waits = [max(_SHORTEST_S, _due(process) - now + _A_LITTLE_LATER_S) for process in self._moving.values()]
+        # Answers that wait for a program ask again after a pause of theirs.
+        waits += [c.delay for c in self._options.get_socket_map().values() if getattr(c, "delay", 0)]
+        if self._read < 0:
+            waits.append(_STOPPING_S)
+        self._timeout = min([self._timeout, *waits])
+
+    def _reap_all(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._read, 4096):
+                pass
+        for _ in range(1 + len(self._options.pidhistory) // _REAPED_AT_ONCE):
+            self._supervisord.reap()
+
+    def _after_reaping(self, get_signal: Callable[[], Any]) -> Callable[[], Any]:
+        """Put the restarts behind supervisord's own reaping: it asks for signals next."""
+
+        def call() -> Any:
+            self._revive()
+            return get_signal()
+
+        return call
+
+    def _start_ended(self) -> None:
+        ended, self._ended = self._ended, []
+        groups = self._supervisord.process_groups
+        for process in ended:
+            if groups.get(process.group.config.name) is process.group:  # not taken out meanwhile
+                process.transition()
+
+    def _changed(self, event: Any) -> None:
+        process = event.process
+        state = process.get_state()
+        if state in _MOVING:
+            self._moving[id(process)] = process
+        else:
+            self._moving.pop(id(process), None)
+        if state == ProcessStates.EXITED:
+            self._ended.append(process)
+        self.soon()  # event listeners, too, are told in the turn after
+
+    def _stopping(self, event: Any) -> None:
+        # Before a reload every descriptor above 4 is closed unasked: ours must be out of use by then.
+        if self._options.mood == SupervisorStates.RESTARTING:
+            signal.set_wakeup_fd(-1)
+            self._stock.unregister_readable(self._read)
+            os.close(self._read)
+            os.close(self._write)
+            self._read = -1
+
+
+def _deferred(self: Any, request: Any, callback: Any) -> None:
+    """Let an answer that waits ask again after a pause: that to ``stop X`` has none, and keeps a whole core busy."""
+    _stock_deferred(self, request, callback)
+    self.delay = max(self.delay, _ASK_AGAIN_S)
+
+
+def _due(process: Any) -> float:
+    """Return when supervisord has something to do about a process, after which it has to look."""
+    if process.get_state() == ProcessStates.STARTING:
+        return float(process.laststart + process.config.startsecs)
+    return float(process.delay)
+
+
+def quick_forks(options: Any) -> None:
+    """Let children not close every possible descriptor one by one (27 ms with minfds=20000): exec closes them.
+
+    All that Python opens is closed at exec anyway (PEP 446); what supervisord inherited itself is made so here.
+    """
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            with contextlib.suppress(OSError):  # the descriptor of this very listing
+                os.set_inheritable(int(name), False)
+    setpgrp = options.setpgrp
+
+    def in_the_child() -> None:  # the first that a new child does, and nobody else
+        options.minfds = 3
+        setpgrp()
+
+    options.setpgrp = in_the_child

@@ -1,0 +1,39 @@
+"""Which supervisor multibot works in. Loaded inside supervisord, too."""
+
+from __future__ import annotations
+
+import re
+from types import MethodType
+from typing import Any, NoReturn
+
+from supervisor.xmlrpc import RPCError
+
+from multibot_plugin.supervisor.inside.requests import TOO_OLD
+
+LEAST = "4.3.0"
+
+
+def too_old(version: str) -> str:
+    """Return why multibot does not work in this version of supervisor, nothing when it does."""
+    match = re.match(r"(\d+)\.(\d+)", version)
+    if match and (int(match[1]), int(match[2])) >= (4, 3):
+        return ""
+    return f"supervisor {version} is too old, multibot needs {LEAST}"
+
+
+class RefusingInterface:
+    """What a supervisord that is too old gets instead of the methods: each of them says why there is none.
+
+    supervisord itself goes on. An exception in the factory would end it, and with it every program of its operator.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return MethodType(RefusingInterface._refuse, self)
+
+    def _refuse(self, *arguments: Any) -> NoReturn:
+        raise RPCError(TOO_OLD, self._reason)

@@ -1,0 +1,321 @@
+"""What runs inside supervisord, part by part, on stand-ins of its objects; on the real ones: integration/."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from supervisor import events
+from supervisor.poller import PollPoller
+from supervisor.states import EventListenerStates, ProcessStates, SupervisorStates
+from supervisor.xmlrpc import RPCError
+
+from multibot_plugin.supervisor.inside.care import Care
+from multibot_plugin.supervisor.inside.ends import Ends, end_of
+from multibot_plugin.supervisor.inside.parts import Parts, contained
+from multibot_plugin.supervisor.inside.stops import Stopper
+from multibot_plugin.supervisor.inside.turns import Turns, quick_forks
+from multibot_plugin.supervisor.inside.updates import section_of
+
+
+@pytest.fixture(autouse=True)
+def no_subscribers() -> Iterator[None]:
+    events.clear()
+    yield
+    events.clear()
+
+
+def bare(function: Callable[..., None]) -> Callable[..., None]:
+    return function
+
+
+class Process:
+    """A program as the loop sees it."""
+
+    def __init__(self, state: int, delay: float = 0.0, group: Any = None) -> None:
+        self.state, self.delay, self.laststart = state, delay, delay - 1
+        self.config = SimpleNamespace(startsecs=1, name="p", command="x")
+        self.group, self.killing, self.turns, self.pid = group, False, 0, 42
+
+    def get_state(self) -> int:
+        return self.state
+
+    def transition(self) -> None:
+        self.turns += 1
+
+
+def patience(turns: Turns, now: float) -> float:
+    """Return how long supervisord's poll of a second lasts at most."""
+    turns._timeout = 1.0
+    turns._shorten(now)
+    return turns._timeout
+
+
+def tell(process: Process, kind: Any = events.ProcessStateExitedEvent) -> None:
+    events.notify(kind(process, ProcessStates.RUNNING, True))
+
+
+def told(turns: Turns, process: Process) -> None:
+    """Let a program change its state, and the turn that tells event listeners of it pass."""
+    tell(process)
+    assert patience(turns, 0.0) == 0.0
+
+
+class Loop:
+    """supervisord as far as Turns touches it, with supervisor's own poller."""
+
+    def __init__(self) -> None:
+        self.reaped = 0
+        self.channels: dict[int, Any] = {}
+        self.process_groups: dict[str, Any] = {}
+        self.options = SimpleNamespace(
+            logger=None, pidhistory={}, mood=SupervisorStates.RUNNING, get_socket_map=lambda: self.channels,
+            get_signal=lambda: None,
+        )  # fmt: skip
+        self.options.poller = PollPoller(self.options)
+
+    def reap(self) -> None:
+        self.reaped += 1
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
+    turns = Turns(made, bare)
+    assert turns.poll(0) == ([], [])  # the first turn
+    yield made
+    made.options.mood = SupervisorStates.RESTARTING
+    events.notify(events.SupervisorStoppingEvent())
+    signal.signal(signal.SIGUSR1, before)
+    assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_the_first_turn_does_not_wait_nor_one_after_a_program_was_added(loop: Loop) -> None:
+    turns = loop.options.poller
+    assert patience(turns, 0.0) == 1.0
+    events.notify(events.ProcessGroupAddedEvent("x"))
+    assert [patience(turns, 0.0), patience(turns, 0.0)] == [0.0, 1.0]
+
+
+def test_the_poll_lasts_until_a_start_a_retry_or_a_kill_falls_due(loop: Loop) -> None:
+    turns, now = loop.options.poller, 1000.0
+    for state in (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING):
+        process = Process(state, delay=now + 0.25)
+        told(turns, process)
+        assert 0.25 < patience(turns, now) < 0.26
+        assert patience(turns, now + 5) == 0.01
+        process.state = ProcessStates.RUNNING
+        told(turns, process)
+        assert patience(turns, now) == 1.0
+    loop.channels[7] = SimpleNamespace(delay=0.05)  # an answer that waits
+    assert patience(turns, now) == 0.05
+
+
+def test_a_signal_ends_the_poll_and_the_dead_are_reaped_by_the_hundred(loop: Loop) -> None:
+    loop.options.pidhistory = dict.fromkeys(range(150))
+    os.kill(os.getpid(), signal.SIGUSR1)
+    read, write = os.pipe()
+    loop.options.poller.register_readable(read)  # as everything else that supervisord reads
+    os.write(write, b"x")
+    assert loop.options.poller.poll(30) == ([read], [])
+    assert loop.reaped == 2
+    loop.options.poller.unregister_readable(read)
+    os.close(read)
+    os.close(write)
+
+
+def test_the_dead_are_started_after_supervisords_own_reaping_unless_they_were_taken_out(loop: Loop) -> None:
+    group = SimpleNamespace(config=SimpleNamespace(name="g"))
+    here, gone = Process(ProcessStates.EXITED, group=group), Process(ProcessStates.EXITED)
+    gone.group = SimpleNamespace(config=SimpleNamespace(name="gone"))
+    loop.process_groups["g"] = group
+    for process in (here, gone):
+        tell(process)
+    assert loop.options.get_signal() is None
+    assert (here.turns, gone.turns) == (1, 0)
+    loop.options.get_signal()
+    assert here.turns == 1
+
+
+def test_before_a_reload_the_descriptors_are_given_up_and_the_poll_is_short() -> None:
+    made = Loop()
+    turns = Turns(made, bare)
+    turns.poll(0)
+    read = turns._read
+    made.options.mood = SupervisorStates.RESTARTING
+    events.notify(events.SupervisorStoppingEvent())
+    assert 0 < patience(turns, 0.0) < 0.1
+    assert turns.poll(0) == ([], [])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(read)
+
+
+def test_a_child_closes_nothing_one_by_one_and_inherits_nothing() -> None:
+    read, write = os.pipe()
+    os.set_inheritable(read, True)
+    calls: list[str] = []
+    options = SimpleNamespace(minfds=20_000, setpgrp=lambda: calls.append("setpgrp"))
+    quick_forks(options)
+    assert not os.get_inheritable(read)
+    assert options.minfds == 20_000  # supervisord's own: what it closes at a reload
+    options.setpgrp()
+    assert (options.minfds, calls) == (3, ["setpgrp"])
+    assert select.select([read], [], [], 0)[0] == []
+    os.close(read)
+    os.close(write)
+
+
+class Group:
+    """A process group at shutdown: a priority, and what stop_all was told."""
+
+    def __init__(self, priority: int, log: list[int]) -> None:
+        self.config, self.running, self.log = SimpleNamespace(priority=priority), True, log
+
+    def get_unstopped_processes(self) -> list[str]:
+        return ["p"] if self.running else []
+
+    def stop_all(self) -> None:
+        self.log.append(self.config.priority)
+
+
+def test_priorities_stop_one_after_the_other_and_each_at_once() -> None:
+    told: list[int] = []
+    groups = {name: Group(priority, told) for name, priority in (("a", 999), ("b", 999), ("c", 10), ("d", 1))}
+    stopper = Stopper(SimpleNamespace(process_groups=groups, stopping=True))
+    ended = SimpleNamespace(process=Process(ProcessStates.STOPPED))
+    stopper.go_on()
+    assert told == [999, 999]
+    groups["b"].running = False
+    stopper.changed(ended)
+    assert told[2:] == []
+    groups["a"].running = False
+    stopper.changed(SimpleNamespace(process=Process(ProcessStates.STOPPING)))
+    assert told[2:] == []
+    stopper.changed(ended)
+    assert told[2:] == [10]
+    groups["c"].running = groups["d"].running = False
+    stopper.changed(ended)
+    assert told[3:] == []
+
+
+def test_an_end_is_a_code_or_the_name_of_a_signal() -> None:
+    assert (end_of(3 << 8, 7.0).code, end_of(3 << 8, 7.0).signal) == (3, None)
+    assert (end_of(9, 7.0).code, end_of(9, 7.0).signal) == (None, "SIGKILL")
+    assert end_of(11 | 128, 7.0).signal == "SIGSEGV"  # with a core
+    assert end_of(36, 7.0).signal == "SIG36"
+
+
+def test_ends_are_kept_by_program_and_only_those_count_that_nobody_asked_for() -> None:
+    status = iter([(7, 9), (7, 0), (8, 9), (None, None)])
+    process = Process(ProcessStates.RUNNING)
+    options = SimpleNamespace(waitpid=lambda: next(status), pidhistory={7: process})
+    ends = Ends(SimpleNamespace(options=options), bare)
+    assert ends.of("p") is None
+    assert options.waitpid() == (7, 9)
+    process.killing = True
+    assert options.waitpid() == (7, 0)
+    past = ends.of("p")
+    assert past is not None
+    assert past.end is not None
+    assert (past.end.code, past.end.signal, len(past.deaths)) == (0, None, 1)
+    assert options.waitpid() == (8, 9)  # a process of nobody
+    assert options.waitpid() == (None, None)
+    now = past.deaths[0]
+    assert past.within(now + 599) == {"10m": 1, "1h": 1, "24h": 1}
+    assert past.within(now + 601) == {"10m": 0, "1h": 1, "24h": 1}
+    assert past.within(now + 90_000) == {"10m": 0, "1h": 0, "24h": 0}
+
+
+class Listener(Process):
+    def __init__(self, signals: list[int]) -> None:
+        super().__init__(ProcessStates.RUNNING)
+        self.config.name, self.event = "multibot", None
+        self.listener_state, self.signals = EventListenerStates.READY, signals
+
+    def signal(self, number: int) -> None:
+        self.signals.append(number)
+
+
+def test_a_monitor_that_hangs_or_has_lost_the_protocol_is_killed_and_a_busy_one_is_not() -> None:
+    killed: list[int] = []
+    log: list[str] = []
+    listener = Listener(killed)
+    pool = SimpleNamespace(event_buffer=[], processes={"multibot": listener})
+    options = SimpleNamespace(logger=SimpleNamespace(warn=log.append))
+    care = Care(SimpleNamespace(process_groups={"multibot": pool}, options=options), bare, 30.0)
+    for now in (0.0, 100.0):
+        care.look(now)
+    listener.listener_state = EventListenerStates.BUSY
+    for serial in range(20):  # another event each time
+        listener.event = SimpleNamespace(serial=serial)
+        care.look(100.0 + 5 * serial)
+    assert killed == []
+    care.look(195.0 + 29)
+    assert killed == []
+    care.look(195.0 + 31)
+    assert killed == [signal.SIGKILL]
+    assert log == ["multibot: the monitor (pid 42) has not answered for 31 s: killing it"]
+    listener.listener_state = EventListenerStates.UNKNOWN
+    care.look(300.0)
+    assert len(killed) == 2
+    listener.state = ProcessStates.STOPPED
+    care.look(400.0)
+    listener.state, listener.listener_state = ProcessStates.RUNNING, EventListenerStates.ACKNOWLEDGED
+    care.look(500.0)
+    care.look(531.0)  # it never said that it is ready
+    assert len(killed) == 3
+
+
+def test_no_exception_comes_out_and_no_value_of_it_is_logged() -> None:
+    log: list[str] = []
+
+    def fails(secret: str) -> None:
+        raise KeyError(secret)
+
+    contained(SimpleNamespace(warn=log.append))(fails)("99:SECRET")
+    assert len(log) == 1
+    assert log[0].startswith("multibot: KeyError at fails:")
+    assert "SECRET" not in log[0]
+
+
+def test_each_part_has_a_switch_and_a_wrong_one_is_named() -> None:
+    assert Parts.of({}) == Parts()
+    assert Parts.of({"instant_restart": "off", "listener_patience_s": "0"}) == Parts(
+        instant_restart=False, listener_patience_s=0.0
+    )
+    for options, told in (
+        ({"instant_restart": "perhaps"}, "instant_restart=perhaps: not true or false"),
+        ({"listener_patience_s": "nan"}, "listener_patience_s=nan: not a number of seconds up to 86400"),
+        ({"instant": "true"}, "has no option 'instant', but instant_restart, quick_fork"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            Parts.of(options)
+
+
+def test_a_section_is_cut_out_whole_and_never_mixed() -> None:
+    text = "; head\n\n[program:bot-a]\ncommand=1\n\n[program:bot-ab]\ncommand=2\n"
+    assert section_of(text, "a") == "[program:bot-a]\ncommand=1\n"
+    assert section_of(text, "ab") == "[program:bot-ab]\ncommand=2\n"
+    assert section_of(text, "b") is None
+    with pytest.raises(RPCError):
+        section_of(text + text, "a")
+
+
+def test_time_does_not_stand_in_the_way() -> None:
+    """A wall clock that was set back makes nobody wait for longer than supervisord's own second."""
+    made = Loop()
+    turns = Turns(made, bare)
+    told(turns, Process(ProcessStates.STARTING, delay=time.time() + 3600))
+    polled: list[float] = []
+    made.options.poller._stock.poll = lambda timeout: (polled.append(timeout), ([], []))[1]
+    turns.poll(1)
+    assert polled == [1]
+    made.options.mood = SupervisorStates.RESTARTING
+    events.notify(events.SupervisorStoppingEvent())
