@@ -35,19 +35,23 @@ SUPERVISORD = ""
 STOPPED = "stopped"  # a bot that nobody wants to run: it never polls
 _AT_ONCE = 3  # faults before everything has to be well again
 _LONGEST_PAUSE_S = 0.5
+_LONGEST_COMMAND_S = 1.5
 _SETTLED_S = 90.0
 _LAST_LINES = 30  # of a log, when something does not get well
 
 
 @dataclass
 class Figures:
-    """What a run found. ``deaths``: caused, by bot or SUPERVISORD; ``lost`` and ``doubled``: rows of them in the
-    audit log; ``silent_s``: the longest time that a bot did not poll, by fault."""
+    """What a run found. ``deaths``: caused ones, as (bot or SUPERVISORD, pid), of which ``lost`` (by bot) have no row
+    in the audit log; ``doubled``: deaths with more than one; ``others``: deaths that no fault of ours explains;
+    ``silent_s``: the longest time that a bot did not poll, by fault.
+    """
 
     faults: Counter[str] = field(default_factory=Counter)
-    deaths: Counter[str] = field(default_factory=Counter)
+    deaths: set[tuple[str, int]] = field(default_factory=set)
     lost: Counter[str] = field(default_factory=Counter)
-    doubled: Counter[str] = field(default_factory=Counter)
+    doubled: set[tuple[str, int]] = field(default_factory=set)
+    others: set[tuple[str, int]] = field(default_factory=set)
     double_polls: int = 0
     silent_s: dict[str, float] = field(default_factory=dict)
 
@@ -56,8 +60,8 @@ class Figures:
         return [
             *(f"{count:5} × {name}, longest time without a poll {self.silent_s.get(name, 0.0):.1f} s"
               for name, count in sorted(self.faults.items())),
-            f"{self.deaths.total():5} deaths of bots and supervisord",
-            f"{self.lost.total():5} of them not recorded, {self.doubled.total()} recorded twice",
+            f"{len(self.deaths):5} deaths of bots and supervisord caused, {len(self.others)} others",
+            f"{self.lost.total():5} of them not recorded, {len(self.doubled)} recorded twice",
             f"{self.double_polls:5} double polls",
         ]  # fmt: skip
 
@@ -75,7 +79,6 @@ class Chaos:
         self._now = "nothing yet"
         self._changes = 0
         self._hand: list[str] = []
-        self._killed: set[tuple[str, int]] = set()
 
     def run(self, seconds: float) -> Figures:
         """Cause faults for so long; fails when something does not get well again."""
@@ -117,15 +120,14 @@ class Chaos:
         """Return the pids of the bots' processes that no fault has killed yet."""
         with contextlib.suppress(MultibotError):
             pids = {row["id"]: row["pid"] for row in self._client.bots()["bots"] if row["pid"]}
-            return {bot: pid for bot, pid in pids.items() if (bot, pid) not in self._killed}
+            return {bot: pid for bot, pid in pids.items() if (bot, pid) not in self.figures.deaths}
         return {}
 
     def kill(self, who: str, pid: int, victim: int | None = None) -> None:
         """Kill a bot's process (or ``victim``, a part of it) or supervisord, which has to be recorded."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim or pid, signal.SIGKILL)
-            self._killed.add((who, pid))
-            self.figures.deaths[who] += 1
+            self.figures.deaths.add((who, pid))
 
     def signal(self, program: str, number: int) -> None:
         """Send a signal to a program of supervisord's, if it runs."""
@@ -152,13 +154,25 @@ class Chaos:
         )  # fmt: skip
         if words == ("apply",):
             self.system.sql("UPDATE bot_configs SET settings = settings || $1", {"stop_wait_s": 10 + number % 5})
+        return self.begin(*words)
+
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """Begin a command of ours."""
         command = [*self.system.cli, "--home", str(self.system.home.config), *words]
         return subprocess.Popen(command, env=self.system.environment, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
+    def cut_off(self, *words: str) -> None:
+        """Begin a command and kill it at a random moment."""
+        with self.begin(*words) as command:
+            time.sleep(self.random.uniform(0, _LONGEST_COMMAND_S))
+            command.kill()
+
     def start_again(self) -> None:
-        """Start the installation after the end of supervisord."""
+        """Start the installation after the end of supervisord, perhaps in two attempts."""
         wait_for(lambda: not alive(self._pid), "supervisord's end")
+        if self.random.random() < 0.3:
+            self.cut_off("start")
         self.system.run("start")
         self._client.close()
         self._pid = self.system.supervisord_pid
@@ -187,8 +201,8 @@ class Chaos:
             return f"polls {polls}"
         if size := Journal(self.system.home.journal).size():
             return f"{size} bytes wait in the journal"
-        lost = self.figures.deaths - self._recorded()
-        return f"no row of {dict(lost)}" if lost else ""
+        self._compare()
+        return f"no row of {dict(self.figures.lost)}" if self.figures.lost else ""
 
     def _last_words(self) -> str:
         """Return the ends of the logs that tell what went wrong; they are removed with the installation."""
@@ -197,21 +211,22 @@ class Chaos:
             line for log in logs for line in (f"{log.name}:", *log.read_text().splitlines()[-_LAST_LINES:])
         )
 
-    def _recorded(self) -> Counter[str]:
-        """Return the deaths that the audit log holds."""
-        try:
+    def _compare(self) -> None:
+        """Compare the deaths that were caused with those in the audit log."""
+        figures, rows = self.figures, []
+        with contextlib.suppress(MultibotError):
             rows = self.system.sql(
-                "SELECT coalesce(bot_id, $1) AS who FROM audit_log"
+                "SELECT coalesce(bot_id, $1) AS who, (detail ->> 'pid')::int AS pid FROM audit_log"
                 " WHERE action IN ('bot.exited', 'bot.start_failed', 'supervisord.died')", SUPERVISORD
             )  # fmt: skip
-        except MultibotError:
-            return Counter()
-        return Counter(row["who"] for row in rows)
+        recorded = Counter((row["who"], row["pid"]) for row in rows if row["pid"] is not None)
+        early = Counter(row["who"] for row in rows if row["pid"] is None)  # supervisord does not say whose start failed
+        figures.lost = Counter(who for who, _ in figures.deaths - recorded.keys()) - early
+        figures.doubled = {death for death, times in recorded.items() if times > 1}
+        figures.others = recorded.keys() - figures.deaths
 
     def _judge(self) -> None:
-        recorded = self._recorded()
-        self.figures.lost = self.figures.deaths - recorded
-        self.figures.doubled = recorded - self.figures.deaths
+        self._compare()
         views = [bot for bot in self.system.sandbox.bots() if bot.name in (*FORMS, STOPPED)]
         self.figures.double_polls = sum(bot.conflicts + max(0, bot.most_polls_open - 1) for bot in views)
         wishes = self.system.sql(
@@ -312,15 +327,39 @@ def _reload(chaos: Chaos) -> None:
 
 def _shut_down(chaos: Chaos) -> None:
     system = chaos.system
+
+    def stop_twice() -> None:
+        chaos.cut_off("stop", "--yes")
+        system.run("stop", "--yes")
+
     end: Callable[[], object] = chaos.random.choice(
         (
             lambda: system.supervisorctl("shutdown"),
             lambda: system.run("stop", "--now", "--yes"),
             lambda: os.kill(system.supervisord_pid, signal.SIGTERM),
+            stop_twice,
         )
     )
     end()
     chaos.start_again()
+
+
+def _cut_power(chaos: Chaos) -> None:
+    """Kill everything at the same time; nobody is left to record it."""
+    processes = sorted(chaos.system.processes(), key=lambda process: process.pid == chaos.system.supervisord_pid)
+    os.kill(chaos.system.supervisord_pid, signal.SIGSTOP)  # it starts nothing any more, and ends last
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    chaos.start_again()
+
+
+def _freeze_database(chaos: Chaos) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        server = psutil.Process(chaos.pid(POSTGRES))
+        server.suspend()
+        chaos.pause()
+        server.resume()
 
 
 def _freeze(chaos: Chaos) -> None:
@@ -352,7 +391,7 @@ def _during_change(act: Callable[[Chaos], None]) -> Callable[[Chaos], None]:
 
     def act_meanwhile(chaos: Chaos) -> None:
         with chaos.change():
-            time.sleep(chaos.random.uniform(0.2, 1.5))
+            time.sleep(chaos.random.uniform(0.2, _LONGEST_COMMAND_S))
             act(chaos)
 
     return act_meanwhile
@@ -360,7 +399,7 @@ def _during_change(act: Callable[[Chaos], None]) -> Callable[[Chaos], None]:
 
 def _kill_change(chaos: Chaos) -> None:
     with chaos.change() as command:
-        time.sleep(chaos.random.uniform(0.2, 1.5))
+        time.sleep(chaos.random.uniform(0.2, _LONGEST_COMMAND_S))
         command.kill()
 
 
@@ -372,6 +411,8 @@ FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (
     Fault("database killed", _kill_database),
     Fault("supervisord killed", _kill_supervisord, alone=True),
     Fault("supervisord frozen", _freeze),
+    Fault("power cut", _cut_power, alone=True),
+    Fault("database frozen during a change", _during_change(_freeze_database), alone=True),
     Fault("rendered file lost", _lose_the_file, alone=True),
     Fault("reload", _reload, alone=True),
     Fault("shutdown and start", _shut_down, alone=True),

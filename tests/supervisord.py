@@ -183,7 +183,7 @@ class Supervisord:
         return {bot: row["statename"] for bot, row in self.rows().items()}
 
     def wait_state(self, state: str, *bots: str) -> None:
-        wait_for(lambda: {self.states().get(bot) for bot in bots} == {state}, f"{bots} {state}")
+        wait_for(lambda: set(map(self.states().get, bots)) == {state}, f"{bots} {state}")
 
 
 @contextlib.contextmanager

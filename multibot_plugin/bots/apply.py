@@ -121,9 +121,9 @@ def apply(
     Bots that changed are stopped at the same time, each taken back into operation as soon as it has ended. A change
     of ``enabled`` alone starts or stops the bot, and one that is enabled but stands still is started, unless an
     operator may have stopped it a moment ago. Nothing but bots is touched. Files that nothing names any more are
-    swept when everything worked. ``whose`` command this is: should it be killed in the middle, somebody else finishes
-    it; what an earlier one has left is finished now. Of a plan for some bots only (plan.narrowed) all others stay as
-    they are. Raises SupervisordAway before anything is written.
+    swept, but for bots that failed. ``whose`` command this is: should it be killed in the middle, somebody else
+    finishes it; what an earlier one has left is finished now. Of a plan for some bots only (plan.narrowed) all others
+    stay as they are. Raises SupervisordAway before anything is written.
     """
     with working(home) as work:
         answer = supervisor.bots()
@@ -141,9 +141,9 @@ def apply(
             end_left(home, bot)
         for bot in applied.stopped:
             end_left(home, bot, partial(supervisor.running, program(bot)))
-        if not applied.failed:
-            with changing(home.state / "render.lock"):  # nobody writes files now that nothing names yet
-                sweep(home, [*sections.values(), *read_rendered(read_text(home.rendered)).values()], only)
+        with changing(home.state / "render.lock"):  # nobody writes files now that nothing names yet
+            named = [*sections.values(), *read_rendered(read_text(home.rendered)).values()]
+            sweep(home, named, only, spare=applied.failed)
         _close(home, work, applied)
         return applied
 

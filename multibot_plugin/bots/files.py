@@ -160,18 +160,22 @@ def deployed(home: Home) -> set[str]:
     return {path.parent.name for path in (home.state / "bots").glob("*/*.token")}
 
 
-def sweep(home: Home, sections: Iterable[Section], only: Collection[str] | None = None) -> None:
+def sweep(
+    home: Home, sections: Iterable[Section], only: Collection[str] | None = None, spare: Collection[str] = ()
+) -> None:
     """Remove settings and tokens that none of ``sections`` names any more; a bot's working directory stays.
 
     A bot may have two sections: the one that supervisord runs and the one that was rendered since. ``only``: leave
-    the files of all other bots alone.
+    the files of all other bots alone, and those of ``spare`` in any case.
     """
     named: dict[str, set[str]] = {}
     for section in sections:
         named.setdefault(section.id, set()).add(section.digest)
     top = home.state / "bots"
     for directory in sorted(top.iterdir()) if top.is_dir() else ():
-        if directory.is_symlink() or not directory.is_dir() or (only is not None and directory.name not in only):
+        if directory.is_symlink() or not directory.is_dir() or directory.name in spare:
+            continue
+        if only is not None and directory.name not in only:
             continue
         for path in directory.iterdir():
             match = _OF_A_DIGEST.fullmatch(path.name)

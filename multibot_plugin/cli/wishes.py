@@ -81,7 +81,8 @@ def remember(context: Context, supervisor: Supervisor | None, bots: Sequence[str
         except Unwritable as error:
             say(f"warning: {error}")
             if supervisor is not None:
-                supervisor.set_autostart(bot, enabled)
+                with contextlib.suppress(NoSuchBot):
+                    supervisor.set_autostart(bot, enabled)
 
 
 def record(context: Context, act: Act, bots: Sequence[str], now: bool) -> None:

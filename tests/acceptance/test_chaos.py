@@ -16,4 +16,4 @@ def test_faults_in_random_order_lose_no_bot_no_poll_and_no_record() -> None:
     with chaotic(seed, print) as chaos:
         figures = chaos.run(SECONDS)
     assert figures.faults
-    assert (figures.lost, figures.doubled, figures.double_polls) == ({}, {}, 0)
+    assert (figures.lost, figures.doubled, figures.double_polls) == ({}, set(), 0), "\n".join(figures.lines())

@@ -110,6 +110,9 @@ def test_the_sweep_takes_what_nothing_names_and_leaves_the_rest(home: Home) -> N
     (directory / "work").mkdir()
     (directory / "work" / f"{'0' * 16}.json").touch()
     (home.state / "bots" / "a-file").touch()
+    sweep(home, [section_of(new)], spare=["echo", "gone"])
+    assert home.bot("echo").token(old.digest).exists()
+    assert len(list(gone.iterdir())) == 2
     sweep(home, [section_of(new)])
     assert sorted(path.name for path in directory.iterdir()) == sorted(
         [f"{new.digest}.json", f"{new.digest}.token", "live.json", "notes.txt", "work"]
