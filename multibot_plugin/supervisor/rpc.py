@@ -15,7 +15,6 @@ import importlib.metadata
 import inspect
 import json
 import os
-import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor import events
+from supervisor.http import NOT_DONE_YET
 from supervisor.options import VERSION
 from supervisor.states import (
     ProcessStates,
@@ -42,6 +42,7 @@ from multibot_plugin.supervisor.inside.version import RefusingInterface, too_old
 from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX
 
 SCHEMA = 1
+_AT_ONCE = 250  # rows in one turn of supervisord
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
 
 
@@ -51,27 +52,29 @@ def make_interface(
     """Return the interface; supervisord asks once for each of its HTTP servers and gets the same one.
 
     The options of the section: ``status`` is the monitor's file, ``state`` the installation's directory, the others
-    are described at ``Parts``. Raises ValueError, which supervisord dies of, after a line on stderr.
+    are described at ``Parts``. Nothing here ends supervisord, and with it every program of its operator: what is wrong
+    is logged, and answered by every method where nothing of multibot can work.
     """
-    if reason := too_old(VERSION):
-        supervisord.options.logger.critical(f"multibot is not loaded: {reason}")
-        return RefusingInterface(reason)
-    interface: MultibotInterface | None = getattr(supervisord, "multibot_interface", None)
-    if interface is None:
+    interface: MultibotInterface | RefusingInterface | None = getattr(supervisord, "multibot_interface", None)
+    if interface is not None:
+        return interface
+    log = supervisord.options.logger.critical
+    reason = too_old(VERSION)
+    if not reason and not (status and state):
+        reason = "[rpcinterface:multibot] lacks status= or state=: 'multibot init' shows what belongs there"
+    if not reason:
+        switched, problems = Parts.of(parts)
+        for problem in problems:
+            log(f"[rpcinterface:multibot] {problem}: the default holds")
         try:
-            if not status or not state:
-                raise ValueError(
-                    "[rpcinterface:multibot] lacks status= or state=: 'multibot init' shows what belongs there"
-                )
-            switched = Parts.of(parts)
-        except ValueError as error:
-            # supervisord itself only says that it could not make us.
-            print(f"Error: {error}", file=sys.stderr)
-            supervisord.options.logger.critical(str(error))
-            raise
-        inside = install(supervisord, switched, os.path.join(state, "rendered", "bots.conf"))
-        interface = MultibotInterface(supervisord, Path(status), Path(state), inside)
-        supervisord.multibot_interface = interface
+            inside = install(supervisord, switched, os.path.join(state, "rendered", "bots.conf"))
+            interface = MultibotInterface(supervisord, Path(status), Path(state), inside)
+        except Exception as error:
+            reason = f"{type(error).__name__} while it was loaded"
+    if reason or interface is None:
+        log(f"multibot is not loaded: {reason}")
+        interface = RefusingInterface(reason)
+    supervisord.multibot_interface = interface
     return interface
 
 
@@ -142,8 +145,7 @@ class MultibotInterface:
         now, now_mono = time.time(), time.monotonic()
         status, monitor = self._status.read(), monitor_of(self._supervisord)
         version = f"{os.getpid()}-{self._changes}"
-        seen = Seen(status, monitor, now, now_mono)
-        return _json({
+        answer: dict[str, Any] = {
             "schema": SCHEMA,
             "at": now,
             "version": version,
@@ -151,8 +153,26 @@ class MultibotInterface:
                             "state": getSupervisorStateDescription(self._supervisord.options.mood),
                             "stopping": any(p.get_state() == ProcessStates.STOPPING for p in self._processes())},
             "monitor": monitor_row(monitor, status, now_mono),
-            "bots": None if unless == version else self._rows(sorted(self._bots().items()), seen),
-        })  # fmt: skip
+            "bots": None,
+        }  # fmt: skip
+        if unless == version:
+            return _json(answer)
+        bots, seen = sorted(self._bots().items()), Seen(status, monitor, now, now_mono)
+        if len(bots) <= _AT_ONCE or not self._inside.prompt:
+            return _json({**answer, "bots": self._rows(bots, seen)})
+        later: str = self._piece_by_piece(answer, bots, seen)  # which to whoever asked is this string
+        return later
+
+    def _piece_by_piece(self, answer: dict[str, Any], bots: list[tuple[str, Any]], seen: Seen) -> Any:
+        """Return a function that supervisord calls in each turn until it is done: so it never stands still for long."""
+        rows: list[dict[str, Any]] = []
+
+        def go_on() -> Any:
+            rows.extend(self._rows(bots[len(rows) : len(rows) + _AT_ONCE], seen))
+            return NOT_DONE_YET if len(rows) < len(bots) else _json({**answer, "bots": rows})
+
+        go_on.delay = 0.001  # type: ignore[attr-defined]
+        return go_on
 
     @_contained
     def setAutostart(self, bot: str, enabled: bool) -> bool:

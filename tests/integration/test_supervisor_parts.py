@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import xmlrpc.client
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from supervisord import BIN, PATIENCE_S, Supervisord, rows, supervisord, wait_for
+from supervisord import PATIENCE_S, Supervisord, rows, supervisord, wait_for
 
 from multibot_plugin.bots.apply import write
 from multibot_plugin.bots.conform import Applied
@@ -174,19 +173,40 @@ def test_with_every_part_switched_off_supervisord_is_as_it_comes_and_all_works(o
     assert own.states()["one"] == "RUNNING"
 
 
-def test_a_wrong_option_ends_the_start_with_one_clear_line(own: Supervisord) -> None:
-    own.stop()
+def test_a_mistake_in_our_section_ends_nobodys_supervisord(own: Supervisord) -> None:
     conf = own.home.supervisord_conf
     whole = conf.read_text()
-    words = [str(BIN / "supervisord"), "--nodaemon", "--configuration", str(conf)]
-    for line, told in (
-        ("instant_restart=perhaps", "instant_restart=perhaps: not true or false"),
-        ("", "lacks status= or state=: 'multibot init' shows what belongs there"),
-    ):
-        conf.write_text(whole.replace("\nstatus=", f"\n{line}\nstatus=" if line else "\n;"))
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 2
-        assert f"Error: [rpcinterface:multibot] {told}" in done.stderr.splitlines()
+    own.apply(rows("one"))
+    own.wait_state("RUNNING", "one")
+    conf.write_text(whole.replace("\nstatus=", "\ninstant_restart=perhaps\nstatus=", 1))
+    own.reload()
+    own.wait_state("RUNNING", "one")
+    assert "[rpcinterface:multibot] instant_restart=perhaps: not true or false: the default holds" in own.log()
+    conf.write_text(whole.replace("\nstatus=", "\n;", 1))
+    own.reload()
+    with pytest.raises(MultibotError, match="lacks status= or state=: 'multibot init' shows what belongs there"):
+        own.client.bots()
+    assert "bot-one" in own.ctl("status", code=None)
+
+
+def test_after_a_reload_without_a_part_supervisord_is_as_it_comes(own: Supervisord) -> None:
+    own.option(OFF)
+    own.reload()
+    own.apply(rows("slow-a"))
+    own.wait_state("RUNNING", "slow-a")
+    with xmlrpc.client.ServerProxy("http://localhost", transport=own.client._proxy("transport")) as server:
+        help_text = str(server.system.methodHelp("supervisor.stopAllProcesses"))
+    assert "highest priority" not in help_text
+
+
+def test_a_program_that_ends_at_once_is_started_as_seldom_as_ever(own: Supervisord) -> None:
+    conf = own.home.config / "conf.d" / "quick.conf"
+    conf.write_text(
+        "[program:quick]\ncommand=/bin/true\nstartsecs=0\nautorestart=true\n[program:clock]\ncommand=sleep 4\n"
+    )
+    own.ctl("update")
+    wait_for(lambda: "exited: clock" in own.log(), "some seconds")
+    assert 1 < own.log().count("spawned: 'quick'") < 12
 
 
 def test_while_supervisord_ends_nothing_is_updated(own: Supervisord) -> None:

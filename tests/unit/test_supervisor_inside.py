@@ -14,11 +14,12 @@ import pytest
 from supervisor import events
 from supervisor.poller import PollPoller
 from supervisor.states import EventListenerStates, ProcessStates, SupervisorStates
-from supervisor.xmlrpc import RPCError
+from supervisor.xmlrpc import DeferredXMLRPCResponse, RPCError
 
 from multibot_plugin.supervisor.inside.care import Care
 from multibot_plugin.supervisor.inside.ends import Ends, end_of
 from multibot_plugin.supervisor.inside.parts import Parts, contained
+from multibot_plugin.supervisor.inside.patches import Patches
 from multibot_plugin.supervisor.inside.stops import Stopper
 from multibot_plugin.supervisor.inside.turns import Turns, quick_forks
 from multibot_plugin.supervisor.inside.updates import section_of
@@ -33,6 +34,11 @@ def no_subscribers() -> Iterator[None]:
 
 def bare(function: Callable[..., None]) -> Callable[..., None]:
     return function
+
+
+class Fifo(list[Any]):
+    def first(self) -> Any:
+        return self[0]
 
 
 class Process:
@@ -72,11 +78,12 @@ class Loop:
 
     def __init__(self) -> None:
         self.reaped = 0
+        self.signals: list[int] = []
         self.channels: dict[int, Any] = {}
         self.process_groups: dict[str, Any] = {}
         self.options = SimpleNamespace(
             logger=None, pidhistory={}, mood=SupervisorStates.RUNNING, get_socket_map=lambda: self.channels,
-            get_signal=lambda: None,
+            get_signal=lambda: self.signals.pop() if self.signals else None,
         )  # fmt: skip
         self.options.poller = PollPoller(self.options)
 
@@ -88,7 +95,7 @@ class Loop:
 def loop() -> Iterator[Loop]:
     made = Loop()
     before = signal.signal(signal.SIGUSR1, lambda number, frame: None)
-    turns = Turns(made, bare)
+    turns = Turns(made, bare, Patches(made, bare))
     assert turns.poll(0) == ([], [])  # the first turn
     yield made
     made.options.mood = SupervisorStates.RESTARTING
@@ -114,21 +121,57 @@ def test_the_poll_lasts_until_a_start_a_retry_or_a_kill_falls_due(loop: Loop) ->
         process.state = ProcessStates.RUNNING
         told(turns, process)
         assert patience(turns, now) == 5.002
-    loop.channels[7] = SimpleNamespace(delay=0.05)  # an answer that waits
-    assert patience(turns, now) == 0.05
+    fifo = [DeferredXMLRPCResponse(None, SimpleNamespace(delay=0))]  # an answer that waits
+    loop.channels[7] = SimpleNamespace(delay=fifo[0].delay, producer_fifo=Fifo(fifo))
+    assert patience(turns, now) == 0.02
+    loop.channels[7] = SimpleNamespace(delay=0.1, producer_fifo=Fifo(["tail -f"]))
+    assert patience(turns, now) == 0.5
 
 
-def test_a_signal_ends_the_poll_and_the_dead_are_reaped_by_the_hundred(loop: Loop) -> None:
-    loop.options.pidhistory = dict.fromkeys(range(150))
+def test_a_signal_ends_the_poll_and_the_dead_are_reaped_by_the_hundred_when_all_is_read(loop: Loop) -> None:
+    loop.options.pidhistory = dict.fromkeys(range(250))
     os.kill(os.getpid(), signal.SIGUSR1)
     read, write = os.pipe()
     loop.options.poller.register_readable(read)  # as everything else that supervisord reads
     os.write(write, b"x")
     assert loop.options.poller.poll(30) == ([read], [])
-    assert loop.reaped == 2
+    assert loop.reaped == 0  # supervisord reads first: the dead have descriptors, too
+    loop.options.get_signal()
+    assert loop.reaped == 2  # after supervisord's own hundred
     loop.options.poller.unregister_readable(read)
     os.close(read)
     os.close(write)
+
+
+def test_a_turn_follows_a_signal_and_a_tick_at_once(loop: Loop) -> None:
+    turns = loop.options.poller
+    loop.signals.append(signal.SIGTERM)
+    assert loop.options.get_signal() == signal.SIGTERM
+    assert patience(turns, 0.0) == 0.0
+    assert loop.options.get_signal() is None
+    assert patience(turns, 0.0) == 5.002
+    events.notify(events.Tick5Event(0, loop))
+    assert patience(turns, 0.0) == 0.0
+
+
+def test_a_program_that_ends_at_once_is_not_started_at_once(loop: Loop) -> None:
+    turns, now = loop.options.poller, time.time()
+    group = SimpleNamespace(config=SimpleNamespace(name="g"))
+    loop.process_groups["g"] = group
+    process = Process(ProcessStates.EXITED, group=group)
+    process.laststart = now - 0.2
+    told(turns, process)
+    loop.options.get_signal()
+    process.transition()  # as its group does in every turn
+    assert process.turns == 0
+    assert 0.7 < patience(turns, now) < 0.9
+    process.state = ProcessStates.STARTING  # by hand
+    process.transition()
+    process.state = ProcessStates.EXITED
+    process.transition()
+    assert process.turns == 2
+    patience(turns, now + 1)
+    assert turns._rests == []
 
 
 def test_the_dead_are_started_after_supervisords_own_reaping_unless_they_were_taken_out(loop: Loop) -> None:
@@ -146,7 +189,7 @@ def test_the_dead_are_started_after_supervisords_own_reaping_unless_they_were_ta
 
 def test_before_a_reload_the_descriptors_are_given_up_and_the_poll_is_short() -> None:
     made = Loop()
-    turns = Turns(made, bare)
+    turns = Turns(made, bare, Patches(made, bare))
     turns.poll(0)
     read = turns._read
     made.options.mood = SupervisorStates.RESTARTING
@@ -269,7 +312,9 @@ def test_a_monitor_that_hangs_or_has_lost_the_protocol_is_killed_and_a_busy_one_
     care.look(400.0)
     listener.state, listener.listener_state = ProcessStates.RUNNING, EventListenerStates.ACKNOWLEDGED
     care.look(500.0)
-    care.look(531.0)  # it never said that it is ready
+    care.look(531.0)
+    assert len(killed) == 2
+    care.look(801.0)  # it never said that it is ready
     assert len(killed) == 3
 
 
@@ -285,18 +330,31 @@ def test_no_exception_comes_out_and_no_value_of_it_is_logged() -> None:
     assert "SECRET" not in log[0]
 
 
-def test_each_part_has_a_switch_and_a_wrong_one_is_named() -> None:
-    assert Parts.of({}) == Parts()
-    assert Parts.of({"instant_restart": "off", "listener_patience_s": "0"}) == Parts(
-        instant_restart=False, listener_patience_s=0.0
-    )
+def test_each_part_has_a_switch_and_a_wrong_one_is_named_and_changes_nothing() -> None:
+    assert Parts.of({}) == (Parts(), [])
+    switched = Parts(instant_restart=False, listener_patience_s=0.0)
+    assert Parts.of({"instant_restart": "off", "listener_patience_s": "0"}) == (switched, [])
     for options, told in (
         ({"instant_restart": "perhaps"}, "instant_restart=perhaps: not true or false"),
-        ({"listener_patience_s": "nan"}, "listener_patience_s=nan: not a number of seconds up to 86400"),
-        ({"instant": "true"}, "has no option 'instant', but instant_restart, quick_fork"),
+        ({"listener_patience_s": "nan"}, "listener_patience_s=nan: not a number of seconds up to 86400 (0: never)"),
     ):
-        with pytest.raises(ValueError, match=told):
-            Parts.of(options)
+        assert Parts.of(options) == (Parts(), [told])
+    assert Parts.of({"instant": "true"})[1][0].startswith("has no option 'instant', but instant_restart, quick_fork")
+
+
+def test_what_is_replaced_in_supervisors_classes_is_given_back_before_a_reload() -> None:
+    class Theirs:
+        value = 1
+
+    options = SimpleNamespace(mood=SupervisorStates.SHUTDOWN)
+    patches = Patches(SimpleNamespace(options=options), bare)
+    assert patches.put(Theirs, "value", 2) == 1
+    assert patches.put(Theirs, "value", 3) == 2
+    events.notify(events.SupervisorStoppingEvent())
+    assert Theirs.value == 3
+    options.mood = SupervisorStates.RESTARTING
+    events.notify(events.SupervisorStoppingEvent())
+    assert Theirs.value == 1
 
 
 def test_a_section_is_cut_out_whole_and_never_mixed() -> None:
@@ -311,7 +369,7 @@ def test_a_section_is_cut_out_whole_and_never_mixed() -> None:
 def test_time_does_not_stand_in_the_way() -> None:
     """A wall clock that was set back makes nobody wait for longer than until supervisord's next tick."""
     made = Loop()
-    turns = Turns(made, bare)
+    turns = Turns(made, bare, Patches(made, bare))
     told(turns, Process(ProcessStates.STARTING, delay=time.time() + 3600))
     polled: list[float] = []
     made.options.poller._stock.poll = lambda timeout: (polled.append(timeout), ([], []))[1]

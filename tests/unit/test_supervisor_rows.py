@@ -109,7 +109,9 @@ def test_freshness_is_three_ticks_and_some() -> None:
 def interface(supervisord: Any, path: Path) -> MultibotInterface:
     """Return the interface of a supervisord in which nothing else of ours runs."""
     options = SimpleNamespace(waitpid=lambda: (None, None))
-    inside = Inside(Ends(SimpleNamespace(options=options), lambda f: f), Updates(supervisord, "", list, whole=False))
+    inside = Inside(
+        Ends(SimpleNamespace(options=options), lambda f: f), Updates(supervisord, "", list, whole=False), prompt=True
+    )
     return MultibotInterface(supervisord, path / "status.json", path, inside)
 
 

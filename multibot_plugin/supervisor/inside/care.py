@@ -14,6 +14,7 @@ from typing import Any
 from supervisor import events
 from supervisor.states import EventListenerStates, ProcessStates
 
+_BEGINS = 10
 MONITOR, _LISTENER = "multibot", "multibot_plugin.supervisor.listener"
 
 
@@ -53,7 +54,9 @@ class Care:
         if seen != self._seen or state == EventListenerStates.READY:
             self._seen, self._since = seen, now_mono
         lost = state == EventListenerStates.UNKNOWN
-        if lost or now_mono - self._since > self._patience_s:
+        # Until it says that it is ready it imports, perhaps on a host that starts a thousand bots at the same time.
+        patience_s = self._patience_s * (_BEGINS if state == EventListenerStates.ACKNOWLEDGED else 1)
+        if lost or now_mono - self._since > patience_s:
             why = "has lost the protocol" if lost else f"has not answered for {now_mono - self._since:.0f} s"
             self._supervisord.options.logger.warn(f"multibot: the monitor (pid {process.pid}) {why}: killing it")
             process.signal(signal.SIGKILL)

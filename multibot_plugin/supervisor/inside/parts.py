@@ -12,6 +12,7 @@ from supervisor.http import deferring_http_channel
 
 from multibot_plugin.supervisor.inside.care import Care
 from multibot_plugin.supervisor.inside.ends import Ends
+from multibot_plugin.supervisor.inside.patches import Patches
 from multibot_plugin.supervisor.inside.stops import install_stops
 from multibot_plugin.supervisor.inside.turns import Turns, quick_forks
 from multibot_plugin.supervisor.inside.updates import Updates
@@ -53,18 +54,20 @@ class Parts:
     )
 
     @classmethod
-    def of(cls, options: Mapping[str, str]) -> Parts:
-        """Return what the options of the section say. Raises ValueError naming the option."""
+    def of(cls, options: Mapping[str, str]) -> tuple[Parts, list[str]]:
+        """Return what the options of the section say, and what of them means nothing: there the default holds."""
         kinds = {field.name: _patience if field.name == "listener_patience_s" else boolean for field in fields(cls)}
         values: dict[str, Any] = {}
+        problems = []
         for name, text in options.items():
             if name not in kinds:
-                raise ValueError(f"[rpcinterface:multibot] has no option {name!r}, but {', '.join(kinds)}")
+                problems.append(f"has no option {name!r}, but {', '.join(kinds)}")
+                continue
             try:
                 values[name] = kinds[name](text)
             except ValueError:
-                raise ValueError(f"[rpcinterface:multibot] {name}={text}: not {_MEANT[kinds[name]]}") from None
-        return cls(**values)
+                problems.append(f"{name}={text}: not {_MEANT[kinds[name]]}")
+        return cls(**values), problems
 
 
 def _patience(text: str) -> float:
@@ -79,39 +82,41 @@ _MEANT = {_patience: "a number of seconds up to 86400 (0: never)", boolean: "tru
 
 @dataclass(frozen=True)
 class Inside:
-    """What the XML-RPC methods use of all this."""
+    """What the XML-RPC methods use of all this. ``prompt``: an answer that is made piece by piece comes promptly."""
 
     ends: Ends
     updates: Updates
+    prompt: bool
 
 
 def install(supervisord: Any, parts: Parts, sections: str) -> Inside:
     """Add all this to this supervisord. After ``reload`` supervisord is a new object and this is called again.
 
-    ``sections``: the file with the bots' sections.
+    ``sections``: the file with the bots' sections. A part that cannot be added is logged and left out.
     """
     contain = contained(supervisord.options.logger)
-    ends = Ends(supervisord, contain)
-    if parts.large_answers:
-        deferring_http_channel.ac_out_buffer_size = _ANSWER_PIECE
-    if parts.quick_fork:
-        quick_forks(supervisord.options)
-    turns = Turns(supervisord, contain) if parts.instant_restart else None
-    if parts.parallel_stop:
-        install_stops(supervisord, contain)
-    if parts.listener_patience_s:
-        Care(supervisord, contain, parts.listener_patience_s)
-    soon = turns.soon if turns else (lambda: None)
-    return Inside(ends, Updates(supervisord, sections, soon, whole=not parts.targeted_update))
+    patches = Patches(supervisord, contain)
+    ends, turns = Ends(supervisord, contain), list[Turns]()
+    for wanted, add in (
+        (parts.large_answers, lambda: patches.put(deferring_http_channel, "ac_out_buffer_size", _ANSWER_PIECE)),
+        (parts.quick_fork, lambda: quick_forks(supervisord.options)),
+        (parts.instant_restart, lambda: turns.append(Turns(supervisord, contain, patches))),
+        (parts.parallel_stop, lambda: install_stops(supervisord, contain, patches)),
+        (parts.listener_patience_s, lambda: Care(supervisord, contain, parts.listener_patience_s)),
+    ):
+        if wanted:
+            contain(add)()
+    soon = turns[0].soon if turns else (lambda: None)
+    return Inside(ends, Updates(supervisord, sections, soon, whole=not parts.targeted_update), bool(turns))
 
 
-Contain = Callable[[Callable[..., None]], Callable[..., None]]
+Contain = Callable[[Callable[..., Any]], Callable[..., None]]
 
 
 def contained(logger: Any) -> Contain:
     """Return a decorator that lets no exception out of a function: it is logged, by its type and place alone."""
 
-    def contain(function: Callable[..., None]) -> Callable[..., None]:
+    def contain(function: Callable[..., Any]) -> Callable[..., None]:
         def call(*arguments: Any) -> None:
             try:
                 function(*arguments)

@@ -13,17 +13,19 @@ from typing import Any
 from supervisor import events
 from supervisor.http import NOT_DONE_YET
 from supervisor.rpcinterface import SupervisorNamespaceRPCInterface, isRunning, make_allfunc
-from supervisor.states import STOPPED_STATES
+from supervisor.states import STOPPED_STATES, ProcessStates
+
+from multibot_plugin.supervisor.inside.patches import Patches
 
 _ASK_AGAIN_S = 0.05  # as supervisor's own
 
 
-def install_stops(supervisord: Any, contain: Any) -> None:
+def install_stops(supervisord: Any, contain: Any, patches: Patches) -> None:
     """Let this supervisord stop like that."""
     stopper = Stopper(supervisord)
     events.subscribe(events.SupervisorStoppingEvent, contain(lambda event: stopper.go_on()))
     events.subscribe(events.ProcessStateEvent, contain(stopper.changed))
-    SupervisorNamespaceRPCInterface.stopAllProcesses = stop_all_in_order
+    patches.put(SupervisorNamespaceRPCInterface, "stopAllProcesses", stop_all_in_order)
 
 
 class Stopper:
@@ -75,16 +77,20 @@ def stop_all_in_order(self: Any, wait: bool = True) -> Callable[[], Any]:
         levels = [list(level) for _, level in groupby(processes, key=lambda pair: pair[0].config.priority)]
     else:
         levels = [processes]
-    stops = [make_allfunc(level, isRunning, self.stopProcess, wait=wait) for level in levels]
+    stops: list[Any] = [make_allfunc(level, isRunning, self.stopProcess, wait=wait) for level in levels]
     results: list[Any] = []
 
     def in_order() -> Any:
-        while stops:
-            answer = stops[0]()
-            if answer is NOT_DONE_YET:
-                return NOT_DONE_YET
-            results.extend(answer)
-            del stops[0]
+        while levels:
+            if stops[0] is not None:
+                answer = stops[0]()
+                if answer is NOT_DONE_YET:
+                    return NOT_DONE_YET
+                results.extend(answer)
+                stops[0] = None
+            if wait and any(process.get_state() == ProcessStates.STOPPING for _, process in levels[0]):
+                return NOT_DONE_YET  # somebody else stops it: what it uses has to wait all the same
+            del stops[0], levels[0]
         return results
 
     in_order.delay = _ASK_AGAIN_S  # type: ignore[attr-defined]

@@ -17,38 +17,44 @@ from supervisor import events
 from supervisor.states import ProcessStates, SupervisorStates
 from supervisor.xmlrpc import DeferredXMLRPCResponse
 
+from multibot_plugin.supervisor.inside.patches import Patches
+
 _REAPED_AT_ONCE = 100  # Supervisor.reap() stops after as many children
 _A_LITTLE_LATER_S = 0.002  # supervisord asks for "later than", not "at"
 _SHORTEST_S, _TICK_S = 0.01, 5.0
 _STOPPING_S = 0.02
 _ASK_AGAIN_S = 0.02
 _stock_deferred = DeferredXMLRPCResponse.__init__
+_LIVED_S = 1.0
+_LOG_TAIL_S = 0.5
 _MOVING = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
 
 
 class Turns:
     """Stands in for ``options.poller``: as long as supervisor's own, but ended by a signal and by what falls due."""
 
-    def __init__(self, supervisord: Any, contain: Any) -> None:
+    def __init__(self, supervisord: Any, contain: Any, patches: Patches) -> None:
         self._supervisord = supervisord
         self._options = options = supervisord.options
         self._stock = options.poller
         self._soon = True  # the very first turn starts the programs
         self._moving: dict[int, Any] = {}
         self._ended: list[Any] = []
+        self._rests: list[float] = []
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._stock.register_readable(self._read)
         self._timeout = 0.0
-        self._measure, self._reap = contain(self._until_due), contain(self._reap_all)
-        self._revive = contain(self._start_ended)
+        self._measure, self._reap = contain(self._until_due), contain(self._reap_the_rest)
+        self._revive, self._drain = contain(self._start_ended), contain(self._empty)
         options.poller = self
-        DeferredXMLRPCResponse.__init__ = _deferred
+        patches.put(DeferredXMLRPCResponse, "__init__", _deferred)
         options.get_signal = self._after_reaping(options.get_signal)
         events.subscribe(events.ProcessStateEvent, contain(self._changed))
-        events.subscribe(events.ProcessGroupAddedEvent, contain(lambda event: self.soon()))
+        for kind in (events.ProcessGroupAddedEvent, events.TickEvent):  # the latter is told in the turn after
+            events.subscribe(kind, contain(lambda event: self.soon()))
         events.subscribe(events.SupervisorStoppingEvent, contain(self._stopping))
 
     def __getattr__(self, name: str) -> Any:
@@ -59,13 +65,13 @@ class Turns:
         self._soon = True
 
     def poll(self, timeout: float) -> tuple[list[int], list[int]]:
-        """Do what supervisor's poller does, for as long as nothing falls due; reap after a signal."""
+        """Do what supervisor's poller does, for as long as nothing falls due or a signal comes."""
         self._timeout = timeout
         self._measure(time.time())
         readable, writable = self._stock.poll(self._timeout)
         if self._read in readable:
             readable.remove(self._read)  # supervisord knows nothing of it
-            self._reap()
+            self._drain()
         return readable, writable
 
     def _until_due(self, now: float) -> None:
@@ -77,27 +83,39 @@ class Turns:
         self._timeout = _TICK_S - now % _TICK_S + _A_LITTLE_LATER_S
         # Never a turn without any pause: what is due may have to wait for something else (a retry during a shutdown).
         waits = [max(_SHORTEST_S, _due(process) - now + _A_LITTLE_LATER_S) for process in self._moving.values()]
-        # Answers that wait for a program ask again after a pause of theirs.
-        waits += [c.delay for c in self._options.get_socket_map().values() if getattr(c, "delay", 0)]
+        waits += [
+            _pause_s(channel) for channel in self._options.get_socket_map().values() if getattr(channel, "delay", 0)
+        ]
+        self._rests = [until for until in self._rests if until > now]
+        waits += [until - now + _A_LITTLE_LATER_S for until in self._rests]
         if self._read < 0:
             waits.append(_STOPPING_S)
         self._timeout = min([self._timeout, *waits])
 
-    def _reap_all(self) -> None:
+    def _empty(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while os.read(self._read, 4096):
                 pass
-        for _ in range(1 + len(self._options.pidhistory) // _REAPED_AT_ONCE):
-            self._supervisord.reap()
 
     def _after_reaping(self, get_signal: Callable[[], Any]) -> Callable[[], Any]:
-        """Put the restarts behind supervisord's own reaping: it asks for signals next."""
+        """Put the restarts behind supervisord's own reaping: it asks for signals next.
+
+        Not in front of it: who is dead has closed descriptors that supervisord is about to read in this turn.
+        """
 
         def call() -> Any:
+            self._reap()
             self._revive()
-            return get_signal()
+            number = get_signal()
+            if number:  # supervisord takes one in each turn
+                self.soon()
+            return number
 
         return call
+
+    def _reap_the_rest(self) -> None:
+        for _ in range(len(self._options.pidhistory) // _REAPED_AT_ONCE):
+            self._supervisord.reap()
 
     def _start_ended(self) -> None:
         ended, self._ended = self._ended, []
@@ -114,23 +132,52 @@ class Turns:
         else:
             self._moving.pop(id(process), None)
         if state == ProcessStates.EXITED:
-            self._ended.append(process)
+            if 0 <= time.time() - process.laststart < _LIVED_S:
+                self._rests.append(_let_rest(process))
+            else:
+                self._ended.append(process)
         self.soon()  # event listeners, too, are told in the turn after
 
     def _stopping(self, event: Any) -> None:
         # Before a reload every descriptor above 4 is closed unasked: ours must be out of use by then.
         if self._options.mood == SupervisorStates.RESTARTING:
             signal.set_wakeup_fd(-1)
-            self._stock.unregister_readable(self._read)
-            os.close(self._read)
+            read, self._read = self._read, -1
+            self._stock.unregister_readable(read)
+            os.close(read)
             os.close(self._write)
-            self._read = -1
 
 
 def _deferred(self: Any, request: Any, callback: Any) -> None:
     """Let an answer that waits ask again after a pause: that to ``stop X`` has none, and keeps a whole core busy."""
     _stock_deferred(self, request, callback)
-    self.delay = max(self.delay, _ASK_AGAIN_S)
+    self.delay = self.delay or _ASK_AGAIN_S
+
+
+def _let_rest(process: Any) -> float:
+    """Keep a program that ended within a second from being started again before that second is over; return when.
+
+    Possible with startsecs=0 alone: it would be started hundreds of times in a second, where stock supervisord's own
+    slowness makes it one.
+    """
+    until = float(process.laststart + _LIVED_S)
+
+    def transition() -> None:
+        now = time.time()
+        if process.get_state() == ProcessStates.EXITED and process.laststart <= now < until:
+            return
+        del process.transition  # the one of its class again
+        process.transition()
+
+    process.transition = transition
+    return until
+
+
+def _pause_s(channel: Any) -> float:
+    """Return after how long an answer that waits for something asks again; ``tail -f`` is no hurry."""
+    fifo = channel.producer_fifo
+    waits = len(fifo) and isinstance(fifo.first(), DeferredXMLRPCResponse)
+    return float(channel.delay if waits else max(channel.delay, _LOG_TAIL_S))
 
 
 def _due(process: Any) -> float:

@@ -8,6 +8,7 @@ no change.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from multibot_plugin.supervisor.inside.words import (
 from multibot_runner.protocol import PROGRAM_PREFIX, BadFile, read_file
 
 RUNNER = " -m multibot_runner "  # in the command of every bot (templates/program.conf.j2)
+_WHERE = re.compile(r"in section '[^']{1,100}'(?: \(file: '[^']{1,300}'\))?\s*$")
 _FILE_CAP = 64 * 1024 * 1024
 # What supervisord looks at again each time: needs no other process.
 LIVE = (
@@ -83,8 +85,9 @@ class Updates:
     def _read_whole(self, bots: Sequence[str]) -> dict[str, Any]:
         try:
             self._supervisord.options.process_config(do_usage=False)
-        except ValueError as error:
-            raise RPCError(Faults.CANT_REREAD, error) from None
+        except ValueError as error:  # its text may quote what it did not understand
+            where = _WHERE.search(str(error))
+            raise RPCError(Faults.CANT_REREAD, where[0] if where else "the configuration") from None
         read = {group.name: group for group in self._supervisord.options.process_group_configs}
         return {bot: read[PROGRAM_PREFIX + bot] for bot in bots if PROGRAM_PREFIX + bot in read}
 
