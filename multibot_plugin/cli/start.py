@@ -62,6 +62,8 @@ def start(context: Context, foreground: bool, json_wanted: bool) -> int:
             beside.check_ready(home, supervisor)
             beside.take_postgres(supervisor)
         ran = supervisor.alive()
+        if not ran and (pid := is_running(home)):  # another one would wait for its socket, and take over unasked
+            raise MultibotError(f"supervisord (pid {pid}) lives but does not answer: kill {pid}")
         if ran:
             say(f"supervisord runs already (pid {supervisor.pid()})")
             revive(supervisor)

@@ -85,17 +85,19 @@ class Executor:
             self._write_result(document)
         for path in sorted(self._inbox.glob("[0-9a-f]*.json")):
             if path.stem not in self._tasks and path.stem not in self._ended:
-                self._admit(path)
+                with contextlib.suppress(OSError):  # one that cannot be removed is not in the way of the others
+                    self._admit(path)
 
     def sweep(self) -> None:
         """Remove results that are old or too many, and what a killed writer left. Raises OSError."""
         now = time.time()
         found = sorted(self._results.glob("[0-9a-f]*.json"))
-        old = [path for path in found if now - path.stat().st_mtime > _KEPT_S]
+        old = [path for path in found if now - path.lstat().st_mtime > _KEPT_S]
         torn = [path for directory in (self._inbox, self._results) for path in directory.glob(".*.tmp")]
-        torn = [path for path in torn if now - path.stat().st_mtime > _TEMPORARY_S]
+        torn = [path for path in torn if now - path.lstat().st_mtime > _TEMPORARY_S]
         for path in {*old, *found[:-_KEPT], *torn}:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Cut off what is being carried out."""

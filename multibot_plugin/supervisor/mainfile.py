@@ -11,7 +11,10 @@ from functools import cached_property
 from pathlib import Path
 
 from multibot_plugin.errors import BadValue
+from multibot_runner.protocol import BadFile, read_file
 
+_FILE_CAP = 16 * 1024 * 1024
+_LONGEST_SOCKET = 107  # sun_path
 Sections = Mapping[str, Mapping[str, str]]
 
 
@@ -66,10 +69,11 @@ class MainFile:
         # Its own first: the files that it includes may be many, and this is asked with every command.
         file = _socket_in(self.own) or _socket_in(self.sections)
         if file:
-            path = Path(self._resolved("unix_http_server", "file", file)).expanduser()
-            if path.is_absolute():
+            path = _path(self._resolved("unix_http_server", "file", file))
+            if path.is_absolute() and "\0" not in file and len(os.fsencode(path)) <= _LONGEST_SOCKET:
                 return path
-            raise BadValue(f"{self.path}: file={path} in [unix_http_server] is not an absolute path")
+            wanted = f"an absolute path of at most {_LONGEST_SOCKET} bytes"
+            raise BadValue(f"{self.path}: file={path} in [unix_http_server] is not {wanted}")
         only = " (only [inet_http_server])" if "inet_http_server" in self.sections else ""
         raise BadValue(f"{self.path}: its supervisord has no unix socket{only}: "
                        "add [unix_http_server] with file=/run/supervisor.sock, and restart it")  # fmt: skip
@@ -84,7 +88,7 @@ class MainFile:
 
     def pidfile(self) -> Path | None:
         """Return where supervisord writes its pid; None where the file does not say."""
-        path = Path(self.value("supervisord", "pidfile")).expanduser()
+        path = _path(self.value("supervisord", "pidfile"))
         return path if path.is_absolute() else None
 
     def _resolved(self, section: str, option: str, value: str) -> str:
@@ -97,6 +101,11 @@ class MainFile:
             raise BadValue(text) from None
 
 
+def _path(text: str) -> Path:
+    """Return a path with its ``~`` resolved as supervisor does; as it is where there is no such user."""
+    return Path(os.path.expanduser(text))
+
+
 def _socket_in(sections: Sections) -> str:
     servers = (o for name, o in sections.items() if name.partition(":")[0] == "unix_http_server")
     return next((options["file"] for options in servers if "file" in options), "")
@@ -107,11 +116,11 @@ def _sections(parser: configparser.RawConfigParser) -> Sections:
 
 
 def _read(parser: configparser.RawConfigParser, path: Path) -> None:
+    real = path.resolve()
     try:
-        with path.open(encoding="utf-8") as file:
-            parser.read_file(file)
-    except OSError as error:
-        raise BadValue(f"{path}: cannot be read: {error.strerror}") from error
+        parser.read_string(read_file(real, _FILE_CAP).decode(), str(path))
+    except BadFile as error:
+        raise BadValue(f"{path}: cannot be read: {str(error).removeprefix(f'{real}: ')}") from error
     except (UnicodeDecodeError, configparser.Error) as error:  # its words cite the line, which may hold a secret
         line = getattr(error, "lineno", None) or next((number for number, _ in getattr(error, "errors", ())), 0)
         where = f" (line {line})" if line else ""

@@ -43,6 +43,7 @@ from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX
 
 SCHEMA = 1
 _AT_ONCE = 250  # rows in one turn of supervisord
+_MOST_UPDATED = 500
 VERSION_LOADED = importlib.metadata.version("supervisor-multibot")  # may be older than what is installed by now
 
 
@@ -204,15 +205,17 @@ class MultibotInterface:
         is changed in memory. Answers for each: added, replaced, removed, live, unchanged; running (stop it, then ask
         again); stopping (ask again); foreign (a program of that name is no bot: left alone).
 
-        @param array bots Ids of the bots
+        @param array bots Ids of the bots, 500 at the most
         @return string result JSON: what was done, by id
         """
         if not isinstance(bots, list) or not all(isinstance(b, str) and BOT_ID.fullmatch(b) for b in bots):
             raise RPCError(Faults.INCORRECT_PARAMETERS)
+        if len(bots) > _MOST_UPDATED:  # supervisord stands still meanwhile
+            raise RPCError(Faults.INCORRECT_PARAMETERS, f"{_MOST_UPDATED} ids at the most")
         if self._supervisord.options.mood < SupervisorStates.RUNNING:
             raise RPCError(Faults.SHUTDOWN_STATE)
         self._changes += 1
-        return _json(self._inside.updates.update(bots))
+        return _json(self._inside.updates.update(list(dict.fromkeys(bots))))
 
     @_contained
     def getBot(self, bot: str) -> str:

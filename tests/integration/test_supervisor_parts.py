@@ -209,6 +209,15 @@ def test_a_program_that_ends_at_once_is_started_as_seldom_as_ever(own: Superviso
     assert 1 < own.log().count("spawned: 'quick'") < 12
 
 
+def test_a_stop_right_after_a_start_is_not_lost(shared: Supervisord) -> None:
+    shared.apply(rows("one", settings={"stop_wait_s": "1s"}))
+    shared.ctl("stop", "bot-one")
+    for _ in range(20):
+        shared.client.start("bot-one", wait_s=None)
+        shared.client.stop("bot-one")
+    assert "killing 'bot-one'" not in shared.log()
+
+
 def test_while_supervisord_ends_nothing_is_updated(own: Supervisord) -> None:
     own.apply(rows("slow-a"))
     own.wait_state("RUNNING", "slow-a")

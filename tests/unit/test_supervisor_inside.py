@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -200,18 +199,44 @@ def test_before_a_reload_the_descriptors_are_given_up_and_the_poll_is_short() ->
         os.fstat(read)
 
 
-def test_a_child_closes_nothing_one_by_one_and_inherits_nothing() -> None:
+def test_a_child_closes_nothing_one_by_one_inherits_nothing_and_misses_no_signal() -> None:
     read, write = os.pipe()
     os.set_inheritable(read, True)
-    calls: list[str] = []
-    options = SimpleNamespace(minfds=20_000, setpgrp=lambda: calls.append("setpgrp"))
-    quick_forks(options)
-    assert not os.get_inheritable(read)
-    assert options.minfds == 20_000  # supervisord's own: what it closes at a reload
-    options.setpgrp()
-    assert (options.minfds, calls) == (3, ["setpgrp"])
-    assert select.select([read], [], [], 0)[0] == []
-    os.close(read)
+    options = SimpleNamespace(minfds=20_000, fork=os.fork)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        quick_forks(options)
+        assert not os.get_inheritable(read)
+        pid = options.fork()
+        if pid == 0:
+            try:
+                os.write(write, b"%d" % options.minfds)
+                signal.pause()
+            finally:
+                os._exit(1)
+        assert os.read(read, 10) == b"3"
+        assert options.minfds == 20_000  # supervisord's own: what it closes at a reload
+        os.kill(pid, signal.SIGTERM)
+        assert os.waitpid(pid, 0) == (pid, signal.SIGTERM)
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        os.close(read)
+        os.close(write)
+
+
+def test_a_stale_descriptor_does_not_make_every_poll_return_at_once(loop: Loop) -> None:
+    turns = loop.options.poller
+    read, write = os.pipe()
+    turns.register_readable(write)  # of a dead program; the number is that of another's stdin now
+    os.close(read)  # which nobody reads
+    told = []
+    for _ in range(2):
+        began = time.monotonic()
+        turns._soon, turns._measure = False, lambda now: setattr(turns, "_timeout", 0.3)
+        told.append((turns.poll(0.3), time.monotonic() - began > 0.2))
+    assert told == [(([], []), False), (([], []), True)]
     os.close(write)
 
 

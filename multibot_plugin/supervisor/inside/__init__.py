@@ -6,6 +6,7 @@ stops.py    programs of one priority stop side by side
 ends.py     how each program ended and how often, which supervisord forgets
 updates.py  single bots are read anew, without the whole configuration
 care.py     a monitor that hangs is replaced
+patches.py  what is replaced in supervisor's classes
 
 and what the methods answer with:
 
@@ -16,6 +17,6 @@ words.py    what is said of an update
 
 Imports supervisor, the standard library and multibot_runner.protocol only. Nothing here blocks or lets an exception
 out: supervisord would end and orphan every bot. supervisor's ``options`` object is its seam for system calls (poll,
-waitpid, setpgrp, get_signal): what has to be told of those is put around them there. Each part is an option of
+waitpid, fork, get_signal): what has to be told of those is put around them there. Each part is an option of
 [rpcinterface:multibot] and can be switched off.
 """

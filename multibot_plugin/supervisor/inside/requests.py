@@ -89,7 +89,7 @@ class Requests:
         request = Request(f"{self._last_ms:012x}{os.urandom(4).hex()}", method, bot, by, time.time(), time.monotonic())
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
-            if len(os.listdir(directory)) >= MOST_OPEN:
+            if sum(name.endswith(".json") for name in os.listdir(directory)) >= MOST_OPEN:
                 raise Refusal(TOO_MANY_REQUESTS, f"{MOST_OPEN} requests are open: ask again later")
             path = directory / f"{request.id}.json"
             replace_file(path, json.dumps({"schema": 1, **asdict(request)}).encode(), fsync=False)

@@ -27,6 +27,7 @@ _ASK_AGAIN_S = 0.02
 _stock_deferred = DeferredXMLRPCResponse.__init__
 _LIVED_S = 1.0
 _LOG_TAIL_S = 0.5
+_HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR2)  # by supervisord
 _MOVING = (ProcessStates.STARTING, ProcessStates.BACKOFF, ProcessStates.STOPPING)
 
 
@@ -49,6 +50,7 @@ class Turns:
         self._timeout = 0.0
         self._measure, self._reap = contain(self._until_due), contain(self._reap_the_rest)
         self._revive, self._drain = contain(self._start_ended), contain(self._empty)
+        self._renew = contain(self._register_anew)
         options.poller = self
         patches.put(DeferredXMLRPCResponse, "__init__", _deferred)
         options.get_signal = self._after_reaping(options.get_signal)
@@ -68,7 +70,10 @@ class Turns:
         """Do what supervisor's poller does, for as long as nothing falls due or a signal comes."""
         self._timeout = timeout
         self._measure(time.time())
+        began = time.monotonic()
         readable, writable = self._stock.poll(self._timeout)
+        if not readable and not writable and time.monotonic() - began < self._timeout / 2:
+            self._renew()
         if self._read in readable:
             readable.remove(self._read)  # supervisord knows nothing of it
             self._drain()
@@ -91,6 +96,20 @@ class Turns:
         if self._read < 0:
             waits.append(_STOPPING_S)
         self._timeout = min([self._timeout, *waits])
+
+    def _register_anew(self) -> None:
+        """Forget what is polled; supervisord registers all of it in every turn.
+
+        A descriptor of a dead program stays registered until a poll finds it closed. One that got its number before
+        that and whose other end is gone makes every poll return at once, with nothing (POLLERR alone), for ever.
+        """
+        for descriptor in self._stock.readables | self._stock.writables:
+            with contextlib.suppress(KeyError):
+                self._stock.unregister_readable(descriptor)
+            with contextlib.suppress(KeyError):
+                self._stock.unregister_writable(descriptor)
+        if self._read >= 0:
+            self._stock.register_readable(self._read)
 
     def _empty(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -119,6 +138,8 @@ class Turns:
 
     def _start_ended(self) -> None:
         ended, self._ended = self._ended, []
+        if ended:
+            self._stock.poll(0)  # which takes out what they had open: the new ones get the same numbers
         groups = self._supervisord.process_groups
         for process in ended:
             if groups.get(process.group.config.name) is process.group:  # not taken out meanwhile
@@ -190,16 +211,27 @@ def _due(process: Any) -> float:
 def quick_forks(options: Any) -> None:
     """Let children not close every possible descriptor one by one (27 ms with minfds=20000): exec closes them.
 
-    All that Python opens is closed at exec anyway (PEP 446); what supervisord inherited itself is made so here.
+    All that Python opens is closed at exec anyway (PEP 446); what supervisord inherited itself is made so here. And
+    let a signal that comes before the exec not be lost: until then a child has supervisord's own handlers, which only
+    take notes (a stop right after a start ended in SIGKILL when the time to stop was over).
     """
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             with contextlib.suppress(OSError):  # the descriptor of this very listing
                 os.set_inheritable(int(name), False)
-    setpgrp = options.setpgrp
+    stock_fork: Callable[[], int] = options.fork
 
-    def in_the_child() -> None:  # the first that a new child does, and nobody else
-        options.minfds = 3
-        setpgrp()
+    def fork() -> int:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+        pid = -1
+        try:
+            pid = stock_fork()
+        finally:
+            if pid == 0:
+                options.minfds = 3
+                for number in _HANDLED:
+                    signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return pid
 
-    options.setpgrp = in_the_child
+    options.fork = fork
