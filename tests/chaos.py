@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 from system import System, alive, wait_for
@@ -29,6 +30,7 @@ from multibot_plugin.bots.unfinished import under_way
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.journal import Journal
 from multibot_plugin.supervisor.client import MONITOR, POSTGRES, Supervisor
+from multibot_plugin.supervisor.inside.requests import inbox
 
 FORMS = ("build", "script", "command")
 SUPERVISORD = ""
@@ -36,6 +38,7 @@ STOPPED = "stopped"  # a bot that nobody wants to run: it never polls
 _AT_ONCE = 3  # faults before everything has to be well again
 _LONGEST_PAUSE_S = 0.5
 _LONGEST_COMMAND_S = 1.5
+_PATIENCE_S = 2  # of supervisord with a listener that hangs
 _SETTLED_S = 90.0
 _LAST_LINES = 30  # of a log, when something does not get well
 
@@ -150,15 +153,20 @@ class Chaos:
         self._changes += 1
         bot, number = self.random.choice(FORMS), self._changes
         words = self.random.choice(
-            (("bot", "set", bot, "--env", f"N={number}"), ("bot", "restart", *FORMS), ("apply",))
+            (("bot", "set", bot, "--env", f"N={number}"), ("bot", "restart", *FORMS), ("apply",),
+             ("supervisorctl", "bot_restart", *FORMS), ("supervisorctl", "bot_apply"))
         )  # fmt: skip
-        if words == ("apply",):
+        if "apply" in words[-1]:
             self.system.sql("UPDATE bot_configs SET settings = settings || $1", {"stop_wait_s": 10 + number % 5})
         return self.begin(*words)
 
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
-        """Begin a command of ours."""
-        command = [*self.system.cli, "--home", str(self.system.home.config), *words]
+        """Begin a command of ours, or of supervisorctl."""
+        system = self.system
+        command = [*system.cli, "--home", str(system.home.config), *words]
+        if words[0] == "supervisorctl":
+            folder = Path(system.cli[0]).parent
+            command = [f"{folder}/supervisorctl", "-c", str(system.home.supervisord_conf), *words[1:]]
         return subprocess.Popen(command, env=self.system.environment, stdin=subprocess.DEVNULL,
                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
 
@@ -199,6 +207,8 @@ class Chaos:
         polls = {bot.name: bot.polls_open for bot in self.system.sandbox.bots()}
         if (polls[STOPPED], *(polls[bot] for bot in FORMS)) != (0, 1, 1, 1):
             return f"polls {polls}"
+        if waiting := list(inbox(self.system.home.state).glob("*.json")):
+            return f"requests wait: {waiting}"
         if size := Journal(self.system.home.journal).size():
             return f"{size} bytes wait in the journal"
         self._compare()
@@ -301,10 +311,12 @@ def _kill_listener(chaos: Chaos) -> None:
 
 
 def _hang_listener(chaos: Chaos) -> None:
+    """Let the listener hang until it is killed, by us or by supervisord."""
     chaos.signal(MONITOR, signal.SIGSTOP)
     _kill_bots(chaos)  # the next listener is told
-    chaos.pause()
-    chaos.signal(MONITOR, signal.SIGKILL)
+    if chaos.random.random() < 0.5:
+        chaos.pause()
+        chaos.signal(MONITOR, signal.SIGKILL)
 
 
 def _kill_database(chaos: Chaos) -> None:
@@ -407,7 +419,7 @@ FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (
     Fault("bots killed", _kill_bots),
     Fault("a command bot's program killed", _kill_program),
     Fault("listener killed", _kill_listener),
-    Fault("listener hung, then killed", _hang_listener),
+    Fault("listener hung", _hang_listener),
     Fault("database killed", _kill_database),
     Fault("supervisord killed", _kill_supervisord, alone=True),
     Fault("supervisord frozen", _freeze),
@@ -429,7 +441,10 @@ FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (
 @contextlib.contextmanager
 def chaotic(seed: int, say: Callable[[str], None]) -> Iterator[Chaos]:
     """Give an installation with its bots, to be put into disorder."""
-    with System.create() as system:
+    with System.create(start=False) as system:
+        conf = system.home.supervisord_conf
+        conf.write_text(conf.read_text().replace("\nstatus=", f"\nlistener_patience_s={_PATIENCE_S}\nstatus=", 1))
+        system.run("start")
         for form in FORMS:
             system.create_form(form, form, "--backoff-max-s", "1s")
         system.create_form(STOPPED, "command", "--no-start")

@@ -7,7 +7,7 @@ import random
 
 from chaos import chaotic
 
-SECONDS = 25.0
+SECONDS = 20.0
 
 
 def test_faults_in_random_order_lose_no_bot_no_poll_and_no_record() -> None:
