@@ -51,7 +51,7 @@ class _Server(socketserver.UnixStreamServer, SimpleXMLRPCDispatcher):
 def supervisord(path: Path, bots: Callable[[], dict[str, Any]]) -> Iterator[None]:
     """Answer ``multibot.getBots`` on a unix socket by real XML-RPC."""
     with _Server(path) as server:
-        server.register_function(lambda: json.dumps(bots()), "multibot.getBots")
+        server.register_function(lambda unless="": json.dumps(bots()), "multibot.getBots")
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
