@@ -145,7 +145,13 @@ def _replace(
             elif words[bot] == RUNNING:  # or again: something may have started it in between
                 _attempt(failed, bot, supervisor.stop, program(bot), None)
         left -= failed.keys()
-        words = supervisor.update(left)
+        try:
+            words = supervisor.update(left)
+        except Unreachable:
+            raise
+        except MultibotError as error:  # they have been told to stop: that it is them must not get lost
+            failed |= dict.fromkeys(left, str(error))
+            return done
         over = {bot: word for bot, word in words.items() if word not in (RUNNING, STOPPING)}
         done |= over
         left -= over.keys()
