@@ -34,17 +34,21 @@ from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_plugin.settings import Settings
 from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor
 from multibot_plugin.supervisor.conf import parse, template
-from multibot_plugin.supervisor.faults import program
+from multibot_plugin.supervisor.faults import foreign, program
 from multibot_runner.protocol import BOT_ID, replace_file
 
 _NOBODY = Whose("multibot", "apply")
 
 
-def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python: str = sys.executable) -> Plan:
+def load(
+    home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python: str = sys.executable,
+    taken: Collection[str] = (),
+) -> Plan:  # fmt: skip
     """Return the plan from what is rendered to ``rows`` (store.fetch_bots), without writing anything.
 
     A row that cannot be used becomes a problem of that bot. A wish that waits in the journal counts as if the
-    database had it already. ``python`` is multibot's interpreter.
+    database had it already. ``python`` is multibot's interpreter. ``taken``: ids that programs of somebody else have in
+    supervisord, which a section of that name would replace; a bot of such an id is not rendered.
     """
     key, wishes = read_key(home), Journal(home.journal).wishes()
     deployments: dict[str, Deployment] = {}
@@ -52,6 +56,9 @@ def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python:
     problems: dict[str, str] = {}
     for row in rows:
         bot = str(row["id"])
+        if bot in taken:
+            problems[bot] = f"{foreign(bot)}: rename that, or '{home.command(f'bot delete {bot}')}'"
+            continue
         try:
             config = BotConfig.from_row(row)
             deployment = deploy(replace(config, enabled=wishes.get(bot, config.enabled)), fleet, key)
@@ -60,7 +67,9 @@ def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python:
         except BadValue as error:
             problems[bot] = str(error)
     base = read_text(home.rendered)
-    rendered = {bot: Rendered(s, read_deployment(home, s)) for bot, s in read_rendered(base).items()}
+    rendered = {
+        bot: Rendered(s, read_deployment(home, s)) for bot, s in read_rendered(base).items() if bot not in taken
+    }
     kept = [rendered[bot].section for bot in problems if bot in rendered]
     place = Place(python, home.log, home.variables if home.foreign else {})
     file = render(template("program.conf.j2"), deployments.values(), kept, place)
@@ -128,6 +137,8 @@ def apply(
     with working(home) as work:
         answer = supervisor.bots()
         before = {row["id"]: row for row in answer["bots"]}
+        if taken := sorted(plan.deployments.keys() & set(answer.get("foreign", ()))):
+            raise Refused(f"{foreign(taken[0])}: run it again")  # since this was planned
         _guard(plan, sorted(set(plan.removed) | (set(before) - set(plan.deployments) - set(plan.kept))), force)
         sections = read_rendered(plan.file.text)
         only = None if plan.only is None else plan.only | work.left.keys()
@@ -147,7 +158,14 @@ def apply(
             named = [*sections.values(), *read_rendered(read_text(home.rendered)).values()]
             sweep(home, named, only, spare=applied.failed)
         _close(home, work, applied)
-        return applied
+        others = {*before} - {
+            *applied.started,
+            *applied.restarted,
+            *applied.stopped,
+            *applied.standing,
+            *applied.failed,
+        }
+        return replace(applied, rendered_again=tuple(bot for bot in plan.added if bot in others))
 
 
 def finish(home: Home, supervisor: Supervisor) -> Applied | None:

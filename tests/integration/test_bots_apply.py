@@ -20,7 +20,7 @@ from supervisord import UIDS, Supervisord, row, rows, supervisord, wait_for
 
 from multibot_plugin.bots import apply as apply_module
 from multibot_plugin.bots import conform as conform_module
-from multibot_plugin.bots.apply import apply, finish, not_applied, set_autostart, write
+from multibot_plugin.bots.apply import apply, finish, load, not_applied, set_autostart, write
 from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.files import write_bot
 from multibot_plugin.bots.plan import Plan, narrowed
@@ -182,7 +182,7 @@ def test_a_missing_or_damaged_file_is_rebuilt_and_no_bot_notices(running: Superv
         assert running.home.rendered.read_text() == text
     running.home.rendered.unlink()
     assert running.plan(bots).added == ("one", "two")
-    running.apply(bots)
+    assert running.apply(bots) == Applied(rendered_again=("one", "two"))
     assert running.home.rendered.read_text() == text
     assert running.pids() == before
 
@@ -560,7 +560,8 @@ def test_without_a_monitor_nobody_undoes_what_an_operator_stopped_past_multibot(
 
 
 def test_a_program_of_somebody_else_may_be_called_like_a_bot(running: Supervisord) -> None:
-    (running.home.config / "conf.d" / "own.conf").write_text("[program:bot-foo]\ncommand=/bin/sleep 600\n")
+    own = running.home.config / "conf.d" / "own.conf"
+    own.write_text("[program:bot-foo]\ncommand=/bin/sleep 600\n")
     assert running.apply(rows("a")) == Applied(started=("a",))
     running.ctl("update", "bot-foo")
     running.wait_state("RUNNING", "a")
@@ -569,9 +570,22 @@ def test_a_program_of_somebody_else_may_be_called_like_a_bot(running: Supervisor
     assert running.apply(rows("a")) == Applied()
     assert not_applied(running.home, running.client.bots()["bots"]) == ()
     assert running.client.info("bot-foo")["pid"] == pid
-    applied = running.apply(rows("a", "foo"))
-    assert applied == Applied(failed={"foo": "a program of this name is somebody else's"})
+    bots = rows("a", "foo", "c")
+    overtaken = load(running.home, running.settings, bots.values(), str(running.stand_in))
+    with pytest.raises(Refused, match="has a program bot-foo that is not multibot's"):
+        apply(running.home, overtaken, running.client)
+    write(running.home, overtaken)  # what 'bot create' does while supervisord is away
+    assert "foo" in read_rendered(running.home.rendered.read_text())
+    plan = running.plan(bots)
+    assert plan.problems["foo"].startswith("supervisord has a program bot-foo that is not multibot's: rename that, or")
+    assert "[program:bot-foo]" not in narrowed(plan, {"a"}).file.text
+    assert apply(running.home, plan, running.client).started == ("c",)
+    assert "foo" not in read_rendered(running.home.rendered.read_text())
+    running.ctl("update")
     assert running.client.info("bot-foo")["pid"] == pid
+    own.unlink()
+    running.ctl("update")
+    assert running.apply(bots) == Applied(started=("foo",))
 
 
 def test_a_stop_that_may_be_an_operators_wish_is_left_to_the_monitor(
