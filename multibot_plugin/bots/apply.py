@@ -216,7 +216,7 @@ def _down(
         rows = supervisor.bots()["bots"]
     except MultibotError:
         return ours
-    return ours & {row["id"] for row in rows if row["statename"] in ("STOPPED", "STOPPING")}
+    return ours & {row["id"] for row in rows if row["enabled"] and row["statename"] in ("STOPPED", "STOPPING")}
 
 
 def _close(home: Home, work: Work, applied: Applied) -> None:

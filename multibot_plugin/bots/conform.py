@@ -152,7 +152,8 @@ def _replace(
         except Unreachable:
             raise
         except MultibotError as error:  # they have been told to stop: that it is them must not get lost
-            failed |= dict.fromkeys(left, str(error))
+            why = str(error).partition(";")[0]  # not: "everything runs as before"
+            failed |= dict.fromkeys(left, f"it was told to stop, then {why}; the monitor tries again")
             return done
         over = {bot: word for bot, word in words.items() if word not in (RUNNING, STOPPING)}
         done |= over

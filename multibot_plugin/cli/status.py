@@ -9,12 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
+from multibot_plugin.bots.unfinished import under_way
 from multibot_plugin.cli import fleet
 from multibot_plugin.cli.alerting import unsent, where_alerts_go
 from multibot_plugin.cli.fleet import Fleet, Row
@@ -72,6 +73,8 @@ def status(context: Context, bots: tuple[str, ...], form: str) -> int:
     """
     seen = fleet.look(context)
     database = context.run(ask_database(context, seen))
+    ours = dict.fromkeys(under_way(context.home), " (multibot has not finished its restart)")
+    database = replace(database, stoppers={**database.stoppers, **ours})
     try:
         chosen = fleet.select(seen.rows, bots)
     except NoSuchBot:
