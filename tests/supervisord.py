@@ -167,7 +167,8 @@ class Supervisord:
         return done.stdout
 
     def plan(self, rows: Mapping[str, Mapping[str, Any]]) -> Plan:
-        return load(self.home, self.settings, rows.values(), python=str(self.stand_in))
+        taken = self.client.foreign() if self.client.alive() else frozenset()
+        return load(self.home, self.settings, rows.values(), python=str(self.stand_in), taken=taken)
 
     def apply(self, rows: Mapping[str, Mapping[str, Any]], force: bool = False) -> Applied:
         """Plan and apply ``rows``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,23 +28,27 @@ from multibot_plugin.bots.leftovers import end_left
 from multibot_plugin.bots.plan import Plan, Rendered, make_plan
 from multibot_plugin.bots.render import Place, read_rendered, render, split_sections, with_autostart
 from multibot_plugin.bots.unfinished import Whose, Work, working
-from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused
+from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot, Refused, Unreachable
 from multibot_plugin.home import Home
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_plugin.settings import Settings
-from multibot_plugin.supervisor.client import Supervisor
+from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor
 from multibot_plugin.supervisor.conf import parse, template
-from multibot_plugin.supervisor.faults import program
+from multibot_plugin.supervisor.faults import foreign, program
 from multibot_runner.protocol import BOT_ID, replace_file
 
 _NOBODY = Whose("multibot", "apply")
 
 
-def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python: str = sys.executable) -> Plan:
+def load(
+    home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python: str = sys.executable,
+    taken: Collection[str] = (),
+) -> Plan:  # fmt: skip
     """Return the plan from what is rendered to ``rows`` (store.fetch_bots), without writing anything.
 
     A row that cannot be used becomes a problem of that bot. A wish that waits in the journal counts as if the
-    database had it already. ``python`` is multibot's interpreter.
+    database had it already. ``python`` is multibot's interpreter. ``taken``: ids that programs of somebody else have in
+    supervisord, which a section of that name would replace; a bot of such an id is not rendered.
     """
     key, wishes = read_key(home), Journal(home.journal).wishes()
     deployments: dict[str, Deployment] = {}
@@ -52,6 +56,9 @@ def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python:
     problems: dict[str, str] = {}
     for row in rows:
         bot = str(row["id"])
+        if bot in taken:
+            problems[bot] = f"{foreign(bot)}: rename that, or '{home.command(f'bot delete {bot}')}'"
+            continue
         try:
             config = BotConfig.from_row(row)
             deployment = deploy(replace(config, enabled=wishes.get(bot, config.enabled)), fleet, key)
@@ -60,7 +67,9 @@ def load(home: Home, fleet: Settings, rows: Iterable[Mapping[str, Any]], python:
         except BadValue as error:
             problems[bot] = str(error)
     base = read_text(home.rendered)
-    rendered = {bot: Rendered(s, read_deployment(home, s)) for bot, s in read_rendered(base).items()}
+    rendered = {
+        bot: Rendered(s, read_deployment(home, s)) for bot, s in read_rendered(base).items() if bot not in taken
+    }
     kept = [rendered[bot].section for bot in problems if bot in rendered]
     place = Place(python, home.log, home.variables if home.foreign else {})
     file = render(template("program.conf.j2"), deployments.values(), kept, place)
@@ -121,13 +130,15 @@ def apply(
     Bots that changed are stopped at the same time, each taken back into operation as soon as it has ended. A change
     of ``enabled`` alone starts or stops the bot, and one that is enabled but stands still is started, unless an
     operator may have stopped it a moment ago. Nothing but bots is touched. Files that nothing names any more are
-    swept, but for bots that failed. ``whose`` command this is: should it be killed in the middle, somebody else
+    swept, but for bots that failed. ``whose`` command this is: should it be killed or fail in the middle, somebody else
     finishes it; what an earlier one has left is finished now. Of a plan for some bots only (plan.narrowed) all others
     stay as they are. Raises SupervisordAway before anything is written.
     """
     with working(home) as work:
         answer = supervisor.bots()
         before = {row["id"]: row for row in answer["bots"]}
+        if taken := sorted(plan.deployments.keys() & set(answer.get("foreign", ()))):
+            raise Refused(f"{foreign(taken[0])}: run it again")  # since this was planned
         _guard(plan, sorted(set(plan.removed) | (set(before) - set(plan.deployments) - set(plan.kept))), force)
         sections = read_rendered(plan.file.text)
         only = None if plan.only is None else plan.only | work.left.keys()
@@ -136,7 +147,9 @@ def apply(
         due = differing(before, sections) | written
         work.note(due if only is None else due & only, whose)
         write(home, plan, force=force)
-        applied = conform(supervisor, answer, sections, work.left, written, only=only)
+        with _failing(supervisor, work, answer):
+            applied = conform(supervisor, answer, sections, work.left, written, only=only)
+        work.keep(_down(supervisor, work, answer, applied.failed))
         for bot in applied.removed:
             end_left(home, bot)
         for bot in applied.stopped:
@@ -145,33 +158,74 @@ def apply(
             named = [*sections.values(), *read_rendered(read_text(home.rendered)).values()]
             sweep(home, named, only, spare=applied.failed)
         _close(home, work, applied)
-        return applied
+        others = {*before} - {
+            *applied.started,
+            *applied.restarted,
+            *applied.stopped,
+            *applied.standing,
+            *applied.failed,
+        }
+        return replace(applied, rendered_again=tuple(bot for bot in plan.added if bot in others))
 
 
 def finish(home: Home, supervisor: Supervisor) -> Applied | None:
-    """Bring the bots that a killed command has left to what is rendered.
+    """Bring the bots that a command has left, killed or failing in the middle, to what is rendered.
 
-    None: there are none, or somebody else has the lock, whose work it is then. A bot that ``failed`` stays noted.
+    None: there are none, or somebody else has the lock, whose work it is then. A bot that ``failed`` and stands still
+    stays noted.
     """
     try:
         with working(home, wait_s=0.0) as work:
             if not work.left:
                 return None
             answer, sections = supervisor.bots(), read_rendered(read_text(home.rendered))
-            applied = conform(supervisor, answer, sections, work.left, only=work.left)
+            with _failing(supervisor, work, answer):
+                applied = conform(supervisor, answer, sections, work.left, only=work.left)
+            work.keep(_down(supervisor, work, answer, applied.failed))
             _close(home, work, applied)
             return applied
     except Refused:
         return None
 
 
+@contextlib.contextmanager
+def _failing(supervisor: Supervisor, work: Work, answer: Mapping[str, Any]) -> Iterator[None]:
+    """After an error in the middle of the orders only bots that stand still for it stay noted."""
+    try:
+        yield
+    except Unreachable:
+        raise
+    except MultibotError:
+        work.keep(_down(supervisor, work, answer, work.noted))
+        raise
+
+
+def _down(
+    supervisor: Supervisor, work: Work, answer: Mapping[str, Any], failed: Collection[str]
+) -> frozenset[str]:  # fmt: skip
+    """Return which of ``failed`` stand still, or are about to, because of us or of those who left them so.
+
+    ``answer``: what supervisord said before. Those that run, whoever started them, are nobody's unfinished work: the
+    next stop of an operator is heeded.
+    """
+    ran = {row["id"] for row in answer["bots"] if row["statename"] not in (*STOPPED_STATES, "STOPPING")}
+    ours = frozenset(failed) & {*work.left, *ran}
+    if not ours:
+        return ours
+    try:
+        rows = supervisor.bots()["bots"]
+    except MultibotError:
+        return ours
+    return ours & {row["id"] for row in rows if row["enabled"] and row["statename"] in ("STOPPED", "STOPPING")}
+
+
 def _close(home: Home, work: Work, applied: Applied) -> None:
-    """Leave a record, in the name of those whose commands were killed, of what was finished for them."""
+    """Leave a record, in the name of those whose commands were cut off, of what was finished for them."""
     doings = {
         "bot.restarted": (*applied.started, *applied.restarted),
         "bot.stopped": (*applied.stopped, *applied.removed),
     }
-    detail = {"cut off": "finished by multibot after its command was killed"}
+    detail = {"cut off": "finished by multibot: its command was killed, or failed"}
     entries = [
         AuditEntry(new_id(), time.time(), work.left[bot].actor, work.left[bot].door, bot, action, detail)
         for action, bots in doings.items()
@@ -180,8 +234,6 @@ def _close(home: Home, work: Work, applied: Applied) -> None:
     ]
     with contextlib.suppress(JournalError):  # a full disk must not keep a bot down
         Journal(home.journal).append(*entries)
-    if not applied.failed.keys() & work.left.keys():
-        work.finished()
 
 
 def set_autostart(home: Home, supervisor: Supervisor | None, bot: str, enabled: bool) -> None:

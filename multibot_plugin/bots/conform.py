@@ -11,7 +11,7 @@ from typing import Any
 from multibot_plugin.bots.render import Section
 from multibot_plugin.errors import MultibotError, Unreachable
 from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor
-from multibot_plugin.supervisor.faults import program
+from multibot_plugin.supervisor.faults import foreign, program
 from multibot_plugin.supervisor.inside.words import (
     ADDED,
     FOREIGN,
@@ -33,6 +33,7 @@ _WISH_WAITS_S = 10.0
 class Applied:
     """What was done, by bot. ``standing``: enabled, but somebody may have stopped it past multibot (left alone).
 
+    ``rendered_again``: as supervisord had them all along, but the rendered file had lost them.
     ``failed``: what did not work, a line for each bot; the next apply takes it up again.
     """
 
@@ -41,6 +42,7 @@ class Applied:
     stopped: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
     standing: tuple[str, ...] = ()
+    rendered_again: tuple[str, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -67,7 +69,7 @@ def conform(
     done = supervisor.update(names)
     turned = _turn(supervisor, before, sections, done, failed)
     done |= _replace(supervisor, before, {bot for bot, word in done.items() if word in (RUNNING, STOPPING)}, failed)
-    failed |= {bot: "a program of this name is somebody else's" for bot, word in done.items() if word == FOREIGN}
+    failed |= {bot: foreign(bot) for bot, word in done.items() if word == FOREIGN}
     anew = {bot for bot, word in done.items() if word in (ADDED, REPLACED)}
     due = {*left, *(bot for bot in turned if before[bot]["statename"] == "STOPPING")}
     rest = {bot: s for bot, s in sections.items() if bot in due or bot not in turned}
@@ -145,7 +147,14 @@ def _replace(
             elif words[bot] == RUNNING:  # or again: something may have started it in between
                 _attempt(failed, bot, supervisor.stop, program(bot), None)
         left -= failed.keys()
-        words = supervisor.update(left)
+        try:
+            words = supervisor.update(left)
+        except Unreachable:
+            raise
+        except MultibotError as error:  # they have been told to stop: that it is them must not get lost
+            why = str(error).partition(";")[0]  # not: "everything runs as before"
+            failed |= dict.fromkeys(left, f"it was told to stop, then {why}; the monitor tries again")
+            return done
         over = {bot: word for bot, word in words.items() if word not in (RUNNING, STOPPING)}
         done |= over
         left -= over.keys()

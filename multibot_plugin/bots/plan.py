@@ -126,7 +126,8 @@ def make_plan(
 def narrowed(plan: Plan, bots: Collection[str]) -> Plan:
     """Return the part of ``plan`` that is about ``bots``: all others keep the sections they have, word for word."""
     new = {name.partition(":")[2].removeprefix(PROGRAM_PREFIX): text for name, text in split_sections(plan.file.text)}
-    left = {bot: section for bot, section in read_rendered(plan.base).items() if bot not in bots}
+    barred = plan.problems.keys() - plan.kept.keys()  # of a name that somebody else has: in no file any more
+    left = {bot: section for bot, section in read_rendered(plan.base).items() if bot not in {*bots, *barred}}
     texts = {bot: section.text for bot, section in left.items()} | {bot: new[bot] for bot in bots if bot in new}
     differing = {*plan.added, *plan.removed, *plan.repairs, *plan.problems, *(change.bot for change in plan.changed)}
     return replace(

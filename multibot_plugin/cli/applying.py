@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from multibot_plugin.cli.output import Context, count, one_line, say
-from multibot_plugin.errors import Refused, SupervisordAway
+from multibot_plugin.errors import MultibotError, Refused, SupervisordAway
 from multibot_plugin.settings import FLEET_SETTINGS, load
 
 if TYPE_CHECKING:
@@ -48,6 +48,15 @@ async def fetch(context: Context) -> list[Row]:
         return await fetch_bots(connection)
 
 
+def taken(context: Context) -> frozenset[str]:
+    """Return the ids that programs of somebody else have, as far as supervisord tells."""
+    try:
+        with context.supervisor() as supervisor:
+            return supervisor.foreign()
+    except MultibotError:
+        return frozenset()
+
+
 def plan_now(context: Context, only: str | None = None) -> Plan:
     """Return what differs between the database and what is rendered, of one bot (``only``) or of all.
 
@@ -56,7 +65,7 @@ def plan_now(context: Context, only: str | None = None) -> Plan:
     from multibot_plugin.bots.apply import load as load_plan
     from multibot_plugin.bots.plan import narrowed
 
-    plan = load_plan(context.home, context.settings, context.run(fetch(context)))
+    plan = load_plan(context.home, context.settings, context.run(fetch(context)), taken=taken(context))
     return plan if only is None else narrowed(plan, {only})
 
 
@@ -119,17 +128,18 @@ def say_environment(context: Context) -> None:
 
 def _lines(result: Result) -> Iterator[tuple[str, str]]:
     plan, applied = result.plan, result.applied
-    texts = {change.bot: "; ".join(f"{d.name} {d.text}" for d in change.differences) for change in plan.changed}
+    texts = {change.bot: "; ".join(f"{d.name} {_bare(d.text)}" for d in change.differences) for change in plan.changed}
     effects = {change.bot: str(change.effect) for change in plan.changed}
     done: dict[str, str] = {}
     if applied is not None:
         done |= dict.fromkeys(applied.started, "started") | dict.fromkeys(applied.restarted, "restarted")
+        done |= dict.fromkeys(applied.rendered_again, "rendered again, as supervisord has it")
         done |= dict.fromkeys(applied.stopped, "stopped") | dict.fromkeys(applied.removed, "stopped and removed")
     words = {"live": "changed without a restart", "at its next start": "changed, takes effect at its next start"}
     for bot, effect in effects.items():
         done.setdefault(bot, words.get(effect, "changed, takes effect when supervisord starts"))
     for bot in plan.added:
-        done.setdefault(bot, "new, not started (not enabled)" if applied else "new, starts with supervisord")
+        done.setdefault(bot, "added, not started (not enabled)" if applied else "new, starts with supervisord")
     for bot in plan.removed:
         done.setdefault(bot, "removed")
     for bot in applied.standing if applied else ():
@@ -142,6 +152,12 @@ def _lines(result: Result) -> Iterator[tuple[str, str]]:
         yield bot, f"{done[bot]} ({texts[bot]})" if texts.get(bot) else done[bot]
 
 
+def _bare(text: str) -> str:
+    """Return what stands in brackets without them, for it is going to stand in others."""
+    inner = text[1:-1]
+    return inner if text == f"({inner})" and "→" not in inner else text
+
+
 def summary(result: Result) -> str:
     """Return one line: how many bots were started, restarted and so on. Pure."""
     plan, applied = result.plan, result.applied
@@ -150,7 +166,7 @@ def summary(result: Result) -> str:
     if applied is not None:
         parts = [(len(applied.started), "started"), (len(applied.restarted), "restarted"), *parts,
                  (len(applied.stopped), "stopped"), (len(applied.removed), "removed"),
-                 (len(applied.failed), "failed")]  # fmt: skip
+                 (len(applied.rendered_again), "rendered again"), (len(applied.failed), "failed")]  # fmt: skip
     parts.append((len(plan.problems), "left as it is because of a problem"))
     told = ", ".join(f"{number} {text}" for number, text in parts if number)
     bots = count(len(plan.deployments) + len(plan.problems), "bot")
@@ -161,6 +177,6 @@ def as_json(result: Result) -> dict[str, Any]:
     """Return plan and result as plain values, masked."""
     applied = result.applied
     done: dict[str, Any] = {"applied": applied is not None}
-    for name in ("started", "restarted", "stopped", "removed", "standing"):
+    for name in ("started", "restarted", "stopped", "removed", "standing", "rendered_again"):
         done[name] = list(getattr(applied, name)) if applied else []
     return {"plan": result.plan.as_json(), **done, "failed": dict(applied.failed) if applied else {}}

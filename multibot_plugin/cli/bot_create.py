@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import click
 
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
-from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
+from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result, taken
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
 from multibot_plugin.cli.wishes import outlast, wish_waits
@@ -42,7 +42,9 @@ def create(context: Context, /, bot: str, build: str | None, script: str | None,
     launch = given.read_launch(build, script, command_line)
     if launch is None:
         raise click.UsageError("what runs? One of --build MODULE:FUNCTION, --script FILE, --command 'PROGRAM ARGS'")
-    draft = _draft(bot, launch, given.read_env(env), given.read_settings(options), not no_start, options)
+    draft = _draft(
+        bot, taken(context), launch, given.read_env(env), given.read_settings(options), not no_start, options
+    )
     waited = wish_waits(context)  # one that was about a bot of this name before
     config, telegram = context.run(_store(context, draft, not no_check))
     outlast(context, [bot], draft.enabled, waited)
@@ -52,11 +54,14 @@ def create(context: Context, /, bot: str, build: str | None, script: str | None,
     return _tell(context, config, telegram, result, json_wanted)
 
 
-def _draft(bot: str, launch: tuple[str, str], env: dict[str, str], settings: dict[str, Any], enabled: bool,
-           options: Mapping[str, Any]) -> BotConfig:  # fmt: skip
+def _draft(bot: str, occupied: Collection[str], launch: tuple[str, str], env: dict[str, str], settings: dict[str, Any],
+           enabled: bool, options: Mapping[str, Any]) -> BotConfig:  # fmt: skip
     from multibot_plugin.bots.check import check_id, check_token_form
+    from multibot_plugin.supervisor.faults import foreign
 
     check_id(bot)
+    if bot in occupied:
+        raise Refused(f"{foreign(bot)}: choose another id")
     token = given.read_token(options, required=True) or ""
     check_token_form(bot, token)
     draft = BotConfig(bot, enabled, *launch, token, env, settings)

@@ -21,12 +21,12 @@ from multibot_plugin.locks import locked
 from multibot_runner.protocol import EXIT_FINAL
 
 if TYPE_CHECKING:
+    from multibot_plugin.bots.unfinished import Done
     from multibot_plugin.home import Home
     from multibot_plugin.supervisor.client import Supervisor
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Act = Literal["start", "stop", "restart"]
-Begun = Callable[[str], None]
 _AT_ONCE = 16
 _RESPAWN_S = 3.0  # supervisord's next look at a process that ended by itself comes sooner
 _PAUSE_S = 0.05
@@ -107,8 +107,8 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
         outcomes = [Outcome(row["id"], True, "is stopped, left so") for row in left]
         with _noted(context, act, bots) as noted, ThreadPoolExecutor(min(_AT_ONCE, max(1, len(rows)))) as pool:
 
-            def begun(bot: str) -> None:
-                noted(bot)
+            def begun(bot: str, *, failed: bool = False) -> None:
+                noted(bot, failed=failed)
                 let_go(bot)
 
             outcomes += pool.map(lambda row: attempt(context, act, row, now, begun), rows)
@@ -131,7 +131,7 @@ def _selected(context: Context, fleet: Fleet, words: Sequence[str]) -> list[Row]
 
 
 @contextlib.contextmanager
-def _alone(home: Home, rows: Sequence[Row], now: bool) -> Iterator[Begun]:
+def _alone(home: Home, rows: Sequence[Row], now: bool) -> Iterator[Callable[[str], None]]:
     """Be the only command that starts or stops these bots, so that of two the later decides.
 
     Gives a function that lets go of one of them. ``now``: wait only for a moment, for the bot that somebody waits for
@@ -190,19 +190,19 @@ def _nothing_runs(act: Act, bots: Sequence[str], away: SupervisordAway, json_wan
     raise away
 
 
-def _noted(context: Context, act: Act, bots: Sequence[str]) -> contextlib.AbstractContextManager[Begun]:
-    """Note a restart, so that it is finished should we be killed between stop and start."""
+def _noted(context: Context, act: Act, bots: Sequence[str]) -> contextlib.AbstractContextManager[Done]:
+    """Note a restart, so that it is finished should we be killed, or fail, between stop and start."""
     from multibot_plugin.bots.unfinished import Whose, restarting
 
     if act != "restart":
-        return contextlib.nullcontext(lambda bot: None)
+        return contextlib.nullcontext(lambda bot, *, failed=False: None)
     return restarting(context.home, bots, Whose(context.actor.name, context.actor.door))
 
 
-def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun: Begun) -> Outcome:
+def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun: Done) -> Outcome:
     """Do ``act`` to one bot and wait for the result. Every thread has a connection of its own.
 
-    ``begun`` is called when nothing is left but to watch.
+    ``begun`` is called when nothing is left but to watch, or nothing can be done.
     """
     bot = str(row["id"])
     with context.supervisor() as supervisor:
@@ -213,17 +213,17 @@ def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun
         except SupervisordAway:
             raise
         except MultibotError as error:
-            begun(bot)
+            begun(bot, failed=True)
             return Outcome(bot, False, f"failed: {error}")
 
 
-def _start(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool, begun: Begun) -> Outcome:
+def _start(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool, begun: Done) -> Outcome:
     if row["state"] == "running":
         return Outcome(row["id"], True, "is running already")
     return _begin(context, supervisor, row, "started", begun)
 
 
-def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], done: str, told: Begun) -> Outcome:
+def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], done: str, told: Done) -> Outcome:
     from multibot_plugin.supervisor.faults import program
 
     bot, begun = str(row["id"]), time.monotonic()
@@ -273,7 +273,8 @@ def _over(statename: str, exit_code: int) -> bool:
     return statename in ("STOPPED", "FATAL", "UNKNOWN") or (statename == "EXITED" and exit_code == EXIT_FINAL)
 
 
-def _restart(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool, begun: Begun) -> Outcome:
-    if not _over(row["statename"], row["exit_code"]):
-        stop_for_good(supervisor, row, now)
+def _restart(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool, begun: Done) -> Outcome:
+    if _over(row["statename"], row["exit_code"]):
+        return _begin(context, supervisor, row, "started", begun)
+    stop_for_good(supervisor, row, now)
     return _begin(context, supervisor, row, "restarted", begun)

@@ -163,7 +163,8 @@ def _words(effect: str, state: str, result: Result, bot: str) -> str:
     if result.away is not None:
         return f"stored, {state}"
     if result.begun(bot):
-        return f"{'restarted' if effect != 'new' else 'started'}, {state}"
+        again = result.applied is not None and bot in result.applied.restarted
+        return f"{'restarted' if again else 'started'}, {state}"
     return {"live": "in effect, without a restart", "at its next start": "takes effect at its next start"}.get(
         effect, "nothing to do"
     )

@@ -33,6 +33,7 @@ class Fleet:
     """All bots (rows as the RPC method ``multibot.getBots`` gives them) and who said so.
 
     ``supervisord`` and ``monitor`` as there, empty when supervisord does not answer; then ``away`` says why.
+    ``foreign``: ids that programs of somebody else have.
     """
 
     rows: tuple[Row, ...]
@@ -40,6 +41,7 @@ class Fleet:
     monitor: Mapping[str, Any]
     at: float
     away: SupervisordAway | None = None
+    foreign: frozenset[str] = frozenset()
 
 
 def look(context: Context) -> Fleet:
@@ -50,7 +52,8 @@ def look(context: Context) -> Fleet:
     except SupervisordAway as error:
         return without(context, error)
     rows = tuple(explained(context.home, row) for row in sorted(answer["bots"], key=lambda row: str(row["id"])))
-    return Fleet(rows, answer["supervisord"], answer["monitor"], answer["at"])
+    foreign = frozenset(answer.get("foreign", ()))
+    return Fleet(rows, answer["supervisord"], answer["monitor"], answer["at"], None, foreign)
 
 
 def without(context: Context, away: SupervisordAway) -> Fleet:

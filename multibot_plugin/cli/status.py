@@ -9,12 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import click
 
+from multibot_plugin.bots.unfinished import under_way
 from multibot_plugin.cli import fleet
 from multibot_plugin.cli.alerting import unsent, where_alerts_go
 from multibot_plugin.cli.fleet import Fleet, Row
@@ -47,7 +48,8 @@ _DATABASE_WAIT_S = 3.0
 class Database:
     """What the database says, if it answers: else ``problem`` says why not.
 
-    ``pending``: bots whose configuration there is not applied yet; ``stoppers``: who stopped a bot, and how.
+    ``bots``: how many it holds; ``pending``: those whose configuration is not applied yet, ``problems``: why it cannot
+    be; ``stoppers``: who stopped a bot, and how.
     """
 
     kind: str
@@ -55,6 +57,8 @@ class Database:
     problem: str = ""
     pending: tuple[str, ...] = ()
     stoppers: Mapping[str, str] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    bots: int = 0
 
 
 @click.command()
@@ -68,7 +72,9 @@ def status(context: Context, bots: tuple[str, ...], form: str) -> int:
     monitor or supervisord, and says that they are away. '-o name' prints the ids of the bots in question.
     """
     seen = fleet.look(context)
-    database = context.run(ask_database(context, seen.rows))
+    database = context.run(ask_database(context, seen))
+    ours = dict.fromkeys(under_way(context.home), " (multibot has not finished its restart)")
+    database = replace(database, stoppers={**database.stoppers, **ours})
     try:
         chosen = fleet.select(seen.rows, bots)
     except NoSuchBot:
@@ -86,7 +92,7 @@ def status(context: Context, bots: tuple[str, ...], form: str) -> int:
     elif form == "name":
         show_rows("name", "bots", [row for row in named if bots or not fleet.is_well(row)], [])
     else:
-        for line in header(context.home, context.settings, seen, database, alerts):
+        for line in [*header(context.home, context.settings, seen, database, alerts), *_lost(context, seen, database)]:
             show(fold(line, 2))
         told = [i for i in alerts.get("incidents", ()) if i.get("bot") and (not bots or i["bot"] in bots)]
         for line in lines(context.home, named, pending, database, seen.at, told):
@@ -102,7 +108,7 @@ def _of_these(alerts: Mapping[str, Any], rows: Sequence[Row]) -> Mapping[str, An
     return {**alerts, "incidents": [i for i in alerts.get("incidents", ()) if i.get("bot", "") in bots]}
 
 
-async def ask_database(context: Context, rows: Sequence[Row]) -> Database:
+async def ask_database(context: Context, seen: Fleet) -> Database:
     """Return what the database adds to the picture, or why it is away; never raises for that."""
     from multibot_plugin.bots.apply import load
     from multibot_plugin.bots.store import fetch_bots, read_audit
@@ -111,8 +117,8 @@ async def ask_database(context: Context, rows: Sequence[Row]) -> Database:
     try:
         async with asyncio.timeout(_DATABASE_WAIT_S * 2), context.database(_DATABASE_WAIT_S) as connection:
             version = connection.get_settings().server_version.partition(" ")[0]
-            plan = load(context.home, context.settings, await fetch_bots(connection))
-            stopped = [row["id"] for row in rows if row["state"] == "stopped" and row["statename"]]
+            plan = load(context.home, context.settings, await fetch_bots(connection), taken=seen.foreign)
+            stopped = [row["id"] for row in seen.rows if row["state"] == "stopped" and row["statename"]]
             stoppers = {}
             for bot in stopped[:20]:
                 stoppers[bot] = fleet.stopper(await read_audit(connection, bot, 20))
@@ -120,7 +126,8 @@ async def ask_database(context: Context, rows: Sequence[Row]) -> Database:
         return Database(kind, problem=str(error) or "it does not answer")
     changed = {change.bot for change in plan.changed}
     pending = tuple(sorted(changed | set(plan.added) | set(plan.removed) | set(plan.problems)))
-    return Database(kind, version, "", pending, stoppers)
+    bots = len(plan.deployments) + len(plan.problems)
+    return Database(kind, version, "", pending, stoppers, plan.problems, bots)
 
 
 def header(home: Home, settings: Settings, seen: Fleet, database: Database, alerts: Mapping[str, Any]) -> list[str]:
@@ -133,7 +140,7 @@ def header(home: Home, settings: Settings, seen: Fleet, database: Database, aler
         parts.append(f"supervisord {seen.supervisord['version']} pid {seen.supervisord['pid']}{_up(seen)}")
     if not database.problem:
         parts.append(f"database ok ({database.kind}, PostgreSQL {database.version})")
-    second = [_counts(seen.rows), count(len(alerts.get("incidents", ())), "alert")]
+    second = [_counts(seen.rows, database.bots), count(len(alerts.get("incidents", ())), "alert")]
     if not seen.away:
         second.append(_monitor(seen.monitor))
     second.append(where_alerts_go(settings, alerts))
@@ -150,6 +157,16 @@ def header(home: Home, settings: Settings, seen: Fleet, database: Database, aler
     return found + [f"{mark('▲')} {clean(text)}" for text in own_troubles(alerts)]
 
 
+def _lost(context: Context, seen: Fleet, database: Database) -> list[str]:
+    """Return which bots were taken away past multibot; the monitor says it, too, but after a while."""
+    from multibot_plugin.bots.astray import astray
+
+    known = {str(row["id"]) for row in seen.rows}
+    lost = astray(context.home, known) if database.pending and not seen.away else ""
+    told = own_troubles(fleet.read_status(context.home)) if lost else []
+    return [f"{mark('✖')} {clean(lost)}"] if lost and lost not in told else []
+
+
 def own_troubles(alerts: Mapping[str, Any]) -> list[str]:
     """Return what the monitor reports of itself: incidents of no bot (a plugin that was disabled, a full journal)."""
     return [str(incident["text"]) for incident in alerts.get("incidents", ()) if not incident.get("bot")]
@@ -163,9 +180,9 @@ def _up(seen: Fleet) -> str:
     return ""
 
 
-def _counts(rows: Sequence[Row]) -> str:
+def _counts(rows: Sequence[Row], stored: int) -> str:
     if not rows:
-        return "no bots yet"
+        return f"no bot in supervisord, {stored} in the database" if stored else "no bots yet"
     conditions = Counter(map(fleet.condition, rows))
     order = sorted(conditions, key=lambda word: (word != "healthy", -conditions[word], word))
     return f"{count(len(rows), 'bot')}: {', '.join(f'{conditions[word]} {word}' for word in order)}"
@@ -199,8 +216,8 @@ def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Dat
         since = f" since {moment(incident['since_at'], now)}" if incident.get("since_at") else ""
         tell("✖" if incident.get("level") == "critical" else "▲", incident["bot"], f"alert{since}: {incident['text']}")
     for bot in pending:
-        tell("▲", bot, "differs from the database")
-    if pending:
+        tell("▲", bot, database.problems.get(bot, "differs from the database"))
+    if set(pending) - database.problems.keys():
         found.extend(f"  {'':<{width}} → {home.command(words)}" for words in ("render-config --diff", "apply"))
     return found
 

@@ -38,7 +38,7 @@ class NotYet(Exception):
 class Hands:
     """Acts in daemon threads, one per act. ``settle`` saves and hands over what an act changed in the ledger.
 
-    ``under_way``: the bots that our own commands are restarting; ``finish``: what to do for those that were killed.
+    ``under_way``: the bots that our own commands are restarting; ``finish``: what to do for those that were cut off.
     """
 
     def __init__(
@@ -199,10 +199,10 @@ class Hands:
         except Exception as error:
             _log.error("autostart of %s cannot be changed: %s", row.id, describe(error))
 
-    # -- what killed commands have left ------------------------------------------------------------------------
+    # -- what commands have left in the middle -----------------------------------------------------------------
 
     async def _finish_work(self) -> None:
-        """Finish what a command was doing when it was killed; tried again at every tick until it succeeds."""
+        """Finish what a command was doing when it was killed or failed; tried again at every tick until it succeeds."""
         worker, trouble = Worker("unfinished work"), ""
         try:
             applied = await worker.call(self._finish, _FINISH_TIMEOUT_S)
@@ -212,9 +212,10 @@ class Hands:
             worker.close()
         if applied is not None:
             trouble = "; ".join(f"{bot}: {text}" for bot, text in applied.failed.items())
-            _log.info("finished what a killed command was doing: %s", applied)
+            if applied != Applied(failed=applied.failed):
+                _log.info("finished what a command was doing that was cut off: %s", applied)
         if trouble and trouble != self._unfinished:
-            _log.error("what a killed command was doing cannot be finished, it is tried again: %s", trouble)
+            _log.error("what a command was doing that was cut off fails, it is tried again: %s", trouble)
         self._unfinished = trouble
 
 

@@ -121,6 +121,10 @@ class Supervisor:
         answer = self._json("multibot.getBots", known["version"] if known else "")
         return {**answer, "bots": known["bots"]} if known and answer["bots"] is None else answer
 
+    def foreign(self) -> frozenset[str]:
+        """Return the ids that no bot can have, because a program of somebody else is called so."""
+        return frozenset(self.bots().get("foreign", ()))  # a plugin that was loaded before an upgrade does not tell
+
     def row(self, bot: str) -> dict[str, Any]:
         """Return the row of one bot; raises NoSuchBot."""
         rows = {row["id"]: row for row in self.bots()["bots"]}

@@ -36,6 +36,11 @@ def bot_of(name: str) -> str | None:
     return name.removeprefix(PROGRAM_PREFIX) if name.startswith(PROGRAM_PREFIX) else None
 
 
+def foreign(bot: str) -> str:
+    """Return what to say of a bot whose program's name somebody else's program has."""
+    return f"supervisord has a program {program(bot)} that is not multibot's"
+
+
 def refused_where(words: str) -> str:
     """Return `` in section 'x' (file ...)`` out of the parser's message, or nothing: the rest may quote a secret."""
     match = _WHERE.search(words)

@@ -139,13 +139,14 @@ class MultibotInterface:
         the same.
 
         @param string unless Version of an answer that the caller has
-        @return string result JSON: schema, at, version, supervisord, monitor, bots
+        @return string result JSON: schema, at, version, supervisord, monitor, bots, foreign
         """
         if not isinstance(unless, str):
             raise RPCError(Faults.INCORRECT_PARAMETERS)
         now, now_mono = time.time(), time.monotonic()
         status, monitor = self._status.read(), monitor_of(self._supervisord)
         version = f"{os.getpid()}-{self._changes}"
+        named = self._bots()
         answer: dict[str, Any] = {
             "schema": SCHEMA,
             "at": now,
@@ -155,10 +156,11 @@ class MultibotInterface:
                             "stopping": any(p.get_state() == ProcessStates.STOPPING for p in self._processes())},
             "monitor": monitor_row(monitor, status, now_mono),
             "bots": None,
+            "foreign": sorted(self._ids() - named.keys()),
         }  # fmt: skip
         if unless == version:
             return _json(answer)
-        bots, seen = sorted(self._bots().items()), Seen(status, monitor, now, now_mono)
+        bots, seen = sorted(named.items()), Seen(status, monitor, now, now_mono)
         if len(bots) <= _AT_ONCE or not self._inside.prompt:
             return _json({**answer, "bots": self._rows(bots, seen)})
         later: str = self._piece_by_piece(answer, bots, seen)  # which to whoever asked is this string
@@ -338,13 +340,19 @@ class MultibotInterface:
     def _bots(self) -> dict[str, Any]:
         """Return supervisord's process objects of the bots by id."""
         found: dict[str, Any] = {}
-        for name, group in self._supervisord.process_groups.items():
-            bot = name.removeprefix(PROGRAM_PREFIX)
-            process = group.processes.get(name)
+        for bot in self._ids():
+            name = PROGRAM_PREFIX + bot
+            process = self._supervisord.process_groups[name].processes.get(name)
             # A program of somebody else may be called bot-something, too.
-            if bot != name and BOT_ID.fullmatch(bot) and process and RUNNER in process.config.command:
+            if process and RUNNER in process.config.command:
                 found[bot] = process
         return found
+
+    def _ids(self) -> set[str]:
+        """Return what stands behind ``bot-`` in the names of groups, whosever they are."""
+        names = self._supervisord.process_groups
+        ids = {name.removeprefix(PROGRAM_PREFIX) for name in names if name.startswith(PROGRAM_PREFIX)}
+        return {bot for bot in ids if BOT_ID.fullmatch(bot)}
 
     def _processes(self) -> list[Any]:
         return [process for group in self._supervisord.process_groups.values() for process in group.processes.values()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -107,3 +108,23 @@ def test_stock_restart_of_two_bots_of_which_one_is_slow_is_no_wish(slow: System)
     wait_for(lambda: time.monotonic() - since > 5 or not slow.row("echo")["enabled"], "a while")
     assert [slow.row(bot)["enabled"] for bot in ("echo", "slow")] == [True, True]
     assert slow.audit("echo", door="supervisorctl") == []
+
+
+def test_failed_between_stop_and_start_the_bot_is_nobodys_wish_and_comes_back(slow: System) -> None:
+    words = [*slow.cli, "--home", str(slow.home.config), "bot", "set", "slow", "--env", "A=1"]
+    with Supervisor.of(slow.home) as client:
+        begun = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=slow.environment)
+        wait_for(lambda: client.row("slow")["statename"] == "STOPPING", "the stop")
+        shutil.rmtree(slow.home.rendered.parent)
+        said = begun.communicate(timeout=60)[1]
+        assert begun.returncode == 1
+        assert "but it was told to stop, then supervisord refuses its configuration; the monitor tries again" in said
+        # Longer than a stop has to last to be a wish.
+        since = time.monotonic()
+        wait_for(lambda: time.monotonic() - since > 8, "a while")
+        assert (client.row("slow")["statename"], client.row("slow")["enabled"]) == ("STOPPED", True)
+        assert "(multibot has not finished its restart)" in slow.run("status", code=3).stdout
+        assert "slow: started" in slow.run("apply").stderr
+        wait_for(lambda: all_is_well(slow, client), "the bot back")
+    assert slow.sql("SELECT enabled FROM bot_configs") == [{"enabled": True}]
+    assert nobody_is_accused(slow)

@@ -18,7 +18,11 @@ def test_a_vanished_directory_is_said_and_apply_brings_back_what_an_update_stopp
     doctor = system.run("doctor", code=1).stdout
     assert "does not name 2 bots (one, two): 'supervisorctl update' would stop them" in doctor
     assert remedy in doctor
-    system.run("apply")
+    done = system.run("apply")
+    assert done.stderr.splitlines() == [
+        "one: rendered again, as supervisord has it", "two: rendered again, as supervisord has it",
+        "2 bots: 2 rendered again",
+    ]  # fmt: skip
     assert system.home.rendered.is_file()
     assert {bot: system.pid(bot) for bot in ("one", "two")} == pids  # nobody noticed
 
@@ -26,6 +30,9 @@ def test_a_vanished_directory_is_said_and_apply_brings_back_what_an_update_stopp
     system.supervisorctl("update")
     wait_for(lambda: [system.polls(bot) for bot in ("one", "two")] == [0, 0], "the end of the bots")
     assert "supervisord lost 2 bots (one, two)" in system.run("doctor", code=1).stdout
+    status = system.run("status", code=3).stdout
+    assert "no bot in supervisord, 2 in the database" in status
+    assert status.count("✖ supervisord lost 2 bots (one, two)") == 1
     system.run("apply")
     system.wait_polling("one", "two")
     assert [row["enabled"] for row in system.sql("SELECT enabled FROM bot_configs")] == [True, True]

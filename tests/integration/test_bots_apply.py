@@ -9,24 +9,28 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from supervisord import UIDS, Supervisord, row, rows, supervisord, wait_for
 
 from multibot_plugin.bots import apply as apply_module
 from multibot_plugin.bots import conform as conform_module
-from multibot_plugin.bots.apply import apply, finish, not_applied, set_autostart, write
+from multibot_plugin.bots.apply import apply, finish, load, not_applied, set_autostart, write
 from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.files import write_bot
 from multibot_plugin.bots.plan import Plan, narrowed
 from multibot_plugin.bots.render import read_rendered
 from multibot_plugin.bots.unfinished import Whose, restarting, under_way
+from multibot_plugin.cli.bot_power import Outcome, attempt
 from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, SupervisordAway
 from multibot_plugin.home import Home
 from multibot_plugin.journal import AuditEntry, Journal
+from multibot_plugin.supervisor.client import Supervisor
 from multibot_runner.protocol import RunnerSettings, decode, replace_file
 
 TEN = [f"bot{number}" for number in range(10)]
@@ -178,7 +182,7 @@ def test_a_missing_or_damaged_file_is_rebuilt_and_no_bot_notices(running: Superv
         assert running.home.rendered.read_text() == text
     running.home.rendered.unlink()
     assert running.plan(bots).added == ("one", "two")
-    running.apply(bots)
+    assert running.apply(bots) == Applied(rendered_again=("one", "two"))
     assert running.home.rendered.read_text() == text
     assert running.pids() == before
 
@@ -456,6 +460,82 @@ def test_an_error_that_a_person_is_told_leaves_no_work_behind(
     assert under_way(running.home) == frozenset()
 
 
+@pytest.fixture
+def left(running: Supervisord) -> Iterator[Callable[[], Applied | None]]:
+    """What a monitor does for 'slow-a' and 'b', of which the first was left stopped by a failure."""
+    running.apply(rows("slow-a", "b"))
+    running.wait_state("RUNNING", "slow-a", "b")
+    yield lambda: finish(running.home, running.client)
+    assert under_way(running.home) == frozenset()
+    assert [(e[2], e[3]) for e in finished(running)] == [("slow-a", "bot.restarted")]
+    assert running.rows()["slow-a"]["enabled"]
+
+
+def test_an_error_in_the_middle_of_the_stops_is_work_that_somebody_finishes(
+    running: Supervisord, left: Callable[[], Applied | None]
+) -> None:
+    bots, rendered = rows("slow-a", "b", env={"A": "1"}), running.home.rendered.parent
+    with ThreadPoolExecutor(1) as pool, Supervisor.of(running.home) as client:
+        applying = pool.submit(apply, running.home, running.plan(bots), client)
+        running.wait_state("STOPPING", "slow-a")
+        rendered.rename(rendered.with_name("away"))
+        assert set(applying.result().failed) >= {"slow-a"}
+    assert under_way(running.home) == {"slow-a"}
+    running.wait_state("STOPPED", "slow-a")
+    for _ in range(2):
+        with pytest.raises(MultibotError, match="refuses its configuration"):
+            left()
+        assert under_way(running.home) == {"slow-a"}
+    rendered.with_name("away").rename(rendered)
+    applied = left()
+    assert applied is not None
+    assert (applied.started, applied.failed) == (("slow-a",), {})
+    running.wait_state("RUNNING", "slow-a", "b")
+
+
+def restart(system: Supervisord, bot: str) -> Outcome:
+    """Do what 'multibot bot restart' does."""
+    context = SimpleNamespace(home=system.home, supervisor=lambda: Supervisor.of(system.home))
+    with restarting(system.home, [bot], Whose("ada", "multibot bot restart")) as done:
+        return attempt(cast(Any, context), "restart", system.rows()[bot], False, done)
+
+
+def test_a_restart_that_cannot_start_is_work_that_somebody_finishes(
+    running: Supervisord, left: Callable[[], Applied | None]
+) -> None:
+    away = running.stand_in.rename(running.stand_in.with_name("away"))
+    assert restart(running, "slow-a").text == "failed: bot 'slow-a': its program does not exist"
+    assert running.states()["slow-a"] == "STOPPED"
+    for _ in range(2):
+        applied = left()
+        assert applied == Applied(failed={"slow-a": "bot 'slow-a': its program does not exist"})
+        assert under_way(running.home) == {"slow-a"}
+    away.rename(running.stand_in)
+    applied = left()
+    assert applied == Applied(started=("slow-a",))
+    running.wait_state("RUNNING", "slow-a", "b")
+    # Again, but now somebody starts it: the next stop past multibot is an operator's.
+    away = running.stand_in.rename(away)
+    restart(running, "slow-a")
+    away.rename(running.stand_in)
+    running.ctl("start", "bot-slow-a")
+    assert left() == Applied()
+
+
+def test_a_failed_apply_takes_no_stop_of_somebody_else_for_its_own(
+    running: Supervisord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bots, rendered = rows("slow-a", "b", "c"), running.home.rendered.parent
+    running.apply(bots)
+    running.wait_state("RUNNING", *bots)
+    running.ctl("stop", "bot-b")
+    plan = running.plan(rows(*bots, env={"A": "1"}))
+    monkeypatch.setattr(apply_module, "write", lambda *a, **o: rendered.rename(rendered.with_name("away")))
+    with pytest.raises(MultibotError, match="refuses its configuration"):
+        apply(running.home, plan, running.client)
+    assert under_way(running.home) == frozenset()  # b was stopped before, the others run
+
+
 def test_half_a_line_of_a_killed_writer_names_nobody_and_hides_nobody(running: Supervisord) -> None:
     running.apply(rows("one"))
     lock = running.home.state / "apply.lock"
@@ -480,7 +560,8 @@ def test_without_a_monitor_nobody_undoes_what_an_operator_stopped_past_multibot(
 
 
 def test_a_program_of_somebody_else_may_be_called_like_a_bot(running: Supervisord) -> None:
-    (running.home.config / "conf.d" / "own.conf").write_text("[program:bot-foo]\ncommand=/bin/sleep 600\n")
+    own = running.home.config / "conf.d" / "own.conf"
+    own.write_text("[program:bot-foo]\ncommand=/bin/sleep 600\n")
     assert running.apply(rows("a")) == Applied(started=("a",))
     running.ctl("update", "bot-foo")
     running.wait_state("RUNNING", "a")
@@ -489,9 +570,22 @@ def test_a_program_of_somebody_else_may_be_called_like_a_bot(running: Supervisor
     assert running.apply(rows("a")) == Applied()
     assert not_applied(running.home, running.client.bots()["bots"]) == ()
     assert running.client.info("bot-foo")["pid"] == pid
-    applied = running.apply(rows("a", "foo"))
-    assert applied == Applied(failed={"foo": "a program of this name is somebody else's"})
+    bots = rows("a", "foo", "c")
+    overtaken = load(running.home, running.settings, bots.values(), str(running.stand_in))
+    with pytest.raises(Refused, match="has a program bot-foo that is not multibot's"):
+        apply(running.home, overtaken, running.client)
+    write(running.home, overtaken)  # what 'bot create' does while supervisord is away
+    assert "foo" in read_rendered(running.home.rendered.read_text())
+    plan = running.plan(bots)
+    assert plan.problems["foo"].startswith("supervisord has a program bot-foo that is not multibot's: rename that, or")
+    assert "[program:bot-foo]" not in narrowed(plan, {"a"}).file.text
+    assert apply(running.home, plan, running.client).started == ("c",)
+    assert "foo" not in read_rendered(running.home.rendered.read_text())
+    running.ctl("update")
     assert running.client.info("bot-foo")["pid"] == pid
+    own.unlink()
+    running.ctl("update")
+    assert running.apply(bots) == Applied(started=("foo",))
 
 
 def test_a_stop_that_may_be_an_operators_wish_is_left_to_the_monitor(

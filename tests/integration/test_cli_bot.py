@@ -236,6 +236,33 @@ def test_a_new_token_brings_a_bot_back_whose_token_was_revoked(system: System) -
     system.answers("echo")
 
 
+def test_a_program_of_somebody_else_keeps_its_name(system: System) -> None:
+    own = system.home.config / "conf.d" / "own.conf"
+    own.write_text("[program:bot-foo]\ncommand=/bin/sleep 600\n")
+    system.supervisorctl("update", "bot-foo")
+    pid, why = system.supervisorctl("pid", "bot-foo"), "supervisord has a program bot-foo that is not multibot's"
+    try:
+        before, token = snapshot(system), registered(system, "foo")
+        words = ("bot", "create", "foo", *command(system), "--token-stdin")
+        assert system.run(*words, code=6, text=token).stderr == f"multibot: {why}: choose another id\n"
+        assert snapshot(system) == before
+        system.sql(
+            "INSERT INTO bot_configs (id, launch, target, token, uid) VALUES ('foo', 'command', $1, $2, $3)",
+            command(system)[1], token, 70501 if ROOT else None,
+        )  # fmt: skip
+        remedy = f"rename that, or '{system.home.command('bot delete foo')}'"
+        assert f"foo: left as it is: {why}: {remedy}" in system.run("apply", code=1).stderr
+        shown = " ".join(system.run("status", code=3).stdout.split())
+        assert f"▲ foo {why}: {remedy}" in shown
+        assert "differs" not in shown
+        system.run("bot", "delete", "foo", "--yes")
+        system.run("status")
+        assert system.supervisorctl("pid", "bot-foo") == pid
+    finally:
+        own.unlink()
+        system.supervisorctl("update", "bot-foo")
+
+
 def test_a_change_can_wait_for_apply(system: System) -> None:
     system.create_bot("echo", *command(system))
     pid = system.pid("echo")
@@ -243,7 +270,7 @@ def test_a_change_can_wait_for_apply(system: System) -> None:
     assert system.pid("echo") == pid
     assert "env.A" in system.run("render-config", "--diff", code=10).stdout
     done = system.run("apply")
-    assert "echo: restarted (env.A (added))" in done.stderr
+    assert "echo: restarted (env.A added)" in done.stderr
     assert "1 bot: 1 restarted" in done.stderr
     assert system.pid("echo") != pid
     assert "nothing to do" in system.run("apply").stderr

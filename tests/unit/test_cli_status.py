@@ -230,3 +230,10 @@ def test_a_channel_that_fails_is_said_with_why_and_how_many_wait(tmp_path: Path,
         header(home, none, seen(row("a")), FINE, picture)[-1]
         == "✖ alerts cannot be sent to Telegram (chat 7): chat not found; 3 wait"
     )
+
+
+def test_bots_that_supervisord_lacks_are_counted_and_what_is_in_their_way_is_said(home: Home) -> None:
+    database = Database("embedded", "18.6", pending=("foo",), problems={"foo": "somebody else's"}, bots=1)
+    _, second = header(home, load(home.toml, environ={}), seen(), database, {})
+    assert second.startswith("no bot in supervisord, 1 in the database · ")
+    assert lines(home, [], database.pending, database, NOW) == ["", "▲ foo   somebody else's"]
