@@ -17,7 +17,7 @@ from multibot_plugin.cli.fleet import Fleet, NotLoaded, Row
 from multibot_plugin.cli.output import Context, count, spoken
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.home import typed
+from multibot_plugin.home import Home, typed
 
 GOOD, WARNING, BAD = "●", "▲", "✖"
 OLD_BUILD_DAYS = 120
@@ -84,13 +84,18 @@ def supervisord(patient: Patient) -> Found:
 
 
 def main_file(patient: Patient) -> Found:
-    """supervisord.conf is the one that this version writes for these settings."""
+    """supervisord.conf is the one that this version writes for these settings, but for the switches of our plugin."""
     from multibot_plugin.database.embedded import is_embedded, program
+    from multibot_plugin.supervisor.beside import without_switches, wrong_switch
     from multibot_plugin.supervisor.conf import render_main
+    from multibot_plugin.supervisor.mainfile import MainFile
 
     home, settings = patient.context.home, patient.context.settings
     wanted = render_main(home, program(home, settings) if is_embedded(settings) else None)
-    if home.supervisord_conf.read_text() == wanted:
+    if mistake := wrong_switch(MainFile(home.supervisord_conf)):
+        text = f"{home.supervisord_conf}: [rpcinterface:multibot] {mistake}"
+        return Check("configuration", BAD, text, (f"edit {home.supervisord_conf}",))
+    if without_switches(home.supervisord_conf.read_text()) == without_switches(wanted):
         return ()
     text = f"{home.supervisord_conf} differs from what this multibot writes (changed by hand, or of another version)"
     return Check("configuration", WARNING, text, (home.command("init"),))
@@ -222,8 +227,14 @@ def descriptors(patient: Patient) -> Found:
     if bots * 10 < room * 8:
         return Check("descriptors", GOOD, text)
     home = patient.context.home
-    remedies = (f"raise minfds in {home.supervisord_conf} to {limit * 4}", home.to_restart)
+    remedies = (f"raise minfds in {home.supervisord_conf} to {limit * 4}", _to_restart(home))
     return Check("descriptors", BAD if bots >= room else WARNING, text, remedies)
+
+
+def _to_restart(home: Home) -> str:
+    from multibot_plugin.supervisor.beside import to_restart
+
+    return to_restart(home) if home.foreign else home.to_restart
 
 
 def _besides(pid: int, rows: Iterable[Row]) -> int:

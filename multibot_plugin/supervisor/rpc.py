@@ -182,7 +182,8 @@ class MultibotInterface:
 
         Added (and started, if autostart), replaced or removed at once where it does not run; what needs no restart
         is changed in memory. Answers for each: added, replaced, removed, live, unchanged; running (stop it, then ask
-        again); stopping (ask again); foreign (a program of that name is no bot: left alone).
+        again); stopping (ask again); foreign (a program of that name is no bot: left alone). An id that neither
+        supervisord nor the sections know is unchanged.
 
         @param array bots Ids of the bots
         @return string result JSON: what was done, by id

@@ -92,7 +92,7 @@ def test_a_supervisord_of_an_older_version_keeps_its_programs_and_is_refused_in_
         wait_for(lambda: client.info("theirs")["statename"] == "RUNNING", "their program")
         reason = "supervisor 4.2.5 is too old, multibot needs 4.3.0"
         assert f"CRIT multibot is not loaded: {reason}" in (home.config.parent / "their.log").read_text()
-        for words, code in ((("list",), 1), (("start",), 6), (("init", "--into", str(home.foreign)), 6)):
+        for words, code in ((("list",), 5), (("status",), 5), (("start",), 6), (("init", "--into", str(home.foreign)), 6)):
             assert reason in refused(home, *words, code=code), words
         found = invoke(home, "doctor")
         assert found.exit_code == 1
@@ -112,7 +112,8 @@ def test_a_supervisord_without_our_plugin_is_told_from_one_that_is_away(home: Ho
         assert "[include] does not include" in start
         assert "init' shows what belongs there" in start
         home.supervisord_conf.write_text(whole)
-        assert f"restart it with 'supervisorctl -c {home.foreign} reload'" in refused(home, "start", code=1)
+        for command in ("start", "status"):
+            assert f"plugin (or an older one): '{home.command('doctor')}' says why" in refused(home, command, code=5)
         found = invoke(home, "doctor").stdout
         assert "runs without multibot's plugin: it has not read its file since" in found
         assert "[eventlistener:multibot] has to say autostart=true" in found

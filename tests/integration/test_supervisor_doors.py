@@ -166,6 +166,8 @@ def test_a_request_is_a_file_while_the_monitor_is_there_and_else_a_fault_and_not
             request, "stopBot", "one", "ada (test)", "waiting", None,
         ]  # fmt: skip
         assert found["monitor"]["ok"]
+        assert [found[key] for key in ("text", "said", "exit_code", "result", "ended_at")] == ["", [], None, None, None]
+        assert "asked_mono" not in found
         (file,) = inbox(shared.home.state).iterdir()
         results(shared.home.state).mkdir()
         file.rename(results(shared.home.state) / file.name)

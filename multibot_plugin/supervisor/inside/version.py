@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from supervisor.xmlrpc import RPCError
 
-from multibot_plugin.supervisor.inside.requests import TOO_OLD
+from multibot_plugin.supervisor.inside.requests import TOO_OLD, Refusal
 
 LEAST = "4.3.0"
 
@@ -36,4 +36,6 @@ class RefusingInterface:
         return MethodType(RefusingInterface._refuse, self)
 
     def _refuse(self, *arguments: Any) -> NoReturn:
-        raise RPCError(TOO_OLD, self._reason)
+        error = RPCError(TOO_OLD)
+        error.text = Refusal(TOO_OLD, self._reason).text  # RPCError itself calls every code of ours UNKNOWN
+        raise error
