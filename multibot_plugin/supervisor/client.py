@@ -75,8 +75,8 @@ class _Transport(xmlrpc.client.Transport):
 
 
 class Supervisor:
-    """One supervisord, reached by its socket. ``timeout_s`` is for one call; ``start`` is what a person
-    types for it, ``reload`` what to do where it runs without our plugin; ``login`` is ``user:password`` where the socket wants that.
+    """One supervisord, reached by its socket. ``timeout_s`` is for one call; ``start`` is what a person types for it,
+    ``reload`` what to do where it runs without our plugin; ``login`` is ``user:password`` where the socket wants that.
 
     Every method raises SupervisordAway when it does not answer, SupervisorFault when it refuses.
     Programs are named as supervisord names them (``bot-echo``); ``program()`` makes that name.

@@ -11,8 +11,10 @@ from typing import Any
 
 from multibot_plugin.cli.output import one_line
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.supervisor.inside.requests import DONE, FAILED, MONITOR_AWAY, TOO_MANY_REQUESTS
+from multibot_plugin.supervisor.faults import SHUTDOWN_STATE, UNKNOWN_METHOD
+from multibot_plugin.supervisor.inside.requests import DONE, FAILED, MONITOR_AWAY, RUNNING, TOO_MANY_REQUESTS
 
+_NOBODY = (UNKNOWN_METHOD, SHUTDOWN_STATE, MONITOR_AWAY)  # the next bot would be refused just so
 _AT_ONCE = 16
 _LOOK_EVERY_S = 0.1
 _TELL_AFTER_S = 2.0
@@ -21,35 +23,60 @@ _GONE_S = 30.0  # a monitor that went away in the middle, too
 
 
 def carried_out(
-    server: Any, method: str, bots: Sequence[str], by: str, under_way: Callable[[str], None]
-) -> Iterator[tuple[list[str], bool]]:
+    server: Any, method: str, bots: Sequence[str], by: str, under_way: Callable[[str], None],
+    in_words: Callable[[xmlrpc.client.Fault], str],
+) -> Iterator[tuple[list[str], bool]]:  # fmt: skip
     """Ask for ``method`` about each bot ("": about the installation) and yield how each ends: its lines, whether well.
 
-    ``under_way`` is told, once for each, of what takes time. ``server`` is a proxy of the namespace. Raises Fault when
-    a request is refused, and MultibotError when the monitor does not come back to what it began.
+    ``under_way`` is told, once for each, of what takes time. ``server`` is a proxy of the namespace. What supervisord
+    refuses about one bot is how that ends. Raises Fault when the first is refused because there is nobody to do it, and
+    MultibotError when the monitor does not come back to what it began.
     """
     waiting, begun = deque(bots), dict[str, tuple[str, float]]()
-    told: set[str] = set()
+    told: set[tuple[str, bool]] = set()
     seen = time.monotonic()
     while waiting or begun:
         while waiting and len(begun) < _AT_ONCE:
-            request = _ask(server, method, waiting[0], by, patient=bool(begun))
+            bot = waiting[0]
+            try:
+                request = _ask(server, method, bot, by, patient=bool(begun))
+            except xmlrpc.client.Fault as fault:
+                nobody = fault.faultCode in _NOBODY
+                if nobody and len(waiting) == len(bots):
+                    raise
+                refused = list(waiting) if nobody else [bot]
+                yield from (([f"{name or method}: {in_words(fault)}"], False) for name in refused)
+                waiting = deque(name for name in waiting if name not in refused)
+                continue
             if request is None:
                 break
             begun[waiting.popleft()] = request, time.monotonic()
         for bot, (request, since) in list(begun.items()):
-            found = json.loads(server.getResult(request))
+            try:
+                found = json.loads(server.getResult(request))
+            except xmlrpc.client.Fault as fault:
+                del begun[bot]
+                yield [f"{bot or method}: what became of it is not known: {in_words(fault)}"], False
+                continue
+            ok = bool(found["monitor"]["ok"])
             if found["state"] in (DONE, FAILED):
                 del begun[bot]
                 yield _lines(bot, found), found["state"] == DONE
-            elif bot not in told and time.monotonic() - since > _TELL_AFTER_S:
-                told.add(bot)
-                under_way(f"{bot or method}: {found['state']} ...")
-            seen = time.monotonic() if found["monitor"]["ok"] else seen
+            elif (bot, ok) not in told and time.monotonic() - since > _TELL_AFTER_S:
+                told.add((bot, ok))
+                under_way(f"{bot or method}: {_progress(found)} ...")
+            seen = time.monotonic() if ok else seen
             if time.monotonic() - seen > _GONE_S:
                 raise MultibotError(f"{found['monitor']['text']}; what became of {bot or method} is not known")
         if begun:
             time.sleep(_LOOK_EVERY_S)
+
+
+def _progress(found: Mapping[str, Any]) -> str:
+    """Return how far a request is, and why it gets no further."""
+    word = "under way" if found["state"] == RUNNING else str(found["state"])
+    away = str(found["monitor"]["text"]).partition(": ")[0]  # what helps comes with the outcome
+    return word if found["monitor"]["ok"] else f"{word}, {away}"
 
 
 def _ask(server: Any, method: str, bot: str, by: str, patient: bool) -> str | None:

@@ -92,7 +92,8 @@ def test_a_supervisord_of_an_older_version_keeps_its_programs_and_is_refused_in_
         wait_for(lambda: client.info("theirs")["statename"] == "RUNNING", "their program")
         reason = "supervisor 4.2.5 is too old, multibot needs 4.3.0"
         assert f"CRIT multibot is not loaded: {reason}" in (home.config.parent / "their.log").read_text()
-        for words, code in ((("list",), 5), (("status",), 5), (("start",), 6), (("init", "--into", str(home.foreign)), 6)):
+        into = "init", "--into", str(home.foreign)
+        for words, code in ((("list",), 5), (("status",), 5), (("start",), 6), (into, 6)):
             assert reason in refused(home, *words, code=code), words
         found = invoke(home, "doctor")
         assert found.exit_code == 1

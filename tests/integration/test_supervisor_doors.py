@@ -22,6 +22,7 @@ from supervisord import BIN, PATIENCE_S, TOKEN_TAIL, Supervisord, rows, supervis
 from multibot_plugin import __version__
 from multibot_plugin.errors import MultibotError, SupervisordAway
 from multibot_plugin.supervisor.client import Supervisor
+from multibot_plugin.supervisor.ctl import HELP
 from multibot_plugin.supervisor.faults import BAD_NAME, SupervisorFault
 from multibot_plugin.supervisor.inside.requests import MONITOR_AWAY, NO_SUCH_REQUEST, NOT_STORED, inbox, results
 from multibot_plugin.supervisor.rpc import MultibotInterface
@@ -51,6 +52,17 @@ def stock(system: Supervisord) -> Iterator[Any]:
     transport = SupervisorTransport(None, None, f"unix://{system.home.socket}")
     with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as server:
         yield server
+
+
+def typed(system: Supervisord, command: str) -> str:
+    """Type a command into supervisorctl's shell, where only ASCII can be shown, and return what it says."""
+    words = [str(BIN / "supervisorctl"), "-c", str(system.home.supervisord_conf)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        words, input=f"{command}\nquit\n", capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.stderr == ""
+    return done.stdout
 
 
 def tick(system: Supervisord, *incidents: dict[str, Any], **bots: dict[str, Any]) -> None:
@@ -136,6 +148,7 @@ def test_one_bot_and_the_incidents_come_from_memory_and_the_monitors_file(shared
     assert [i["bot"] for i in every["incidents"]] == ["one", ""]
     assert one["monitor"] == every["monitor"] == {"ok": True, "text": ""}
     shown = shared.ctl("bot", "one")
+    assert "DIGEST" not in shown
     assert shown.startswith("✖ one — running\n   HEALTH         ✖ deaf\n")
     assert "hört nichts\\x1b" in shown
     assert [line.split()[:2] for line in shared.ctl("bot_incidents", "one").splitlines()[1:]] == [["✖", "one"]]
@@ -144,8 +157,8 @@ def test_one_bot_and_the_incidents_come_from_memory_and_the_monitors_file(shared
     with stock(shared) as server:
         assert json.loads(server.multibot.getBot("one"))["bot"]["health"] == "unknown"
     assert shared.ctl("bot_incidents") == (
-        "no open incidents\nas of its last report: the monitor has not reported yet: ask again in a moment, "
-        "else type 'restart multibot'\n"
+        "as of the monitor's last report: the monitor has not reported yet: ask again in a moment, "
+        f"else type 'supervisorctl -c {shared.home.supervisord_conf} restart multibot'\nno open incidents\n"
     )
 
 
@@ -221,6 +234,7 @@ def test_the_shell_completes_our_commands_and_the_ids_behind_them(shared: Superv
 def test_supervisorctl_says_what_was_typed_wrongly_and_what_to_type_while_the_monitor_is_away(
     shared: Supervisord,
 ) -> None:
+    ctl = f"supervisorctl -c {shared.home.supervisord_conf}"
     usage = "ERROR (name the bots (an id, or a pattern like shop-*): see 'help {}')\n"
     for command in ("bot", "bot_start", "bot_stop", "bot_restart"):
         assert shared.ctl(command, code=2) == usage.format(command)
@@ -231,9 +245,12 @@ def test_supervisorctl_says_what_was_typed_wrongly_and_what_to_type_while_the_mo
     shared.ctl("stop", "multibot")
     try:
         assert shared.ctl("bot_stop", "one", "two", code=1) == (
-            "ERROR (the monitor does not run (STOPPED): type 'start multibot'; 'stop bot-one' needs no monitor)\n"
+            f"ERROR (the monitor does not run (STOPPED): type '{ctl} start multibot'; "
+            f"'{ctl} stop bot-one' needs no monitor)\n"
         )
-        assert shared.ctl("bot_apply", code=1).endswith("type 'start multibot')\n")
+        assert shared.ctl("bot_apply", code=1).endswith(f"type '{ctl} start multibot')\n")
+        shell = typed(shared, "bot_stop 'o*'")
+        assert "ERROR (the monitor does not run (STOPPED): type 'start multibot'; 'stop bot-one' needs" in shell
     finally:
         shared.ctl("start", "multibot")
     assert set(shared.states().values()) == {"RUNNING"}
@@ -263,10 +280,16 @@ def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -
     assert shown[0].split()[:3] == ["BOT", "STATE", "HEALTH"]
     assert [line.split()[:2] for line in shown[1:]] == [["one", "running"], ["two", "running"]]
     assert [line.split()[0] for line in shared.ctl("bots", "t*").splitlines()] == ["BOT", "two"]
+    for name in ("bot-two", "'bot-t*'", '"t*"'):
+        assert [line.split()[0] for line in shared.ctl("bots", name).splitlines()] == ["BOT", "two"], name
     assert shared.ctl("bots", "onee", code=4) == "multibot: no bot 'onee' (did you mean 'one'?)\n"
     help_text = shared.ctl("help", "bots")
     assert shared.ctl("bots", "--help") == help_text
     assert help_text.startswith("bots")
+    assert "ID is a bot's id" in help_text
+    assert "ID" not in shared.ctl("help", "bot_apply")
+    for command in HELP:
+        assert all(len(line.expandtabs()) <= 80 for line in shared.ctl("help", command).splitlines()), command
     assert "-s URL" in help_text
     assert "\nbot  bot_apply  bot_incidents  bot_logs" in shared.ctl("help")
     assert "No help" not in shared.ctl("help", "start")
@@ -274,12 +297,9 @@ def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -
 
 
 def test_bots_works_in_the_interactive_shell_and_where_only_ascii_can_be_shown(shared: Supervisord) -> None:
-    words = [str(BIN / "supervisorctl"), "-c", str(shared.home.supervisord_conf)]
-    environment = dict(os.environ) | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(words, input="bots\nquit\n", capture_output=True, text=True, timeout=60, env=environment)
-    assert "LAST POLL" in done.stdout
-    assert ". unknown" in done.stdout
-    assert done.stderr == ""
+    shown = typed(shared, "bots")
+    assert "LAST POLL" in shown
+    assert ". unknown" in shown
 
 
 def test_with_a_url_alone_supervisorctl_does_not_know_the_command(shared: Supervisord, tmp_path: Any) -> None:
