@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from multibot_plugin.cli.output import one_line
-from multibot_plugin.errors import MultibotError
 from multibot_plugin.supervisor.faults import SHUTDOWN_STATE, UNKNOWN_METHOD
 from multibot_plugin.supervisor.inside.requests import DONE, FAILED, MONITOR_AWAY, RUNNING, TOO_MANY_REQUESTS
 
 _NOBODY = (UNKNOWN_METHOD, SHUTDOWN_STATE, MONITOR_AWAY)  # the next bot would be refused just so
+_UNKNOWN = "what became of it is not known: "
 _AT_ONCE = 16
 _LOOK_EVERY_S = 0.1
 _TELL_AFTER_S = 2.0
@@ -29,35 +29,23 @@ def carried_out(
     """Ask for ``method`` about each bot ("": about the installation) and yield how each ends: its lines, whether well.
 
     ``under_way`` is told, once for each, of what takes time. ``server`` is a proxy of the namespace. What supervisord
-    refuses about one bot is how that ends. Raises Fault when the first is refused because there is nobody to do it, and
-    MultibotError when the monitor does not come back to what it began.
+    refuses about one bot is how that ends. Raises Fault when the first is refused because there is nobody to do it.
     """
     waiting, begun = deque(bots), dict[str, tuple[str, float]]()
     told: set[tuple[str, bool]] = set()
     seen = time.monotonic()
     while waiting or begun:
-        while waiting and len(begun) < _AT_ONCE:
-            bot = waiting[0]
-            try:
-                request = _ask(server, method, bot, by, patient=bool(begun))
-            except xmlrpc.client.Fault as fault:
-                nobody = fault.faultCode in _NOBODY
-                if nobody and len(waiting) == len(bots):
-                    raise
-                refused = list(waiting) if nobody else [bot]
-                yield from (([f"{name or method}: {in_words(fault)}"], False) for name in refused)
-                waiting = deque(name for name in waiting if name not in refused)
-                continue
-            if request is None:
-                break
-            begun[waiting.popleft()] = request, time.monotonic()
+        try:
+            while waiting and len(begun) < _AT_ONCE and (request := _ask(server, method, waiting[0], by, bool(begun))):
+                begun[waiting.popleft()] = request, time.monotonic()
+        except xmlrpc.client.Fault as fault:
+            nobody = fault.faultCode in _NOBODY
+            if nobody and len(waiting) == len(bots):
+                raise
+            refused = [waiting.popleft() for _ in range(len(waiting) if nobody else 1)]
+            yield from (([f"{bot or method}: {in_words(fault)}"], False) for bot in refused)
         for bot, (request, since) in list(begun.items()):
-            try:
-                found = json.loads(server.getResult(request))
-            except xmlrpc.client.Fault as fault:
-                del begun[bot]
-                yield [f"{bot or method}: what became of it is not known: {in_words(fault)}"], False
-                continue
+            found = _look(server, request, in_words)
             ok = bool(found["monitor"]["ok"])
             if found["state"] in (DONE, FAILED):
                 del begun[bot]
@@ -67,9 +55,20 @@ def carried_out(
                 under_way(f"{bot or method}: {_progress(found)} ...")
             seen = time.monotonic() if ok else seen
             if time.monotonic() - seen > _GONE_S:
-                raise MultibotError(f"{found['monitor']['text']}; what became of {bot or method} is not known")
+                away = in_words(xmlrpc.client.Fault(MONITOR_AWAY, f"MONITOR_AWAY: {found['monitor']['text']}"))
+                yield from (([f"{name or method}: {_UNKNOWN}{away}"], False) for name in begun)
+                yield from (([f"{name}: not asked for: {away}"], False) for name in waiting)
+                return
         if begun:
             time.sleep(_LOOK_EVERY_S)
+
+
+def _look(server: Any, request: str, in_words: Callable[[xmlrpc.client.Fault], str]) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = json.loads(server.getResult(request))
+    except xmlrpc.client.Fault as fault:
+        return {"state": FAILED, "text": f"{_UNKNOWN}{in_words(fault)}", "monitor": {"ok": True, "text": ""}}
+    return found
 
 
 def _progress(found: Mapping[str, Any]) -> str:
