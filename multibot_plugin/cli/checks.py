@@ -18,6 +18,7 @@ from multibot_plugin.cli.output import Context, count, spoken
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.home import Home, typed
+from multibot_plugin.supervisor.client import STOPPED_STATES
 
 GOOD, WARNING, BAD = "●", "▲", "✖"
 OLD_BUILD_DAYS = 120
@@ -63,7 +64,7 @@ def settings(patient: Patient) -> Found:
     if found:
         return [Check("settings", BAD, text, (f"edit {toml}",)) for text in found]
     own = sum(origin != "default" for origin in patient.context.settings.origins.values())
-    return Check("settings", GOOD, f"settings fine, {own} of them not the default")
+    return Check("settings", GOOD, f"settings fine, {f'{own} changed' if own else 'all as by default'}")
 
 
 def supervisord(patient: Patient) -> Found:
@@ -107,6 +108,11 @@ def monitor(patient: Patient) -> Found:
     if patient.fleet.away:
         return ()
     log = home.log / "monitor.log"
+    if state.get("state") in STOPPED_STATES:
+        meant = state["state"] == "STOPPED"
+        how = "is stopped" if meant else f"does not run ({state['state']})"
+        remedies = (home.command("start"),) if meant else (f"tail {log}", home.command("start"))
+        return Check("monitor", BAD, f"the monitor {how}: nobody watches the bots", remedies)
     if not state.get("ok"):
         age_s = state.get("tick_age_s")
         text = (
@@ -127,7 +133,7 @@ def monitor(patient: Patient) -> Found:
 
 
 def database(patient: Patient) -> Found:
-    """The database answers, has our tables, and is not an old build."""
+    """The database answers, has our tables, and ours is not an old build."""
     return patient.context.run(_ask_database(patient.context)) if patient.started else ()
 
 
@@ -151,19 +157,15 @@ async def _ask_database(context: Context) -> Found:
     if days > OLD_BUILD_DAYS:
         cure = "update multibot, or set database_url to a server that your distribution keeps up to date"
         return Check("database", WARNING, f"{text}: its build is {days} days old, security fixes are missing", (cure,))
-    return Check("database", GOOD, f"{text}{f', {days} days old build' if built else ''}")
+    return Check("database", GOOD, f"{text}{f', built {days} days ago' if built else ''}")
 
 
 def _built(context: Context) -> date | None:
-    """Return when the embedded server's programs were built, None when that cannot be known."""
+    """Return when the embedded server's programs were built if they came with us; a distribution mends its own."""
     from multibot_plugin.database.server import read_server
 
     server = read_server(context.home.state)
-    if server.origin == "wheel":
-        return _WHEEL_BUILT.get(server.version)
-    with suppress(OSError):  # dpkg and rpm keep the times of their files
-        return datetime.fromtimestamp((Path(server.bin) / "postgres").stat().st_mtime, UTC).date()
-    return None
+    return _WHEEL_BUILT.get(server.version) if server.origin == "wheel" else None
 
 
 def rendered(patient: Patient) -> Found:
@@ -183,9 +185,8 @@ def rendered(patient: Patient) -> Found:
         found = [Check("bots", BAD, text, (home.command(f"bot show {bot}"),)) for bot, text in plan.problems.items()]
         if plan.pending:
             changed = len(plan.added) + len(plan.changed) + len(plan.removed) + len(plan.repairs)
-            text = (
-                f"{count(changed, 'bot')} in the database differ from what is rendered" if changed else "files to write"
-            )
+            differ = f"{count(changed, 'bot')} in the database {'differs' if changed == 1 else 'differ'}"
+            text = f"{differ} from what is rendered" if changed else "files to write"
             return [
                 *found,
                 Check("rendered", WARNING, text, (home.command("render-config --diff"), home.command("apply"))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,23 @@ def test_a_silent_monitor_is_wrong_and_a_failing_plugin_a_warning(tmp_path: Path
     silent = only(checks.monitor(Patient(context, fleet.look(context), {})))
     assert silent.mark == BAD
     assert any("restart multibot" in remedy for remedy in silent.remedies)
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "remedies"),
+    [
+        ("STOPPED", "the monitor is stopped: ", ["start"]),
+        ("FATAL", "the monitor does not run (FATAL): ", ["log", "start"]),
+    ],
+)
+def test_a_monitor_that_is_stopped_is_started_not_restarted(
+    tmp_path: Path, state: str, text: str, remedies: list[str]
+) -> None:
+    sick = patient(tmp_path)
+    monitor = {"ok": False, "state": state, "tick_age_s": 2.0}
+    found = only(checks.monitor(replace(sick, fleet=replace(sick.fleet, monitor=monitor))))
+    assert (found.mark, found.text.startswith(text)) == (BAD, True)
+    assert [remedy.rpartition(".")[2].rpartition(" ")[2] for remedy in found.remedies] == remedies
 
 
 def test_alerts_without_a_channel_name_what_to_type(tmp_path: Path) -> None:
