@@ -3,6 +3,8 @@ do otherwise there. Nothing here starts, ends or writes anything that is the ope
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ def _check_suitable(home: Home, supervisor: Supervisor) -> None:
 
 
 def _refused(home: Home, reason: str) -> Refused:
-    return Refused(f"{reason}: run it as '{own_supervisord(home)}', or install that there")
+    there = "or install that there (the package supervisor-multibot)"
+    return Refused(f"{reason}: run it as '{own_supervisord(home)}', {there}")
 
 
 def _running(home: Home) -> str:
@@ -90,19 +93,38 @@ def lacking(home: Home) -> list[Part]:
 
 
 def show_lacking(home: Home, lacks: list[Part], quiet: bool) -> None:
-    """Print what is to be put into the file (``quiet``: only tell), and say what comes then."""
+    """Print what is to be put into the file (``quiet``: only tell), and say what comes then.
+
+    Standard output begins with an empty line: it can be appended to a file whose last line has no end.
+    """
     say(f"{home.foreign}, which multibot never writes, lacks:")
     for part in lacks:
         say(f"  [{part.section}] {part.problem}")
-    say("Put this at its end, or in place of what is there:")
-    if not quiet:
-        show(to_paste(lacks).rstrip())
-    sections = {part.section.partition(":")[0] for part in lacks}
-    if "rpcinterface" in sections:  # read by nothing else
-        say(f"Then let supervisord begin anew, which restarts all its programs once: {home.to_restart}")
+    text, file = to_paste(lacks).rstrip(), shlex.quote(str(home.foreign))
+    if text:
+        say(f"Put this at its end ('{home.command('init')} >> {file}' does that), or in place of what is there:")
+    if text and not quiet:
+        show(f"\n{text}")
+        say("")
+    if any(part.to_mend for part in lacks):
+        say(f"Mend the lines that are wrong, then see what comes next: {home.command('init')}")
+        return
+    for line in _next_steps(home, {part.section.partition(":")[0] for part in lacks}):
+        say(f"Then: {line}")
+
+
+def _next_steps(home: Home, sections: set[str]) -> Iterator[str]:
+    """Yield what to do once the file holds what it lacked in ``sections``."""
+    with Supervisor.of(home) as supervisor:
+        runs = supervisor.alive()
+    if not runs:
+        yield f"{home.to_start}  (or its service: it does not run now)"
+        yield f"its interpreter must be able to import multibot; {own_supervisord(home).partition(' ')[0]} can"
+    elif "rpcinterface" in sections:  # read by nothing else
+        yield f"{home.to_restart}  (or its service; this restarts all its programs once)"
     elif "eventlistener" in sections:
-        say(f"Then: {home.supervisorctl(f'update {MONITOR}')}")
-    say(f"Then: {home.command('start')}")
+        yield home.supervisorctl(f"update {MONITOR}")
+    yield home.command("start")
 
 
 def check_ready(home: Home, supervisor: Supervisor) -> None:
