@@ -109,18 +109,23 @@ def show_lacking(home: Home, lacks: list[Part], quiet: bool) -> None:
     if any(part.to_mend for part in lacks):
         say(f"Mend the lines that are wrong, then see what comes next: {home.command('init')}")
         return
-    for line in _next_steps(home, {part.section.partition(":")[0] for part in lacks}):
+    for line in next_steps(home, lacks):
         say(f"Then: {line}")
 
 
-def _next_steps(home: Home, sections: set[str]) -> Iterator[str]:
-    """Yield what to do once the file holds what it lacked in ``sections``."""
-    with Supervisor.of(home) as supervisor:
-        runs = supervisor.alive()
-    if not runs:
-        yield f"{home.to_start}  (or its service: it does not run now)"
-        yield f"its interpreter must be able to import multibot; {own_supervisord(home).partition(' ')[0]} can"
-    elif "rpcinterface" in sections:  # read by nothing else
+def next_steps(home: Home, lacked: list[Part]) -> Iterator[str]:
+    """Yield what to type once the operator's file holds what it ``lacked``."""
+    sections = {part.section.partition(":")[0] for part in lacked}
+    try:
+        with Supervisor.of(home) as supervisor:
+            supervisor.version()
+            loaded = True
+    except SupervisordAway:
+        yield f"{own_supervisord(home)}  (or its service, if its interpreter can import multibot; it does not run now)"
+        loaded, sections = True, set()
+    except SupervisorFault:
+        loaded = False
+    if not loaded or "rpcinterface" in sections:  # read by nothing else
         yield f"{home.to_restart}  (or its service; this restarts all its programs once)"
     elif "eventlistener" in sections:
         yield home.supervisorctl(f"update {MONITOR}")
@@ -131,7 +136,8 @@ def check_ready(home: Home, supervisor: Supervisor) -> None:
     """Raise what keeps our programs from running in the operator's supervisord, as one line with what to do."""
     _check_suitable(home, supervisor)
     for part in lacking(home):
-        text = f"{home.foreign}: [{part.section}] {part.problem}: '{home.command('init')}' shows what belongs there"
+        hint = "" if part.to_mend else f": '{home.command('init')}' shows what belongs there"
+        text = f"{home.foreign}: [{part.section}] {part.problem}{hint}"
         if part.blocks:
             raise Refused(text)
         say(f"warning: {text}")

@@ -93,7 +93,7 @@ def main_file(patient: Patient) -> Found:
 
     home, settings = patient.context.home, patient.context.settings
     wanted = render_main(home, program(home, settings) if is_embedded(settings) else None)
-    if mistake := wrong_switch(MainFile(home.supervisord_conf)):
+    if mistake := wrong_switch(MainFile(home.supervisord_conf).own.get("rpcinterface:multibot", {})):
         text = f"{home.supervisord_conf}: [rpcinterface:multibot] {mistake}"
         return Check("configuration", BAD, text, (f"edit {home.supervisord_conf}",))
     if without_switches(home.supervisord_conf.read_text()) == without_switches(wanted):

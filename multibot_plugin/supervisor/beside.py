@@ -61,7 +61,7 @@ def parts(home: Home, python: str = sys.executable) -> list[Part]:
     found = [Part("include", _include_problem(home, file), _include_text(home, file))]
     stock = "" if "rpcinterface:supervisor" in file.sections else _MISSING
     found.append(Part("rpcinterface:supervisor", stock, _STOCK))
-    mistakes = {_INTERFACE: wrong_switch(file), _LISTENER: _wrong_number(file)}
+    mistakes = {_INTERFACE: wrong_switch(file.sections.get(_INTERFACE, {})), _LISTENER: _wrong_number(file)}
     for name in parser.sections():
         if mistake := mistakes.get(name):
             found.append(Part(name, mistake, ""))
@@ -83,11 +83,10 @@ def to_restart(home: Home) -> str:
     return f"mend {home.foreign} first ({home.command('doctor')} says what)" if wrong else home.to_restart
 
 
-def wrong_switch(file: MainFile) -> str:
-    """Return what is wrong with the switches of [rpcinterface:multibot]; nothing where they are right."""
+def wrong_switch(options: Mapping[str, str]) -> str:
+    """Return what is wrong with the switches among the options of [rpcinterface:multibot]; nothing if nothing is."""
     from multibot_plugin.supervisor.inside.parts import Parts
 
-    options = file.sections.get(_INTERFACE, {})
     # What a % expression stands for, only supervisord knows.
     switches = {name: text for name, text in options.items() if name not in _OURS and "%" not in text}
     try:
