@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -255,6 +256,26 @@ def test_supervisorctl_says_what_was_typed_wrongly_and_what_to_type_while_the_mo
         shared.ctl("start", "multibot")
     assert set(shared.states().values()) == {"RUNNING"}
     assert not inbox(shared.home.state).exists()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_after_ctrl_c_it_is_said_whether_the_monitor_goes_on(shared: Supervisord, silent: bool) -> None:
+    tick(shared)
+    ctl = [str(BIN / "supervisorctl"), "-c", str(shared.home.supervisord_conf)]
+    with subprocess.Popen([*ctl, "bot_stop", "one", "two"], stdout=subprocess.PIPE, text=True) as waiting:
+        try:
+            wait_for(lambda: len(list(inbox(shared.home.state).glob("*.json"))) == 2, "two requests")
+            if silent:
+                shared.home.status.unlink()
+            waiting.send_signal(signal.SIGINT)
+            said, _ = waiting.communicate(timeout=PATIENCE_S)
+        finally:
+            waiting.kill()
+            shutil.rmtree(inbox(shared.home.state), ignore_errors=True)
+            shared.home.status.unlink(missing_ok=True)
+    how = "asked for, but the monitor has not reported yet" if silent else "the monitor goes on with what was asked for"
+    assert said.startswith(f"ERROR ({how}; 'supervisorctl -c "), said
+    assert waiting.returncode == 1
 
 
 def test_supervisorctl_shows_the_end_of_a_log_without_tokens_and_escapes(shared: Supervisord) -> None:
