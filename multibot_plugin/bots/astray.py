@@ -30,12 +30,12 @@ def astray(home: Home, known: Collection[str]) -> str:
     ours = under_way(home)
     unnamed = sorted(set(known) - rendered - ours)
     gone = sorted(deployed(home) - rendered - ours - set(known))
-    cure = f"'{home.command('apply')}' brings them back"
+    cure = f"{'take it away, then ' if why else ''}'{home.command('apply')}' brings them back"
     if gone:
         return f"supervisord lost {_named(gone)}, which {home.rendered} does not name any more{why}: {cure}"
     if unnamed:
         danger = "'supervisorctl update' would stop them"
-        return f"{home.rendered} does not name {_named(unnamed)}{why}: {danger}, {cure}"
+        return f"{home.rendered} does not name {_named(unnamed)}{why}: {danger}{'; ' if why else ', '}{cure}"
     return ""
 
 

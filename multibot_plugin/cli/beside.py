@@ -3,6 +3,8 @@ do otherwise there. Nothing here starts, ends or writes anything that is the ope
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ def _check_suitable(home: Home, supervisor: Supervisor) -> None:
 
 
 def _refused(home: Home, reason: str) -> Refused:
-    return Refused(f"{reason}: run it as '{own_supervisord(home)}', or install that there")
+    there = "or install that there (the package supervisor-multibot)"
+    return Refused(f"{reason}: run it as '{own_supervisord(home)}', {there}")
 
 
 def _running(home: Home) -> str:
@@ -90,26 +93,51 @@ def lacking(home: Home) -> list[Part]:
 
 
 def show_lacking(home: Home, lacks: list[Part], quiet: bool) -> None:
-    """Print what is to be put into the file (``quiet``: only tell), and say what comes then."""
+    """Print what is to be put into the file (``quiet``: only tell), and say what comes then.
+
+    Standard output begins with an empty line: it can be appended to a file whose last line has no end.
+    """
     say(f"{home.foreign}, which multibot never writes, lacks:")
     for part in lacks:
         say(f"  [{part.section}] {part.problem}")
-    say("Put this at its end, or in place of what is there:")
-    if not quiet:
-        show(to_paste(lacks).rstrip())
-    sections = {part.section.partition(":")[0] for part in lacks}
-    if "rpcinterface" in sections:  # read by nothing else
-        say(f"Then let supervisord begin anew, which restarts all its programs once: {home.to_restart}")
+    text, file = to_paste(lacks).rstrip(), shlex.quote(str(home.foreign))
+    if text:
+        say(f"Put this at its end ('{home.command('init')} >> {file}' does that), or in place of what is there:")
+    if text and not quiet:
+        show(f"\n{text}")
+        say("")
+    if any(part.to_mend for part in lacks):
+        say(f"Mend the lines that are wrong, then see what comes next: {home.command('init')}")
+        return
+    for line in next_steps(home, lacks):
+        say(f"Then: {line}")
+
+
+def next_steps(home: Home, lacked: list[Part]) -> Iterator[str]:
+    """Yield what to type once the operator's file holds what it ``lacked``."""
+    sections = {part.section.partition(":")[0] for part in lacked}
+    try:
+        with Supervisor.of(home) as supervisor:
+            supervisor.version()
+            loaded = True
+    except SupervisordAway:
+        yield f"{own_supervisord(home)}  (or its service, if its interpreter can import multibot; it does not run now)"
+        loaded, sections = True, set()
+    except SupervisorFault:
+        loaded = False
+    if not loaded or "rpcinterface" in sections:  # read by nothing else
+        yield f"{home.to_restart}  (or its service; this restarts all its programs once)"
     elif "eventlistener" in sections:
-        say(f"Then: {home.supervisorctl(f'update {MONITOR}')}")
-    say(f"Then: {home.command('start')}")
+        yield home.supervisorctl(f"update {MONITOR}")
+    yield home.command("start")
 
 
 def check_ready(home: Home, supervisor: Supervisor) -> None:
     """Raise what keeps our programs from running in the operator's supervisord, as one line with what to do."""
     _check_suitable(home, supervisor)
     for part in lacking(home):
-        text = f"{home.foreign}: [{part.section}] {part.problem}: '{home.command('init')}' shows what belongs there"
+        hint = "" if part.to_mend else f": '{home.command('init')}' shows what belongs there"
+        text = f"{home.foreign}: [{part.section}] {part.problem}{hint}"
         if part.blocks:
             raise Refused(text)
         say(f"warning: {text}")

@@ -186,8 +186,10 @@ def _end(run: Run, seen_at: float | None, now_at: float, seen: Mapping[str, Any]
     ended, killed = run.exit, KILLED if run.died else "killed while it was stopping"
     at = ended.ended_at if ended else seen["at"] if seen else seen_at
     how, text = "killed", killed
-    if seen:
-        how = str(seen["signal"] or f"exit {seen['code']}")
+    if seen and seen["signal"]:
+        text = f"by {seen['signal']}{'' if run.died else ' while it was stopping'}"
+    elif seen:
+        how = f"exit {seen['code']}"
     if ended:
         how = f"exit {ended.code}" if ended.code is not None else ended.cause
         how, text = f"signal {ended.signal}" if ended.signal else how, one_line(ended.text or ended.cause)

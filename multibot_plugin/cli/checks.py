@@ -17,7 +17,8 @@ from multibot_plugin.cli.fleet import Fleet, NotLoaded, Row
 from multibot_plugin.cli.output import Context, count, spoken
 from multibot_plugin.cli.start import is_running
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.home import typed
+from multibot_plugin.home import Home, typed
+from multibot_plugin.supervisor.client import STOPPED_STATES
 
 GOOD, WARNING, BAD = "●", "▲", "✖"
 OLD_BUILD_DAYS = 120
@@ -63,7 +64,7 @@ def settings(patient: Patient) -> Found:
     if found:
         return [Check("settings", BAD, text, (f"edit {toml}",)) for text in found]
     own = sum(origin != "default" for origin in patient.context.settings.origins.values())
-    return Check("settings", GOOD, f"settings fine, {own} of them not the default")
+    return Check("settings", GOOD, f"settings fine, {f'{own} changed' if own else 'all as by default'}")
 
 
 def supervisord(patient: Patient) -> Found:
@@ -84,13 +85,18 @@ def supervisord(patient: Patient) -> Found:
 
 
 def main_file(patient: Patient) -> Found:
-    """supervisord.conf is the one that this version writes for these settings."""
+    """supervisord.conf is the one that this version writes for these settings, but for the switches of our plugin."""
     from multibot_plugin.database.embedded import is_embedded, program
+    from multibot_plugin.supervisor.beside import without_switches, wrong_switch
     from multibot_plugin.supervisor.conf import render_main
+    from multibot_plugin.supervisor.mainfile import MainFile
 
     home, settings = patient.context.home, patient.context.settings
     wanted = render_main(home, program(home, settings) if is_embedded(settings) else None)
-    if home.supervisord_conf.read_text() == wanted:
+    if mistake := wrong_switch(MainFile(home.supervisord_conf).own.get("rpcinterface:multibot", {})):
+        text = f"{home.supervisord_conf}: [rpcinterface:multibot] {mistake}"
+        return Check("configuration", BAD, text, (f"edit {home.supervisord_conf}",))
+    if without_switches(home.supervisord_conf.read_text()) == without_switches(wanted):
         return ()
     text = f"{home.supervisord_conf} differs from what this multibot writes (changed by hand, or of another version)"
     return Check("configuration", WARNING, text, (home.command("init"),))
@@ -102,6 +108,11 @@ def monitor(patient: Patient) -> Found:
     if patient.fleet.away:
         return ()
     log = home.log / "monitor.log"
+    if state.get("state") in STOPPED_STATES:
+        meant = state["state"] == "STOPPED"
+        how = "is stopped" if meant else f"does not run ({state['state']})"
+        remedies = (home.command("start"),) if meant else (f"tail {log}", home.command("start"))
+        return Check("monitor", BAD, f"the monitor {how}: nobody watches the bots", remedies)
     if not state.get("ok"):
         age_s = state.get("tick_age_s")
         text = (
@@ -122,7 +133,7 @@ def monitor(patient: Patient) -> Found:
 
 
 def database(patient: Patient) -> Found:
-    """The database answers, has our tables, and is not an old build."""
+    """The database answers, has our tables, and ours is not an old build."""
     return patient.context.run(_ask_database(patient.context)) if patient.started else ()
 
 
@@ -146,19 +157,15 @@ async def _ask_database(context: Context) -> Found:
     if days > OLD_BUILD_DAYS:
         cure = "update multibot, or set database_url to a server that your distribution keeps up to date"
         return Check("database", WARNING, f"{text}: its build is {days} days old, security fixes are missing", (cure,))
-    return Check("database", GOOD, f"{text}{f', {days} days old build' if built else ''}")
+    return Check("database", GOOD, f"{text}{f', built {days} days ago' if built else ''}")
 
 
 def _built(context: Context) -> date | None:
-    """Return when the embedded server's programs were built, None when that cannot be known."""
+    """Return when the embedded server's programs were built if they came with us; a distribution mends its own."""
     from multibot_plugin.database.server import read_server
 
     server = read_server(context.home.state)
-    if server.origin == "wheel":
-        return _WHEEL_BUILT.get(server.version)
-    with suppress(OSError):  # dpkg and rpm keep the times of their files
-        return datetime.fromtimestamp((Path(server.bin) / "postgres").stat().st_mtime, UTC).date()
-    return None
+    return _WHEEL_BUILT.get(server.version) if server.origin == "wheel" else None
 
 
 def rendered(patient: Patient) -> Found:
@@ -178,9 +185,8 @@ def rendered(patient: Patient) -> Found:
         found = [Check("bots", BAD, text, (home.command(f"bot show {bot}"),)) for bot, text in plan.problems.items()]
         if plan.pending:
             changed = len(plan.added) + len(plan.changed) + len(plan.removed) + len(plan.repairs)
-            text = (
-                f"{count(changed, 'bot')} in the database differ from what is rendered" if changed else "files to write"
-            )
+            differ = f"{count(changed, 'bot')} in the database {'differs' if changed == 1 else 'differ'}"
+            text = f"{differ} from what is rendered" if changed else "files to write"
             return [
                 *found,
                 Check("rendered", WARNING, text, (home.command("render-config --diff"), home.command("apply"))),
@@ -222,8 +228,14 @@ def descriptors(patient: Patient) -> Found:
     if bots * 10 < room * 8:
         return Check("descriptors", GOOD, text)
     home = patient.context.home
-    remedies = (f"raise minfds in {home.supervisord_conf} to {limit * 4}", home.to_restart)
+    remedies = (f"raise minfds in {home.supervisord_conf} to {limit * 4}", _to_restart(home))
     return Check("descriptors", BAD if bots >= room else WARNING, text, remedies)
+
+
+def _to_restart(home: Home) -> str:
+    from multibot_plugin.supervisor.beside import to_restart
+
+    return to_restart(home) if home.foreign else home.to_restart
 
 
 def _besides(pid: int, rows: Iterable[Row]) -> int:

@@ -8,7 +8,14 @@ import multibot_plugin
 from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Found, Patient
 from multibot_plugin.cli.fleet import NotLoaded
 from multibot_plugin.home import Home
-from multibot_plugin.supervisor.beside import cannot_import, interpreter, other_user, own_supervisord, parts
+from multibot_plugin.supervisor.beside import (
+    cannot_import,
+    interpreter,
+    other_user,
+    own_supervisord,
+    parts,
+    to_restart,
+)
 from multibot_plugin.supervisor.client import Supervisor
 from multibot_plugin.supervisor.inside.version import LEAST, too_old
 
@@ -30,7 +37,7 @@ def supervisord(patient: Patient) -> Found:
         loaded, pid = supervisor.version()["multibot"], supervisor.pid()
     if loaded != multibot_plugin.__version__:
         text = f"supervisord runs multibot {loaded}, installed is {multibot_plugin.__version__}"
-        return Check("supervisord", WARNING, text, (home.to_restart,))
+        return Check("supervisord", WARNING, text, (to_restart(home),))
     return Check("supervisord", GOOD, f"supervisord {version} of {home.foreign} (pid {pid}), plugin loaded in it")
 
 
@@ -42,6 +49,8 @@ def _not_loaded(home: Home, supervisor: Supervisor, version: str) -> Check:
         return Check("supervisord", BAD, f"{text}: {reason}", cures)
     if any(part.blocks for part in parts(home)):
         return Check("supervisord", BAD, text, (home.command("init"),))
+    if any(part.to_mend for part in parts(home)):
+        return Check("supervisord", BAD, text, (to_restart(home),))
     return Check("supervisord", BAD, f"{text}: it has not read its file since", (home.to_restart, "or its service"))
 
 
@@ -54,7 +63,8 @@ def main_file(patient: Patient) -> Iterator[Check]:
     home = patient.context.home
     wrong = [part for part in parts(home) if part.problem]
     for part in wrong:
-        text, cure = f"{home.foreign}: [{part.section}] {part.problem}", f"{home.command('init')}  (shows it)"
-        yield Check("configuration", BAD if part.blocks else WARNING, text, (cure,))
+        text = f"{home.foreign}: [{part.section}] {part.problem}"
+        cure = f"edit {home.foreign}" if part.to_mend else f"{home.command('init')}  (shows it)"
+        yield Check("configuration", BAD if part.blocks or part.to_mend else WARNING, text, (cure,))
     if not wrong:
         yield Check("configuration", GOOD, f"{home.foreign} includes the bots and has the three sections")

@@ -12,7 +12,7 @@ from multibot_plugin.cli.output import NOTHING, Context
 from multibot_plugin.errors import NoSuchBot, SupervisordAway
 from multibot_plugin.health.states import NO_POLL_SEEN, Health
 from multibot_plugin.home import Home
-from multibot_runner.protocol import KILLED, STATUS_CAP, BadFile, decode_object, is_number, read_file
+from multibot_runner.protocol import KILLED, PROGRAM_PREFIX, STATUS_CAP, BadFile, decode_object, is_number, read_file
 from multibot_runner.readers import read_runs
 
 Row = Mapping[str, Any]
@@ -119,15 +119,22 @@ def _records(document: Mapping[str, Any], name: str, needed: Mapping[str, type])
 
 
 def select(rows: Sequence[Row], words: Sequence[str]) -> list[Row]:
-    """Return the rows that the ids or patterns (``shop-*``) name, all without any; raises NoSuchBot."""
+    """Return the rows that the ids or patterns (``shop-*``) name, all without any; raises NoSuchBot.
+
+    supervisord's own name of a bot (``bot-shop``) will do, too, where no bot has it for an id.
+    """
     names = [str(row["id"]) for row in rows]
     chosen: set[str] = set()
     for word in words:
-        found = set(fnmatch.filter(names, word)) if set("*?[") & set(word) else {word} & set(names)
+        found = _named(names, word) or _named(names, word.removeprefix(PROGRAM_PREFIX))
         if not found:
             raise NoSuchBot(word, names)
         chosen |= found
     return [row for row in rows if not words or row["id"] in chosen]
+
+
+def _named(names: Sequence[str], word: str) -> set[str]:
+    return set(fnmatch.filter(names, word)) if set("*?[") & set(word) else {word} & set(names)
 
 
 def stopper(audit: Sequence[Mapping[str, Any]]) -> str:

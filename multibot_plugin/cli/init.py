@@ -58,7 +58,8 @@ def init(context: Context, into: Path | None, yes: bool, json_wanted: bool) -> N
     if lacking:
         beside.show_lacking(home, lacking, json_wanted)
     else:
-        say(f"Ready. Next: {home.command('start')}")
+        first, *more = beside.next_steps(home, []) if home.foreign else [home.command("start")]
+        say("\nThen: ".join([f"Ready. Next: {first}", *more]))
 
 
 def check_reach(home: Home, settings: Settings) -> None:

@@ -68,8 +68,9 @@ class Database:
 def status(context: Context, bots: tuple[str, ...], form: str) -> int:
     """Show what is wrong or stopped, why, and what to type; with BOT (an id or a pattern) these bots in any case.
 
-    Exit code 0: everything runs and is well; 3: something is wrong or stopped. It works without the database, the
-    monitor or supervisord, and says that they are away. '-o name' prints the ids of the bots in question.
+    Exit code 3: something is wrong or stopped; 5: supervisord runs without multibot's plugin, so nothing is known.
+    It works without the database, the monitor or supervisord, and says that they are away. '-o name' prints the ids
+    of the bots in question.
     """
     seen = fleet.look(context)
     database = context.run(ask_database(context, seen))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from multibot_plugin.supervisor.client import Supervisor
 from multibot_plugin.supervisor.conf import render_sections
 from multibot_plugin.supervisor.mainfile import MainFile, Sections, new_parser
 
-_LISTENER = "eventlistener:multibot"
+_LISTENER, _INTERFACE = "eventlistener:multibot", "rpcinterface:multibot"
 _MISSING = "is missing"
 # Its other options (how long it may take to stop, its log) are the operator's.
 _FIXED = ("command", "environment", "autostart", "autorestart")
+_NUMBERS = ("buffer_size", "priority", "startsecs", "startretries", "stopwaitsecs")
+_OURS = ("supervisor.rpcinterface_factory", "status", "state")  # what is no switch in that section
 _IMPORT_TIMEOUT_S = 30.0
 # Both of ours that are loaded there: inside supervisord, and in supervisorctl.
 _IMPORT = "import multibot_plugin.supervisor.rpc, multibot_plugin.supervisor.ctl"
@@ -29,7 +32,10 @@ _STOCK = ("[rpcinterface:supervisor]\n"
 
 @dataclass(frozen=True)
 class Part:
-    """What the file has to hold in one section. ``problem``: what is wrong with it; nothing where it is right."""
+    """What the file has to hold in one section. ``problem``: what is wrong with it; nothing where it is right.
+
+    ``text``: what belongs there; nothing where a line that is there has to be mended.
+    """
 
     section: str
     problem: str
@@ -38,7 +44,12 @@ class Part:
     @property
     def blocks(self) -> bool:
         """Whether nothing works without it: a listener that is there does its work, if less well than it could."""
-        return self.problem == _MISSING or bool(self.problem and self.section != _LISTENER)
+        return self.problem == _MISSING or bool(self.problem and self.text and self.section != _LISTENER)
+
+    @property
+    def to_mend(self) -> bool:
+        """Whether a line is wrong as such: no supervisord should be started with the file as it is."""
+        return bool(self.problem and not self.text)
 
 
 def parts(home: Home, python: str = sys.executable) -> list[Part]:
@@ -50,7 +61,11 @@ def parts(home: Home, python: str = sys.executable) -> list[Part]:
     found = [Part("include", _include_problem(home, file), _include_text(home, file))]
     stock = "" if "rpcinterface:supervisor" in file.sections else _MISSING
     found.append(Part("rpcinterface:supervisor", stock, _STOCK))
+    mistakes = {_INTERFACE: wrong_switch(file.sections.get(_INTERFACE, {})), _LISTENER: _wrong_number(file)}
     for name in parser.sections():
+        if mistake := mistakes.get(name):
+            found.append(Part(name, mistake, ""))
+            continue
         wanted = dict(parser[name])
         text = "".join(f"{option}={value}\n" for option, value in wanted.items())
         found.append(Part(name, _section_problem(name, wanted, file), f"[{name}]\n{text}"))
@@ -59,7 +74,35 @@ def parts(home: Home, python: str = sys.executable) -> list[Part]:
 
 def to_paste(found: list[Part]) -> str:
     """Return what the file lacks, as it can be appended to it as a whole; nothing when it lacks nothing."""
-    return "\n".join(part.text for part in found if part.problem)
+    return "\n".join(part.text for part in found if part.problem and part.text)
+
+
+def to_restart(home: Home) -> str:
+    """Return what a person types (or does first) so that the operator's supervisord begins anew with its file."""
+    wrong = any(part.to_mend for part in parts(home))
+    return f"mend {home.foreign} first ({home.command('doctor')} says what)" if wrong else home.to_restart
+
+
+def wrong_switch(options: Mapping[str, str]) -> str:
+    """Return what is wrong with the switches among the options of [rpcinterface:multibot]; nothing if nothing is."""
+    from multibot_plugin.supervisor.inside.parts import Parts
+
+    # What a % expression stands for, only supervisord knows.
+    switches = {name: text for name, text in options.items() if name not in _OURS and "%" not in text}
+    _, wrong = Parts.of(switches)
+    return "; ".join(wrong)
+
+
+def without_switches(text: str) -> str:
+    """Return a supervisord.conf without the switches of [rpcinterface:multibot], which are the operator's to set."""
+    from multibot_plugin.supervisor.inside.parts import Parts
+
+    kept, section = [], ""
+    for line in text.splitlines():
+        section = line.strip() if line.startswith("[") else section
+        if section != f"[{_INTERFACE}]" or line.partition("=")[0].strip() not in Parts.__dataclass_fields__:
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def other_user(supervisor: Supervisor) -> str:
@@ -139,6 +182,16 @@ def _listener_problem(options: Mapping[str, str], wanted: Mapping[str, str], sec
     for name, theirs in others.items():
         if _number(theirs.get("priority", ""), _PLAIN_PRIORITY) == priority:
             return f"has the priority of [{name}], so supervisord mixes up their events: give it another"
+    return ""
+
+
+def _wrong_number(file: MainFile) -> str:
+    """Return which number of the listener's section is none; nothing where they are right."""
+    options = file.sections.get(_LISTENER, {})
+    for name in _NUMBERS:
+        text = options.get(name, "0")
+        if "%" not in text and not re.fullmatch(r"[+-]?[0-9]+", text.strip()):
+            return f"{name}={text} is not a number: supervisord does not start with it"
     return ""
 
 

@@ -26,7 +26,7 @@ from multibot_plugin.supervisor.faults import (
     ALREADY_STARTED,
     BAD_NAME,
     NOT_RUNNING,
-    RESTART,
+    RELOAD,
     SHUTDOWN_STATE,
     SupervisorFault,
     shown,
@@ -75,8 +75,8 @@ class _Transport(xmlrpc.client.Transport):
 
 
 class Supervisor:
-    """One supervisord, reached by its socket. ``timeout_s`` is for one call; ``start`` and ``restart`` are what a
-    person types for it; ``login`` is ``user:password`` where the socket wants that.
+    """One supervisord, reached by its socket. ``timeout_s`` is for one call; ``start`` is what a person types for it,
+    ``reload`` what to do where it runs without our plugin; ``login`` is ``user:password`` where the socket wants that.
 
     Every method raises SupervisordAway when it does not answer, SupervisorFault when it refuses.
     Programs are named as supervisord names them (``bot-echo``); ``program()`` makes that name.
@@ -84,11 +84,11 @@ class Supervisor:
 
     def __init__(
         self, socket_path: Path, timeout_s: float = 10.0, start: str = "multibot start",
-        restart: str = RESTART, login: str = "",
+        reload: str = RELOAD, login: str = "",
     ) -> None:  # fmt: skip
         self._path = socket_path
         self._timeout_s = timeout_s
-        self._start, self._restart = start, restart
+        self._start, self._reload = start, reload
         transport = _Transport(socket_path, timeout_s, login)
         self._proxy = xmlrpc.client.ServerProxy("http://localhost/RPC2", transport=transport)
 
@@ -97,7 +97,10 @@ class Supervisor:
         """Return the supervisord of this home; raises SupervisordAway where its file names no socket."""
         try:
             login = home.main_file.login() if home.main_file else ""
-            return cls(home.socket, timeout_s, home.to_start, home.to_restart, login)
+            # Of an operator's own, its programs are not to be restarted before it is known what it lacks.
+            doctor = f"'{home.command('doctor')}' says why"
+            reload = doctor if home.foreign else f"restart it with '{home.to_restart}'"
+            return cls(home.socket, timeout_s, home.to_start, reload, login)
         except BadValue as error:  # of an operator's file
             raise SupervisordAway(str(error)) from error
 
@@ -269,7 +272,7 @@ class Supervisor:
         try:
             return getattr(self._proxy, method)(*arguments)
         except xmlrpc.client.Fault as fault:
-            raise translated(fault, method, arguments, self._restart) from None
+            raise translated(fault, method, arguments, self._reload) from None
         except PermissionError as error:
             raise SupervisordAway(f"{self._path} belongs to somebody else: run this as its owner (or root)") from error
         except TimeoutError as error:

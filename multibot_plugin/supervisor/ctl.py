@@ -7,6 +7,7 @@ with ``-s URL``) and not with ``-s URL`` alone. It imports this module whatever 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import xmlrpc.client
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,28 +15,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from supervisor.supervisorctl import ControllerPluginBase, LSBInitExitStatuses
-from supervisor.xmlrpc import Faults
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.supervisor.inside import requests
+from multibot_runner.protocol import PROGRAM_PREFIX
 
 if TYPE_CHECKING:
     from multibot_plugin.home import Home
 
 HELP = {
-    "bots": "bots [ID...]\t\tShow a line per bot: state, health, uptime, memory, last poll",
-    "bot": "bot ID...\t\tShow all that supervisord and the monitor know of these bots",
+    "bots": "bots [ID...]\t\tA line per bot: state, health, uptime, last poll",
+    "bot": "bot ID...\t\tAll that supervisord and the monitor know of them",
     "bot_start": "bot_start ID...\t\tStart bots, now and whenever the system starts",
     "bot_stop": "bot_stop ID...\t\tStop bots, until somebody starts them",
-    "bot_restart": "bot_restart ID...\tStop and start bots; a stopped one only if it is named, not by a pattern",
-    "bot_logs": "bot_logs [-f] [-n LINES] [ID...]\tShow the end of the bots' logs, redacted; -f goes on with them",
+    "bot_restart": "bot_restart ID...\tStop and start bots; one that is stopped only if\n"
+                   "\t\t\tit is named, not by a pattern",
+    "bot_logs": "bot_logs [-f] [ID...]\tThe end of the bots' logs, redacted; -f goes on with\n"
+                "\t\t\tthem; -n LINES: how much",
     "bot_apply": "bot_apply\t\tBring the running bots to what the database says",
     "bot_incidents": "bot_incidents [ID...]\tShow the open incidents",
-}
+}  # fmt: skip
+_ABOUT_ID = "\t\t\tID is a bot's id or a pattern (shop-*).\n"
 _COMMON = """\
-\t\t\tID is a bot's id or a pattern (shop-*).
-Exit status: 0; 1 failed; 2 usage; 4 no such bot; 7 supervisord does not answer.
-Needs the section [ctlplugin:multibot]: use supervisorctl -c FILE; -s URL alone does not read it."""
+Exit status: 0; 1 failed; 2 usage; 4 no such bot. supervisorctl's own, where
+supervisord is away: 7 without its socket, 4 where that refuses.
+Needs the section [ctlplugin:multibot]: use supervisorctl -c FILE; -s URL alone
+does not read it."""
 _WITHOUT_BOTS = ("bot_apply",)
 # Where the output cannot show them.
 _ASCII = str.maketrans({"●": "+", "▲": "!", "✖": "x", "○": "o", "…": ".", "–": "-", "→": ">", "·": "-", "—": "-"})
@@ -83,7 +88,7 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
 
             home = self._home()
             for number, row in enumerate(self._named(words)):
-                for line in ctl_picture.describe(self._ask("getBot", row["id"]), home):
+                for line in ctl_picture.describe(self._ask("getBot", row["id"]), home, self._typed("")):
                     self._print(f"\n{line}" if number and not line.startswith(" ") else line)
 
         self._run("bot", arg, show)
@@ -95,9 +100,10 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
             answer = self._ask("getIncidents")
             bots = {row["id"] for row in self._named(words)} if words else None
             found = [i for i in answer["incidents"] if bots is None or i["bot"] in bots]
-            self._table(found, ctl_picture.incident_columns(answer["at"]), "no open incidents")
             if not answer["monitor"]["ok"]:
-                self._print(f"as of its last report: {ctl_picture.as_typed(answer['monitor']['text'])}")
+                away = ctl_picture.as_typed(answer["monitor"]["text"], self._typed(""))
+                self._print(f"as of the monitor's last report: {away}")
+            self._table(found, ctl_picture.incident_columns(answer["at"]), "no open incidents")
 
         self._run("bot_incidents", arg, show)
 
@@ -110,7 +116,7 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
             if home is None:
                 raise MultibotError(
                     "the log files of this supervisord are not known here ('multibot init' names them in "
-                    "[ctlplugin:multibot]; of another host they cannot be read): 'tail bot-ID'"
+                    f"[ctlplugin:multibot]; of another host they cannot be read): '{self._typed('tail bot-ID')}'"
                 )
             context = Context()
             context.home = home
@@ -130,7 +136,8 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
     def do_bot_restart(self, arg: str) -> None:
         def restart(words: Sequence[str]) -> None:
             rows = self._named(words)
-            left = [row["id"] for row in rows if not row["enabled"] and row["id"] not in words]
+            named = {*words, *(word.removeprefix(PROGRAM_PREFIX) for word in words)}
+            left = [row["id"] for row in rows if not row["enabled"] and row["id"] not in named]
             for bot in left:
                 self._print(f"{bot}: is stopped, left so")
             self._carry_out("bot_restart", "restartBot", [row["id"] for row in rows if row["id"] not in left])
@@ -154,16 +161,26 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         under_way = self._print if sys.stdout.isatty() else lambda _: None
         server = self.ctl.get_server_proxy("multibot")
         try:
-            for lines, ok in carried_out(server, method, bots, by, under_way):
+            for lines, ok in carried_out(server, method, bots, by, under_way, self._words):
                 for line in lines:
                     self._print(line)
                 if not ok:
                     self.ctl.exitstatus = LSBInitExitStatuses.GENERIC
         except xmlrpc.client.Fault as fault:
-            alone = f"; '{requests.METHODS[method][1]} bot-{bots[0]}' needs no monitor" if bots[0] else ""
+            stock = self._typed(f"{requests.METHODS[method][-1]} {PROGRAM_PREFIX}{bots[0]}")
+            alone = f"; '{stock}' needs no monitor" if bots[0] else ""
             self._fail(self._words(fault) + (alone if fault.faultCode == requests.MONITOR_AWAY else ""))
         except KeyboardInterrupt:
-            self._fail("the monitor goes on with it; 'bots' shows how it is")
+            away = self._away()
+            then = f"asked for, but {away}" if away else "the monitor goes on with what was asked for"
+            self._fail(f"{then}; '{self._typed('bots')}' shows how it is")
+
+    def _away(self) -> str:
+        """Return in a few words why the monitor would not carry out what it was asked for, nothing when it would."""
+        try:
+            return str(self._ask("getIncidents")["monitor"]["text"]).partition(": ")[0]
+        except (xmlrpc.client.Error, OSError):
+            return "supervisord does not answer"
 
     # -- how ---------------------------------------------------------------------------------------------------
 
@@ -171,7 +188,7 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         """Do a command; what goes wrong is one line. ``reach``: it needs supervisord."""
         import click
 
-        words = arg.split()
+        words = _split(arg)
         if {"-h", "--help"} & set(words):
             self.do_help(command)
             return
@@ -191,17 +208,15 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         except OSError as error:
             self._fail(f"{error.filename or self.ctl.options.serverurl}: {error.strerror}")
 
-    @staticmethod
-    def _words(fault: xmlrpc.client.Fault) -> str:
-        """Return what a fault means to a person."""
-        from multibot_plugin.supervisor.ctl_picture import as_typed
+    def _words(self, fault: xmlrpc.client.Fault) -> str:
+        from multibot_plugin.supervisor.ctl_picture import in_words
 
-        if fault.faultCode == Faults.UNKNOWN_METHOD:
-            return "this supervisord runs without multibot's plugin"
-        if fault.faultCode == Faults.SHUTDOWN_STATE:
-            return "supervisord is shutting down"
-        text = fault.faultString.partition(": ")[2] or fault.faultString
-        return as_typed(text) if fault.faultCode == requests.MONITOR_AWAY else f"supervisord: {text}"
+        return in_words(fault, self._typed(""))
+
+    def _typed(self, words: str) -> str:
+        """Return what a person types for a command of supervisorctl from where they are: its shell, or their own."""
+        options = self.ctl.options
+        return words if options.interactive else f"supervisorctl -c {shlex.quote(str(options.configfile))} {words}"
 
     def _ask(self, method: str, *arguments: str) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(getattr(self.ctl.get_server_proxy("multibot"), method)(*arguments))
@@ -277,8 +292,17 @@ class BotsPlugin(ControllerPluginBase):  # type: ignore[misc]
         self.ctl.output(text)
 
 
+def _split(arg: str) -> list[str]:
+    """Return the words that were typed, without the quotes that a shell would have taken away."""
+    try:
+        return shlex.split(arg)
+    except ValueError:  # one quote alone
+        return arg.split()
+
+
 def _helper(command: str) -> Callable[[BotsPlugin], None]:
-    return lambda plugin: plugin.ctl.output(f"{HELP[command]}\n{_COMMON}")
+    about = "" if command in _WITHOUT_BOTS else _ABOUT_ID
+    return lambda plugin: plugin.ctl.output(f"{HELP[command]}\n{about}{_COMMON}")
 
 
 for _command in HELP:

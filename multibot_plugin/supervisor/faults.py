@@ -6,14 +6,14 @@ import re
 import xmlrpc.client
 from typing import Any
 
-from multibot_plugin.errors import MultibotError
-from multibot_plugin.supervisor.inside.requests import TOO_OLD
+from multibot_plugin.errors import MultibotError, Unreachable
+from multibot_plugin.supervisor.inside.requests import NOT_LOADED, TOO_OLD
 from multibot_runner.protocol import PROGRAM_PREFIX
 
 # supervisor.xmlrpc.Faults; not imported, because that module brings supervisor's whole HTTP server along.
 UNKNOWN_METHOD, SHUTDOWN_STATE, BAD_NAME, NO_FILE, NOT_EXECUTABLE, FAILED = 1, 6, 10, 20, 21, 30
 SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, CANT_REREAD = 50, 60, 70, 90, 92
-RESTART = "multibot stop && multibot start"
+RELOAD = "restart it with 'multibot stop && multibot start'"
 # The only part of the parser's words that cannot hold a value (a bad quote makes it cite a whole environment=).
 _WHERE = re.compile(r"in section '([^']{1,100})'(?: \(file: '([^']{1,300})'\))?\s*$")
 
@@ -24,6 +24,8 @@ class SupervisorFault(MultibotError):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
+        if code in (UNKNOWN_METHOD, TOO_OLD):  # it answers, and for us there is nobody
+            self.exit_code = Unreachable.exit_code
 
 
 def program(bot: str) -> str:
@@ -55,14 +57,17 @@ def shown(program: str) -> str:
 
 
 def translated(
-    fault: xmlrpc.client.Fault, method: str, arguments: tuple[Any, ...], restart: str = RESTART
+    fault: xmlrpc.client.Fault, method: str, arguments: tuple[Any, ...], reload: str = RELOAD
 ) -> SupervisorFault:
-    """Return the error for a fault. supervisord's own text is shown only where it cannot hold a value."""
+    """Return the error for a fault. supervisord's own text is shown only where it cannot hold a value.
+
+    ``reload``: what helps where our plugin is not in it.
+    """
     code = fault.faultCode
     name = shown(str(arguments[0])) if arguments else "supervisord"
     if method.startswith("multibot.") and code == UNKNOWN_METHOD:
-        text = f"supervisord runs without multibot's plugin (or an older one): restart it with '{restart}'"
-    elif code == TOO_OLD:
+        text = f"supervisord runs without multibot's plugin (or an older one): {reload}"
+    elif code in (TOO_OLD, NOT_LOADED):
         text = fault.faultString.partition(": ")[2]
     elif code == CANT_REREAD:
         text = f"supervisord refuses its configuration{refused_where(fault.faultString)}; everything runs as before"

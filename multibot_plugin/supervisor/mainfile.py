@@ -56,7 +56,7 @@ class MainFile:
         parser = new_parser()
         parser.read_dict(self.own)
         for path in self.included:
-            if os.access(path, os.R_OK):  # supervisord, too, leaves out what it cannot read
+            if path.is_file() and os.access(path, os.R_OK):  # supervisord, too, leaves out what it cannot read
                 _read(parser, path)
         return _sections(parser)
 

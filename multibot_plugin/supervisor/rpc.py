@@ -74,7 +74,8 @@ def make_interface(
             reason = f"{type(error).__name__} while it was loaded"
     if reason or interface is None:
         log(f"multibot is not loaded: {reason}")
-        interface = RefusingInterface(reason)
+        code = requests.TOO_OLD if too_old(VERSION) else requests.NOT_LOADED
+        interface = RefusingInterface(reason, code)
     supervisord.multibot_interface = interface
     return interface
 
@@ -205,7 +206,8 @@ class MultibotInterface:
 
         Added (and started, if autostart), replaced or removed at once where it does not run; what needs no restart
         is changed in memory. Answers for each: added, replaced, removed, live, unchanged; running (stop it, then ask
-        again); stopping (ask again); foreign (a program of that name is no bot: left alone).
+        again); stopping (ask again); foreign (a program of that name is no bot: left alone). An id that neither
+        supervisord nor the sections know is unchanged.
 
         @param array bots Ids of the bots, 500 at the most
         @return string result JSON: what was done, by id

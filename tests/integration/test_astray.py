@@ -26,8 +26,15 @@ def test_a_vanished_directory_is_said_and_apply_brings_back_what_an_update_stopp
     assert system.home.rendered.is_file()
     assert {bot: system.pid(bot) for bot in ("one", "two")} == pids  # nobody noticed
 
-    shutil.rmtree(system.home.rendered.parent)
+    system.home.rendered.unlink()
+    system.home.rendered.mkdir()  # even root cannot read this
+    lines = system.run("doctor", code=1).stdout.splitlines()
+    (told,) = [line for line in lines if "does not name 2 bots" in line]
+    assert "not a plain file): 'supervisorctl update' would stop them; take it away, then" in told
+    assert not any("configuration" in line for line in lines)
+    assert system.run("apply", code=1).stderr == f"multibot: {system.home.rendered}: not a plain file\n"
     system.supervisorctl("update")
+    shutil.rmtree(system.home.rendered.parent)
     wait_for(lambda: [system.polls(bot) for bot in ("one", "two")] == [0, 0], "the end of the bots")
     assert "supervisord lost 2 bots (one, two)" in system.run("doctor", code=1).stdout
     status = system.run("status", code=3).stdout

@@ -43,6 +43,7 @@ supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 command=/bin/sleep 3600
 
 """
+BIN = Path(sys.executable).parent
 # The real one, which believes to be another version: 4.2.5 needs a setuptools that newer Pythons do not have.
 AGED = "import supervisor.options as o; o.VERSION = '4.2.5'; from supervisor.supervisord import main; main()"
 NO_DATABASE = {"MULTIBOT_DATABASE_URL": "postgresql://db.example/x"}
@@ -92,7 +93,8 @@ def test_a_supervisord_of_an_older_version_keeps_its_programs_and_is_refused_in_
         wait_for(lambda: client.info("theirs")["statename"] == "RUNNING", "their program")
         reason = "supervisor 4.2.5 is too old, multibot needs 4.3.0"
         assert f"CRIT multibot is not loaded: {reason}" in (home.config.parent / "their.log").read_text()
-        for words, code in ((("list",), 1), (("start",), 6), (("init", "--into", str(home.foreign)), 6)):
+        into = "init", "--into", str(home.foreign)
+        for words, code in ((("list",), 5), (("status",), 5), (("start",), 6), (into, 6)):
             assert reason in refused(home, *words, code=code), words
         found = invoke(home, "doctor")
         assert found.exit_code == 1
@@ -105,14 +107,23 @@ def test_a_supervisord_of_an_older_version_keeps_its_programs_and_is_refused_in_
 def test_a_supervisord_without_our_plugin_is_told_from_one_that_is_away(home: Home) -> None:
     whole = home.supervisord_conf.read_text()
     home.supervisord_conf.write_text(THEIRS)
-    invoke(home, "init", "--yes")
+    said = invoke(home, "init", "--yes")
+    assert said.stdout.startswith("\n[include]\n")
+    assert f"Then: {BIN}/supervisord -c {home.foreign}  (or its service, if its interpreter can import" in said.stderr
+    assert "reload" not in said.stderr
     assert "does not answer at" in refused(home, "start", code=5)
     with running(home, "-m", "supervisor.supervisord"):
         start = refused(home, "start")
         assert "[include] does not include" in start
         assert "init' shows what belongs there" in start
         home.supervisord_conf.write_text(whole)
-        assert f"restart it with 'supervisorctl -c {home.foreign} reload'" in refused(home, "start", code=1)
+        for command in ("start", "status"):
+            assert f"plugin (or an older one): '{home.command('doctor')}' says why" in refused(home, command, code=5)
+        home.supervisord_conf.write_text(whole.replace("buffer_size=4096", "buffer_size=lots"))
+        for said in (invoke(home, "doctor").output, invoke(home, "init", "--yes").output):
+            assert "buffer_size=lots is not a number" in said
+            assert "reload" not in said
+        home.supervisord_conf.write_text(whole)
         found = invoke(home, "doctor").stdout
         assert "runs without multibot's plugin: it has not read its file since" in found
         assert "[eventlistener:multibot] has to say autostart=true" in found

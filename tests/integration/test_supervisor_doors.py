@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from supervisord import BIN, PATIENCE_S, TOKEN_TAIL, Supervisord, rows, supervis
 from multibot_plugin import __version__
 from multibot_plugin.errors import MultibotError, SupervisordAway
 from multibot_plugin.supervisor.client import Supervisor
+from multibot_plugin.supervisor.ctl import HELP
 from multibot_plugin.supervisor.faults import BAD_NAME, SupervisorFault
 from multibot_plugin.supervisor.inside.requests import MONITOR_AWAY, NO_SUCH_REQUEST, NOT_STORED, inbox, results
 from multibot_plugin.supervisor.rpc import MultibotInterface
@@ -51,6 +53,17 @@ def stock(system: Supervisord) -> Iterator[Any]:
     transport = SupervisorTransport(None, None, f"unix://{system.home.socket}")
     with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as server:
         yield server
+
+
+def typed(system: Supervisord, command: str) -> str:
+    """Type a command into supervisorctl's shell, where only ASCII can be shown, and return what it says."""
+    words = [str(BIN / "supervisorctl"), "-c", str(system.home.supervisord_conf)]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        words, input=f"{command}\nquit\n", capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.stderr == ""
+    return done.stdout
 
 
 def tick(system: Supervisord, *incidents: dict[str, Any], **bots: dict[str, Any]) -> None:
@@ -136,6 +149,7 @@ def test_one_bot_and_the_incidents_come_from_memory_and_the_monitors_file(shared
     assert [i["bot"] for i in every["incidents"]] == ["one", ""]
     assert one["monitor"] == every["monitor"] == {"ok": True, "text": ""}
     shown = shared.ctl("bot", "one")
+    assert "DIGEST" not in shown
     assert shown.startswith("✖ one — running\n   HEALTH         ✖ deaf\n")
     assert "hört nichts\\x1b" in shown
     assert [line.split()[:2] for line in shared.ctl("bot_incidents", "one").splitlines()[1:]] == [["✖", "one"]]
@@ -144,8 +158,8 @@ def test_one_bot_and_the_incidents_come_from_memory_and_the_monitors_file(shared
     with stock(shared) as server:
         assert json.loads(server.multibot.getBot("one"))["bot"]["health"] == "unknown"
     assert shared.ctl("bot_incidents") == (
-        "no open incidents\nas of its last report: the monitor has not reported yet: ask again in a moment, "
-        "else type 'restart multibot'\n"
+        "as of the monitor's last report: the monitor has not reported yet: ask again in a moment, "
+        f"else type 'supervisorctl -c {shared.home.supervisord_conf} restart multibot'\nno open incidents\n"
     )
 
 
@@ -166,6 +180,8 @@ def test_a_request_is_a_file_while_the_monitor_is_there_and_else_a_fault_and_not
             request, "stopBot", "one", "ada (test)", "waiting", None,
         ]  # fmt: skip
         assert found["monitor"]["ok"]
+        assert [found[key] for key in ("text", "said", "exit_code", "result", "ended_at")] == ["", [], None, None, None]
+        assert "asked_mono" not in found
         (file,) = inbox(shared.home.state).iterdir()
         results(shared.home.state).mkdir()
         file.rename(results(shared.home.state) / file.name)
@@ -219,6 +235,7 @@ def test_the_shell_completes_our_commands_and_the_ids_behind_them(shared: Superv
 def test_supervisorctl_says_what_was_typed_wrongly_and_what_to_type_while_the_monitor_is_away(
     shared: Supervisord,
 ) -> None:
+    ctl = f"supervisorctl -c {shared.home.supervisord_conf}"
     usage = "ERROR (name the bots (an id, or a pattern like shop-*): see 'help {}')\n"
     for command in ("bot", "bot_start", "bot_stop", "bot_restart"):
         assert shared.ctl(command, code=2) == usage.format(command)
@@ -229,13 +246,36 @@ def test_supervisorctl_says_what_was_typed_wrongly_and_what_to_type_while_the_mo
     shared.ctl("stop", "multibot")
     try:
         assert shared.ctl("bot_stop", "one", "two", code=1) == (
-            "ERROR (the monitor does not run (STOPPED): type 'start multibot'; 'stop bot-one' needs no monitor)\n"
+            f"ERROR (the monitor does not run (STOPPED): type '{ctl} start multibot'; "
+            f"'{ctl} stop bot-one' needs no monitor)\n"
         )
-        assert shared.ctl("bot_apply", code=1).endswith("type 'start multibot')\n")
+        assert shared.ctl("bot_apply", code=1).endswith(f"type '{ctl} start multibot')\n")
+        shell = typed(shared, "bot_stop 'o*'")
+        assert "ERROR (the monitor does not run (STOPPED): type 'start multibot'; 'stop bot-one' needs" in shell
     finally:
         shared.ctl("start", "multibot")
     assert set(shared.states().values()) == {"RUNNING"}
     assert not inbox(shared.home.state).exists()
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_after_ctrl_c_it_is_said_whether_the_monitor_goes_on(shared: Supervisord, silent: bool) -> None:
+    tick(shared)
+    ctl = [str(BIN / "supervisorctl"), "-c", str(shared.home.supervisord_conf)]
+    with subprocess.Popen([*ctl, "bot_stop", "one", "two"], stdout=subprocess.PIPE, text=True) as waiting:
+        try:
+            wait_for(lambda: len(list(inbox(shared.home.state).glob("*.json"))) == 2, "two requests")
+            if silent:
+                shared.home.status.unlink()
+            waiting.send_signal(signal.SIGINT)
+            said, _ = waiting.communicate(timeout=PATIENCE_S)
+        finally:
+            waiting.kill()
+            shutil.rmtree(inbox(shared.home.state), ignore_errors=True)
+            shared.home.status.unlink(missing_ok=True)
+    how = "asked for, but the monitor has not reported yet" if silent else "the monitor goes on with what was asked for"
+    assert said.startswith(f"ERROR ({how}; 'supervisorctl -c "), said
+    assert waiting.returncode == 1
 
 
 def test_supervisorctl_shows_the_end_of_a_log_without_tokens_and_escapes(shared: Supervisord) -> None:
@@ -261,10 +301,16 @@ def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -
     assert shown[0].split()[:3] == ["BOT", "STATE", "HEALTH"]
     assert [line.split()[:2] for line in shown[1:]] == [["one", "running"], ["two", "running"]]
     assert [line.split()[0] for line in shared.ctl("bots", "t*").splitlines()] == ["BOT", "two"]
+    for name in ("bot-two", "'bot-t*'", '"t*"'):
+        assert [line.split()[0] for line in shared.ctl("bots", name).splitlines()] == ["BOT", "two"], name
     assert shared.ctl("bots", "onee", code=4) == "multibot: no bot 'onee' (did you mean 'one'?)\n"
     help_text = shared.ctl("help", "bots")
     assert shared.ctl("bots", "--help") == help_text
     assert help_text.startswith("bots")
+    assert "ID is a bot's id" in help_text
+    assert "ID" not in shared.ctl("help", "bot_apply")
+    for command in HELP:
+        assert all(len(line.expandtabs()) <= 80 for line in shared.ctl("help", command).splitlines()), command
     assert "-s URL" in help_text
     assert "\nbot  bot_apply  bot_incidents  bot_logs" in shared.ctl("help")
     assert "No help" not in shared.ctl("help", "start")
@@ -272,12 +318,9 @@ def test_supervisorctl_shows_the_bots_and_explains_itself(shared: Supervisord) -
 
 
 def test_bots_works_in_the_interactive_shell_and_where_only_ascii_can_be_shown(shared: Supervisord) -> None:
-    words = [str(BIN / "supervisorctl"), "-c", str(shared.home.supervisord_conf)]
-    environment = dict(os.environ) | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(words, input="bots\nquit\n", capture_output=True, text=True, timeout=60, env=environment)
-    assert "LAST POLL" in done.stdout
-    assert ". unknown" in done.stdout
-    assert done.stderr == ""
+    shown = typed(shared, "bots")
+    assert "LAST POLL" in shown
+    assert ". unknown" in shown
 
 
 def test_with_a_url_alone_supervisorctl_does_not_know_the_command(shared: Supervisord, tmp_path: Any) -> None:

@@ -85,8 +85,8 @@ def test_a_run_that_was_killed_ended_when_the_next_one_began_and_the_living_one_
 def test_supervisord_tells_the_signal_of_the_last_end_that_left_no_word() -> None:
     runs = (Run(NOW - 3700, 2.0, 42, "d"), Run(NOW - 4000, 1.0, 41, "d"))
     row = ROW | {"end": {"at": NOW - 3705, "code": None, "signal": "SIGSEGV"}}
-    (line,) = [line for line in describe(replace(picture(runs=runs), row=row), command) if KILLED in line]
-    assert line.strip() == f"{clock(NOW - 3705, NOW):<9} {'SIGSEGV':<9} {KILLED:<44} ran 4m 55s"
+    (line,) = [line for line in describe(replace(picture(runs=runs), row=row), command) if "SIGSEGV" in line]
+    assert line.strip() == f"{clock(NOW - 3705, NOW):<9} {'killed':<9} {'by SIGSEGV':<44} ran 4m 55s"
     row = ROW | {"end": {"at": NOW - 5000, "code": None, "signal": "SIGSEGV"}}  # of an earlier run
     assert "SIGSEGV" not in "\n".join(describe(replace(picture(runs=runs), row=row), command))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Patient
 from multibot_plugin.cli.doctor import CHECKS, examine
 from multibot_plugin.cli.output import Context
 from multibot_plugin.errors import MultibotError, Refused
+from multibot_plugin.supervisor.conf import render_main
 
 TOKEN = "123456789:" + "A" * 35
 
@@ -49,6 +51,23 @@ def test_a_silent_monitor_is_wrong_and_a_failing_plugin_a_warning(tmp_path: Path
     silent = only(checks.monitor(Patient(context, fleet.look(context), {})))
     assert silent.mark == BAD
     assert any("restart multibot" in remedy for remedy in silent.remedies)
+
+
+@pytest.mark.parametrize(
+    ("state", "text", "remedies"),
+    [
+        ("STOPPED", "the monitor is stopped: ", ["start"]),
+        ("FATAL", "the monitor does not run (FATAL): ", ["log", "start"]),
+    ],
+)
+def test_a_monitor_that_is_stopped_is_started_not_restarted(
+    tmp_path: Path, state: str, text: str, remedies: list[str]
+) -> None:
+    sick = patient(tmp_path)
+    monitor = {"ok": False, "state": state, "tick_age_s": 2.0}
+    found = only(checks.monitor(replace(sick, fleet=replace(sick.fleet, monitor=monitor))))
+    assert (found.mark, found.text.startswith(text)) == (BAD, True)
+    assert [remedy.rpartition(".")[2].rpartition(" ")[2] for remedy in found.remedies] == remedies
 
 
 def test_alerts_without_a_channel_name_what_to_type(tmp_path: Path) -> None:
@@ -109,6 +128,22 @@ def test_what_the_database_says_is_not_claimed_while_it_is_away(tmp_path: Path) 
     found = only(checks.rendered(Patient(context, fleet.look(context), {})))
     assert found.mark == WARNING
     assert "what the database says is not known" in found.text
+
+
+def test_switches_of_our_plugin_are_the_operators_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    sick = patient(tmp_path)
+    (tmp_path / "multibot.toml").write_text('database_url = "postgresql://db.example/x"\n')
+    conf, written = sick.context.home.supervisord_conf, render_main(sick.context.home, None)
+    section = "[rpcinterface:multibot]\n"
+    for more, mark, words in (
+        ("", None, ""), ("parallel_stop=false\nlistener_patience_s = 0\n", None, ""),
+        ("parallel_stop=perhaps\n", BAD, "parallel_stop=perhaps: not true or false"),
+        ("parallelstop=true\n", BAD, "has no option 'parallelstop'"), ("[x]\n", WARNING, "differs from what"),
+    ):  # fmt: skip
+        conf.write_text(written.replace(section, section + more))
+        found = list([f] if isinstance(f := checks.main_file(sick), Check) else f)
+        assert [check.mark for check in found] == ([mark] if mark else []), more
+        assert all(words in check.text for check in found)
 
 
 def test_a_channel_of_a_plugin_counts(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from multibot_plugin.bots.render import environment
 from multibot_plugin.errors import BadValue
 from multibot_plugin.home import Home, find_home, into, make_runtime
 from multibot_plugin.supervisor import rpc
-from multibot_plugin.supervisor.beside import cannot_import, parts, to_paste
+from multibot_plugin.supervisor.beside import cannot_import, parts, to_paste, to_restart
 from multibot_plugin.supervisor.conf import install_included, parse
 from multibot_plugin.supervisor.inside.requests import TOO_OLD
 from multibot_plugin.supervisor.inside.version import too_old
@@ -126,6 +126,11 @@ def test_what_a_file_lacks_makes_it_whole_when_it_is_appended(home: Home) -> Non
      ("priority=10", "[eventlistener:theirs]\nevents=TICK_5", "mixes up their events"),
      ("autostart=true", "autostart=false", "has to say autostart=true"),
      ("status=", "status=/x", "has to say status="), ("status.json\nstate=", "status.json\n#", "has to say state="),
+     ("buffer_size=4096", "buffer_size=lots", "buffer_size=lots is not a number: supervisord does not start"),
+     ("priority=10", "priority=1.5", "priority=1.5 is not a number"), ("priority=10", "priority=%(ENV_X)s", ""),
+     ("[rpcinterface:multibot]\n", "[rpcinterface:multibot]\nquick_fork=x\n", "quick_fork=x: not true or false"),
+     ("[rpcinterface:multibot]\n", "[rpcinterface:multibot]\nquik_fork=no\n", "has no option 'quik_fork', but"),
+     ("[rpcinterface:multibot]\n", "[rpcinterface:multibot]\nquick_fork=no\nlistener_patience_s=%(ENV_X)s\n", ""),
      ("[ctlplugin:multibot]", "[ctlplugin:other]", "is missing"), ("[rpcinterface:multibot]", "[x]", "is missing"),
      ("MULTIBOT_RUN=", "MULTIBOT_FUN=", "has to say environment="), ("/rendered/*.conf", "/*.conf", "does not include"),
      ("stopwaitsecs=15", "stopwaitsecs=30", "")],
@@ -137,6 +142,17 @@ def test_every_option_that_matters_is_looked_at_and_no_other(home: Home, old: st
     found = problems(home)
     assert len(found) == bool(words), found
     assert all(words in problem for problem in found.values())
+
+
+@pytest.mark.parametrize("wrong", ["[eventlistener:multibot]\nstartsecs=x", "[rpcinterface:multibot]\nquick_fork=x"])
+def test_nobody_is_told_to_reload_with_a_mistake_in_the_file(home: Home, wrong: str) -> None:
+    text = THEIRS + to_paste(parts(home))
+    home.supervisord_conf.write_text(text)
+    assert to_restart(replace(home)) == f"supervisorctl -c {home.foreign} reload"
+    home.supervisord_conf.write_text(text + wrong)
+    assert to_restart(replace(home)).startswith(f"mend {home.foreign} first")
+    (part,) = [part for part in parts(replace(home)) if part.problem]
+    assert (part.to_mend, part.blocks, to_paste([part])) == (True, False, "")
 
 
 def test_what_supervisorctl_does_not_read_is_told(home: Home) -> None:
@@ -172,7 +188,7 @@ def test_a_supervisord_that_is_too_old_goes_on_and_every_method_says_why(monkeyp
     for method in ("getBots", "getVersion", "whatever"):
         with pytest.raises(RPCError, match="is too old") as raised:
             traverse(root, f"multibot.{method}", ["a"])
-        assert raised.value.code == TOO_OLD
+        assert (raised.value.code, raised.value.text.partition(":")[0]) == (TOO_OLD, "TOO_OLD")
 
 
 def test_an_interpreter_without_multibot_is_found_by_asking_it(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_rows import row
 
+from multibot_plugin.cli.status import moment
+from multibot_plugin.home import find_home
 from multibot_plugin.supervisor import ctl_picture
 from multibot_plugin.supervisor.executor import command, read_outcome, read_request, why_not
 from multibot_plugin.supervisor.inside.requests import (
@@ -167,3 +170,19 @@ def test_incidents_are_shown_with_what_they_are_about() -> None:
     assert (row["told"], row["decision"]) == ([], "")
     cells = [column.cell(row) for column in ctl_picture.incident_columns(AT + 60)]
     assert [cells[0], cells[1], *cells[3:]] == ["✖", "echo", "deaf", "log only", "deaf"]
+
+
+def test_a_bot_is_shown_with_its_last_end_and_what_is_typed_can_be_typed_where_it_is_said(tmp_path: Path) -> None:
+    end = {"at": AT - 9, "code": None, "signal": "SIGKILL"}
+    deaths = {"10m": 1, "1h": 2, "24h": 3}
+    shown = row("echo", state="stopped", health="unknown", pid=None, end=end, deaths=deaths)
+    answer = {"bot": shown, "incidents": [], "at": AT, "monitor": {"ok": False, "text": "away: restart the program m"}}
+    home = find_home(str(tmp_path))
+    lines = list(ctl_picture.describe(answer, home, "supervisorctl -c F "))
+    assert f"   LAST END       {moment(AT - 9, AT)}, killed by SIGKILL" in lines
+    assert "   DEATHS         1 in 10m, 2 in 1h, 3 in 24h" in lines
+    assert "   away: type 'supervisorctl -c F restart m'" in lines
+    assert lines[-1] == "   → supervisorctl -c F bot_start echo"
+    assert not any("DIGEST" in line for line in lines)
+    answer["bot"] = shown | {"end": end | {"code": 3, "signal": None}}
+    assert f"   LAST END       {moment(AT - 9, AT)}, exit 3" in ctl_picture.describe(answer, None)

@@ -31,15 +31,17 @@ ASKER = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.@+-]{0,63})(?: \(([A-Za-z0-9_][A-Z
 _ID = re.compile(r"[0-9a-f]{20}")
 
 # Our fault codes; supervisord's own end below 100.
-INTERNAL_ERROR, MONITOR_AWAY, NO_SUCH_REQUEST, TOO_MANY_REQUESTS, NOT_STORED, TOO_OLD = range(9000, 9006)
+INTERNAL_ERROR, MONITOR_AWAY, NO_SUCH_REQUEST, TOO_MANY_REQUESTS, NOT_STORED, TOO_OLD, NOT_LOADED = range(9000, 9007)
 FAULTS: Mapping[int, tuple[str, str]] = {
     INTERNAL_ERROR: ("INTERNAL_ERROR", "a fault of multibot; supervisord's log names the place"),
     MONITOR_AWAY: ("MONITOR_AWAY", "the monitor, which would do it, does not run or does not report; nothing was done"),
     NO_SUCH_REQUEST: ("NO_SUCH_REQUEST", "no request has this id (results are kept for a day, the newest 500)"),
     TOO_MANY_REQUESTS: ("TOO_MANY_REQUESTS", f"{MOST_OPEN} requests are open; nothing was done, ask again later"),
-    TOO_OLD: ("TOO_OLD", "this supervisord is too old for multibot, which does nothing in it (every method)"),
     NOT_STORED: ("NOT_STORED", "the request cannot be written (a full disk?); nothing was done"),
+    TOO_OLD: ("TOO_OLD", "this supervisord is too old for multibot, which does nothing in it (every method)"),
+    NOT_LOADED: ("NOT_LOADED", "multibot could not be loaded, supervisord goes on without it (every method)"),
 }
+_NOT_ENDED: Mapping[str, Any] = {"text": "", "said": [], "exit_code": None, "result": None, "ended_at": None}
 
 
 class Refusal(Exception):
@@ -99,11 +101,12 @@ class Requests:
         return request.id
 
     def result(self, request: str) -> dict[str, Any]:
-        """Return the request as it is now, with what became of it if it has ended; raises Refusal."""
+        """Return the request as it is now, with what became of it (nothing as long as it goes on); raises Refusal."""
         if _ID.fullmatch(request):
             for directory in (inbox(self._state), results(self._state)):
                 try:
-                    return decode_object(read_file(directory / f"{request}.json"))
+                    found = {**_NOT_ENDED, **decode_object(read_file(directory / f"{request}.json"))}
+                    return {key: value for key, value in found.items() if key != "asked_mono"}
                 except BadFile as error:
                     if not isinstance(error.__cause__, FileNotFoundError):
                         raise

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from supervisor.xmlrpc import RPCError
 
-from multibot_plugin.supervisor.inside.requests import TOO_OLD
+from multibot_plugin.supervisor.inside.requests import TOO_OLD, Refusal
 
 LEAST = "4.3.0"
 
@@ -22,13 +22,14 @@ def too_old(version: str) -> str:
 
 
 class RefusingInterface:
-    """What a supervisord that is too old gets instead of the methods: each of them says why there is none.
+    """What a supervisord in which multibot cannot work gets instead of the methods: each says why there is none.
 
-    supervisord itself goes on. An exception in the factory would end it, and with it every program of its operator.
+    ``code`` is one of our faults. supervisord itself goes on: an exception in the factory would end it, and with it
+    every program of its operator.
     """
 
-    def __init__(self, reason: str) -> None:
-        self._reason = reason
+    def __init__(self, reason: str, code: int = TOO_OLD) -> None:
+        self._refusal = Refusal(code, reason)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -36,4 +37,6 @@ class RefusingInterface:
         return MethodType(RefusingInterface._refuse, self)
 
     def _refuse(self, *arguments: Any) -> NoReturn:
-        raise RPCError(TOO_OLD, self._reason)
+        error = RPCError(self._refusal.code)
+        error.text = self._refusal.text  # RPCError itself calls every code of ours UNKNOWN
+        raise error
