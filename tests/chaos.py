@@ -29,6 +29,7 @@ from system import System, alive, wait_for
 from multibot_plugin.bots.apply import not_applied
 from multibot_plugin.bots.unfinished import under_way
 from multibot_plugin.errors import MultibotError
+from multibot_plugin.health.rules import WISH_AFTER_S
 from multibot_plugin.journal import Journal
 from multibot_plugin.supervisor.client import MONITOR, POSTGRES, Supervisor
 from multibot_plugin.supervisor.inside.requests import inbox
@@ -462,6 +463,9 @@ def _update_halfway(chaos: Chaos) -> None:
 def _lose_the_file_halfway(chaos: Chaos) -> None:
     with chaos.halfway():
         shutil.rmtree(chaos.system.home.rendered.parent)
+    # The apply cannot start the bot again, and its stop is nobody's wish, however long the monitor looks at it.
+    over = time.monotonic() + 2 * WISH_AFTER_S
+    wait_for(lambda: chaos.system.status()["mono"] > over, "looks of the monitor")
     chaos.system.run("apply")
 
 
