@@ -31,6 +31,10 @@ class JournalError(MultibotError):
     """The journal cannot be written or read: a full disk, a missing right, too much waiting for the database."""
 
 
+class JournalHeld(JournalError):
+    """Another process holds the journal's lock."""
+
+
 def new_id() -> str:
     return str(uuid.uuid4())
 
@@ -201,7 +205,7 @@ class Journal:
         return path
 
     def _locked(self) -> AbstractContextManager[int]:
-        error = JournalError(f"{self._directory}: another process holds the journal's lock")
+        error = JournalHeld(f"{self._directory}: another process holds the journal's lock")
         return locked(self._directory / "lock", self._patience_s, error)
 
     @contextmanager

@@ -1,8 +1,9 @@
 """Faults in random order against a whole installation, and what has to hold after them.
 
 ``make chaos MINUTES=30`` runs this for long and prints its figures; tests/acceptance/test_chaos.py for some seconds.
-Every kind of fault comes once before one comes again. After each handful of them the same bots poll, exactly once
-each, supervisord is the one that it was, and every bot's death that was caused has exactly one row in the audit log.
+Those in ``ALWAYS`` come first; then every kind of fault comes once before one comes again. After each handful of them
+the same bots poll, exactly once each, supervisord is the one that it was, and every bot's death that was caused has
+exactly one row in the audit log, and no other death one.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ from system import System, alive, wait_for
 from multibot_plugin.bots.apply import not_applied
 from multibot_plugin.bots.unfinished import under_way
 from multibot_plugin.errors import MultibotError
+from multibot_plugin.health.rules import WISH_AFTER_S
 from multibot_plugin.journal import Journal
 from multibot_plugin.supervisor.client import MONITOR, POSTGRES, Supervisor
 from multibot_plugin.supervisor.inside.requests import inbox
 
 FORMS = ("build", "script", "command")
 SUPERVISORD = ""
+ALL_WELL = "all well"
 STOPPED = "stopped"  # a bot that nobody wants to run: it never polls
 _AT_ONCE = 3  # faults before everything has to be well again
 _LONGEST_PAUSE_S = 0.5
@@ -66,7 +69,17 @@ class Figures:
             f"{len(self.deaths):5} deaths of bots and supervisord caused, {len(self.others)} others",
             f"{self.lost.total():5} of them not recorded, {len(self.doubled)} recorded twice",
             f"{self.double_polls:5} double polls",
+            self.verdict,
         ]  # fmt: skip
+
+    @property
+    def verdict(self) -> str:
+        """Say whether everything held, or what did not."""
+        wrong = {
+            "deaths not recorded": self.lost.total(), "deaths recorded twice": len(self.doubled),
+            "deaths that no fault explains": len(self.others), "double polls": self.double_polls,
+        }  # fmt: skip
+        return "; ".join(f"{count} {what}" for what, count in wrong.items() if count) or ALL_WELL
 
 
 class Chaos:
@@ -81,23 +94,21 @@ class Chaos:
         self._pid = system.supervisord_pid
         self._now = "nothing yet"
         self._changes = 0
-        self._hand: list[str] = []
+        self._hand = list(reversed(ALWAYS))
+        self._unsettled: list[str] = []
 
     def run(self, seconds: float) -> Figures:
-        """Cause faults for so long; fails when something does not get well again."""
+        """Cause faults for so long, but those in ``ALWAYS`` in any case; fails when something does not get well."""
         self.settle()
         end = time.monotonic() + seconds
         with self._watching():
-            waits = 0
-            while time.monotonic() < end:
+            while time.monotonic() < end or self.figures.faults.total() < len(ALWAYS):
                 fault = self._next()
-                if fault.alone and waits:
+                if fault.alone:
                     self.settle()
                 self._cause(fault)
-                waits += 1
-                if fault.alone or waits >= _AT_ONCE:
+                if fault.alone or len(self._unsettled) >= _AT_ONCE:
                     self.settle()
-                    waits = 0
             self.settle()
         self._judge()
         return self.figures
@@ -115,7 +126,9 @@ class Chaos:
             wait_for(well, "settled", _SETTLED_S)
         except AssertionError:
             raise AssertionError(f"not well again after {self._now}: {why}\n{self._last_words()}") from None
-        self._say(f"  well again after {time.monotonic() - began:.1f} s")
+        if self._unsettled:
+            self._say(f"  well again {time.monotonic() - began:.1f} s after: {', '.join(self._unsettled)}")
+        self._unsettled.clear()
 
     # -- what the faults need ----------------------------------------------------------------------------------
 
@@ -159,6 +172,27 @@ class Chaos:
         if "apply" in words[-1]:
             self.system.sql("UPDATE bot_configs SET settings = settings || $1", {"stop_wait_s": 10 + number % 5})
         return self.begin(*words)
+
+    @contextlib.contextmanager
+    def halfway(self) -> Iterator[None]:
+        """Be in the middle of an apply that restarts every bot: one of them, frozen, does not end before this does."""
+        self._changes += 1
+        slow = self.random.choice(FORMS)
+        process = psutil.Process(self.living()[slow])
+        self.system.sql("UPDATE bot_configs SET settings = settings || $1", {"stop_wait_s": 20 + self._changes % 5})
+        process.suspend()
+        try:
+            with self.begin("apply") as command:
+                wait_for(lambda: self._state(slow) == "STOPPING", f"the apply's stop of {slow}")
+                assert command.poll() is None
+                yield
+                process.resume()
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
+
+    def _state(self, bot: str) -> str:
+        return next(str(row["statename"]) for row in self._client.bots()["bots"] if row["id"] == bot)
 
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
         """Begin a command of ours, or of supervisorctl."""
@@ -253,6 +287,7 @@ class Chaos:
 
     def _cause(self, fault: Fault) -> None:
         self._now = fault.name
+        self._unsettled.append(fault.name)
         self._say(fault.name)
         fault.act(self)
         self.figures.faults[fault.name] += 1
@@ -409,6 +444,31 @@ def _during_change(act: Callable[[Chaos], None]) -> Callable[[Chaos], None]:
     return act_meanwhile
 
 
+def _reload_halfway(chaos: Chaos) -> None:
+    with chaos.halfway():
+        _reload(chaos)
+
+
+def _shut_down_halfway(chaos: Chaos) -> None:
+    with chaos.halfway():
+        chaos.system.supervisorctl("shutdown")
+    chaos.start_again()
+
+
+def _update_halfway(chaos: Chaos) -> None:
+    with chaos.halfway():
+        _update(chaos)
+
+
+def _lose_the_file_halfway(chaos: Chaos) -> None:
+    with chaos.halfway():
+        shutil.rmtree(chaos.system.home.rendered.parent)
+    # The apply cannot start the bot again, and its stop is nobody's wish, however long the monitor looks at it.
+    over = time.monotonic() + 2 * WISH_AFTER_S
+    wait_for(lambda: chaos.system.status()["mono"] > over, "looks of the monitor")
+    chaos.system.run("apply")
+
+
 def _kill_change(chaos: Chaos) -> None:
     with chaos.change() as command:
         time.sleep(chaos.random.uniform(0.2, _LONGEST_COMMAND_S))
@@ -435,7 +495,12 @@ FAULTS: Mapping[str, Fault] = {fault.name: fault for fault in (
     Fault("supervisord killed during a change", _during_change(_kill_supervisord), alone=True),
     Fault("shutdown during a change, and start", _during_change(_shut_down), alone=True),
     Fault("reload during a change", _during_change(_reload), alone=True),
+    Fault("reload halfway through an apply", _reload_halfway, alone=True),
+    Fault("shutdown halfway through an apply, and start", _shut_down_halfway, alone=True),
+    Fault("update halfway through an apply", _update_halfway, alone=True),
+    Fault("rendered file lost halfway through an apply", _lose_the_file_halfway, alone=True),
 )}  # fmt: skip
+ALWAYS = tuple(name for name in FAULTS if "halfway" in name)  # whatever the seed
 
 
 @contextlib.contextmanager
@@ -459,11 +524,17 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     options = parser.parse_args()
-    print(f"seed {options.seed}, {options.minutes:g} minutes", flush=True)
+    print(f"seed {options.seed}, {options.minutes:g} min", flush=True)
     with chaotic(options.seed, lambda text: print(text, flush=True)) as chaos:
-        figures = chaos.run(options.minutes * 60)
+        figures = chaos.figures
+        try:
+            chaos.run(options.minutes * 60)
+        except AssertionError as error:
+            print("\n".join(figures.lines()[:-1]))
+            print(f"not well: {error}")
+            return 1
     print("\n".join(figures.lines()))
-    return 1 if figures.lost or figures.doubled or figures.double_polls else 0
+    return 0 if figures.verdict == ALL_WELL else 1
 
 
 if __name__ == "__main__":

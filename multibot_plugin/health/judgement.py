@@ -114,6 +114,18 @@ def _tell(change: Change, host: str, now: float, now_at: float) -> tuple[Alert, 
     return alert, entry
 
 
+def unwatched(last: str, since_at: float, away_s: float, host: str, now_at: float) -> tuple[Alert, AuditEntry]:
+    """Return what is told, once, when nobody watched for ``away_s``; ``last`` names the tick before."""
+    number = str(uuid.uuid5(_NAMESPACE, f"away/{last}"))
+    text = f"nobody watched the bots for {words.duration(away_s)}: the monitor hung or was away. It watches again."
+    alert = Alert(
+        id=f"{number}.0", incident=number, host=host, bot="", check="away", level=Level.WARNING, kind="opened",
+        text=words.signed(words.opened("", Level.WARNING, text, ""), host, since_at), at=now_at,
+    )  # fmt: skip
+    detail = {"lasted_s": f"{away_s:.0f}"}
+    return alert, AuditEntry(number, now_at, ACTOR, DOOR, None, "monitor.away", detail, host)
+
+
 def restart_id(decision: Decision, now_at: float) -> str:
     """Return the id of a restart's audit entry, the same also when another monitor finishes it."""
     return str(uuid.uuid5(_NAMESPACE, f"restart/{decision.bot}/{now_at:.6f}"))

@@ -27,6 +27,7 @@ from multibot_plugin.bots.astray import astray
 from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.unfinished import under_way
 from multibot_plugin.errors import BadValue, MultibotError
+from multibot_plugin.health.absence import absence
 from multibot_plugin.health.act import Hands
 from multibot_plugin.health.incidents import advance, of_bot, open_checks
 from multibot_plugin.health.judgement import ACTOR, DOOR, OWN, Judgement, absent, conclude, own_findings, view
@@ -43,6 +44,7 @@ from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
 from multibot_plugin.plugins import Answer, Plugins, describe
 from multibot_plugin.settings import Settings, load
 from multibot_plugin.supervisor.client import Supervisor as Client
+from multibot_plugin.supervisor.parent import sender
 from multibot_plugin.workers import Worker
 from multibot_runner.protocol import replace_file
 
@@ -96,8 +98,12 @@ class Monitor:
         )  # fmt: skip
 
     def begin(self) -> None:
-        """Begin to deliver what an earlier monitor left, and record who watches."""
+        """Begin to deliver what an earlier monitor left, tell when there was none, and record who watches."""
         self.outbox.open()
+        if (told := absence(self.home, self.settings["monitor.tick_s"], self.host, *self._clock())) is not None:
+            _log.error("%s", told[0].text.splitlines()[0])
+            self.ledger.alerts.append(told[0])
+            self.ledger.entries.append(told[1])
         status = self.plugins.status()
         self.record("monitor.started", {"plugins": [p.name for p in status if not p.disabled]})
         self._record_disabled(set())
@@ -217,7 +223,7 @@ class Monitor:
     def _write_picture(self, observations: Sequence[Observation], now: float, now_at: float) -> None:
         tracks = self.ledger.tracks
         document = {
-            "schema": SCHEMA, "host": self.host, "pid": os.getpid(), "at": now_at, "mono": now,
+            "schema": SCHEMA, "host": self.host, "supervisord": sender(), "pid": os.getpid(), "at": now_at, "mono": now,
             "tick_s": self.settings["monitor.tick_s"],
             "database": {"ok": self.replayer.ok, "text": self.replayer.text},
             "channels": list(self._channels.values()),

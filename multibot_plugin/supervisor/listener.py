@@ -1,9 +1,8 @@
 """``[eventlistener:multibot]``: supervisord's event protocol, and nothing else on its stdout.
 
-One asyncio program: this protocol, the monitor (health/monitor.py) and what carries out requests (executor.py) side by
-side. A failing monitor never keeps an
-event from being acknowledged; a broken protocol ends the process, because supervisord would never speak to it again
-(listener state UNKNOWN) while it shows as RUNNING, and starts a new one instead.
+One asyncio program: this protocol, the monitor (health/monitor.py) and what carries out requests (executor.py) side
+by side. A failing monitor never keeps an event from being acknowledged. A broken protocol ends the process, so that
+supervisord starts a new one: it would never speak to this one again (listener state UNKNOWN), which shows as RUNNING.
 """
 
 from __future__ import annotations
@@ -12,22 +11,24 @@ import asyncio
 import codecs
 import logging
 import os
-import socket
+import signal
 import sys
+import time
 import uuid
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.health import monitor
-from multibot_plugin.health.ledger import boot_id
+from multibot_plugin.health.absence import note_stop
 from multibot_plugin.home import Home, find_home, told_home
-from multibot_plugin.journal import AuditEntry, Journal, JournalError, new_id
+from multibot_plugin.journal import AuditEntry, Journal, JournalError, JournalHeld
 from multibot_plugin.supervisor import executor
 from multibot_plugin.supervisor.inside import requests
+from multibot_plugin.supervisor.parent import sender
+from multibot_plugin.supervisor.serials import Serials
 from multibot_runner.protocol import PROGRAM_PREFIX
 from multibot_runner.redact import redact
 
@@ -36,7 +37,10 @@ _LONGEST_HEADER, _LONGEST_PAYLOAD = 4096, 16 * 1024 * 1024
 _NAMESPACE = uuid.UUID("5b0f9a43-7b8b-4a4e-8a44-1b8e3f0f7c55")
 _MONITOR_PAUSE_S = 5.0
 _RETRY_EVERY_S = 1.0
-_LOCK_PATIENCE_S = 0.1  # the monitor's loop stands still meanwhile
+# How long an event waits for its answer while another process holds the journal's lock; supervisord kills a monitor
+# that does not answer for 30 s (inside/care.py), and keeps 4,096 events meanwhile.
+_HOLD_BACK_S = 20.0
+_HELD_EVERY_S = 0.02
 _MOST_UNSAID = 1000
 # What supervisord alone knows, and forgets: ends that no runner could write down.
 _KEPT = {
@@ -118,17 +122,20 @@ def _words(line: str) -> dict[str, str]:
 class Listener:
     """The protocol on two descriptors. ``wake`` is set when the monitor should look soon.
 
-    What is to be recorded stands in the journal before its event is acknowledged. While the journal cannot be written
-    the events are acknowledged all the same, and the newest entries wait in memory for ``retry``.
+    What is to be recorded stands in the journal before its event is acknowledged; another process that holds the
+    journal's lock is waited for. Where the journal cannot be written (a full disk), or the lock is never let go, the
+    events are acknowledged all the same, and the newest entries wait in memory for ``retry``.
     """
 
-    def __init__(self, stdout: int, journal: Journal, wake: asyncio.Event, asked: asyncio.Event, sender: str) -> None:
+    def __init__(
+        self, stdout: int, journal: Journal, wake: asyncio.Event, asked: asyncio.Event, sender: str, serials: Serials
+    ) -> None:
         self._stdout = stdout
         self._journal = journal
         self._wake = wake
         self._asked = asked
         self._sender = sender
-        self._last: int | None = None
+        self._serials = serials
         self._unsaid: deque[AuditEntry] = deque(maxlen=_MOST_UNSAID)
         self._failing = False
         self._stopping = False
@@ -141,29 +148,27 @@ class Listener:
             while (event := await read_event(reader)) is not None:
                 try:
                     self._take(event)
+                    await self._record()
                 except Exception as error:
                     _log.error("event %s: %s", event.name, error)
+                self._serials.remember(event.serial, event.pool_serial)
                 self._write(_DONE)
         self._outlive()
+        await self._record()
 
     def _outlive(self) -> None:
         """Record that supervisord died, and every bot with it: nobody else is left who could."""
         if self._stopping:  # it said so before, as it does when it is asked to end
             return
         _log.error("supervisord died")
-        number = str(uuid.uuid5(_NAMESPACE, self._sender))
-        detail = {"pid": str(self._supervisord_pid)}
-        self._keep(AuditEntry(number, monitor.clock()[1], "multibot", "listener", None, "supervisord.died", detail))
+        self._keep("multibot", "listener", None, "supervisord.died", {"pid": str(self._supervisord_pid)}, "")
 
     def _take(self, event: Event) -> None:
-        lost = 0 if self._last is None else event.pool_serial - self._last - 1
-        self._last = event.pool_serial if self._last is None else max(self._last, event.pool_serial)
+        lost = self._serials.lost_before(event.serial, event.pool_serial)
         if lost > 0:
             # The monitor looks at the whole fleet at every tick; what was lost with the events is the record.
             _log.error("%d events were lost: the monitor looks at every bot again", lost)
-            self._keep(
-                AuditEntry(new_id(), monitor.clock()[1], "multibot", "listener", None, "events.lost", {"count": lost})
-            )
+            self._keep("multibot", "listener", None, "events.lost", {"count": lost}, f"/lost/{event.serial}")
             self._wake.set()
         if event.bot is not None or event.name.startswith("SUPERVISOR_STATE"):
             self._wake.set()
@@ -174,10 +179,8 @@ class Listener:
         self._stopping = self._stopping or event.name == "SUPERVISOR_STATE_CHANGE_STOPPING"
         action = _KEPT.get(event.name)
         if event.bot is not None and action is not None and event.payload.get("expected") != "1":
-            # A listener that dies before its answer gets the event again: the same id, one row.
-            number = uuid.uuid5(_NAMESPACE, f"{self._sender}/{event.serial}")
             detail = {key: value for key, value in event.payload.items() if key in ("pid", "from_state", "tries")}
-            self._keep(AuditEntry(str(number), monitor.clock()[1], "supervisord", "event", event.bot, action, detail))
+            self._keep("supervisord", "event", event.bot, action, detail, f"/{event.serial}")
 
     async def retry(self) -> None:
         """Try again, until cancelled, to journal what could not be journalled."""
@@ -185,28 +188,39 @@ class Listener:
             await asyncio.sleep(_RETRY_EVERY_S)
             self.hand_over()
 
-    def hand_over(self) -> None:
-        """Journal everything that waits, all or nothing of it."""
+    def hand_over(self) -> JournalError | None:
+        """Journal everything that waits, all or nothing of it; return why that cannot be done now."""
         if not self._unsaid:
-            return
+            return None
         try:
             self._journal.append(*self._unsaid)
         except JournalError as error:
-            if not self._failing:
-                _log.error("%s is not recorded yet: %s", self._unsaid[-1].action, error)
-            self._failing = True
-            return
+            return error
         if self._failing:
             _log.info("the journal can be written again: %d entries recorded", len(self._unsaid))
         self._unsaid.clear()
         self._failing = False
+        return None
 
-    def _keep(self, entry: AuditEntry) -> None:
+    async def _record(self) -> None:
+        """Journal what waits before its event is answered; a lock that another process holds is waited for."""
+        if self._failing:  # else every event would wait anew: ``retry`` is at it
+            return
+        deadline = time.monotonic() + _HOLD_BACK_S
+        while isinstance(error := self.hand_over(), JournalHeld) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(_HELD_EVERY_S)
+        if error is not None:
+            _log.error("%s is not recorded yet: %s", self._unsaid[-1].action, error)
+            self._failing = True
+
+    def _keep(
+        self, actor: str, door: str, bot: str | None, action: str, detail: Mapping[str, str | int], what: str
+    ) -> None:
+        """Add an entry. A listener that dies before its answer gets the event again: the same id, one row."""
+        number = str(uuid.uuid5(_NAMESPACE, self._sender + what))
         if len(self._unsaid) == self._unsaid.maxlen:
             _log.error("%s of %s is never recorded: too many entries wait", self._unsaid[0].action, self._unsaid[0].bot)
-        self._unsaid.append(entry)
-        if not self._failing:  # else every event would wait for a lock that somebody holds
-            self.hand_over()
+        self._unsaid.append(AuditEntry(number, monitor.clock()[1], actor, door, bot, action, detail))
 
     def _write(self, data: bytes) -> None:
         os.write(self._stdout, data)
@@ -218,7 +232,9 @@ async def serve(home: Home, stdin: int, stdout: int) -> None:
     reader = asyncio.StreamReader(limit=_LONGEST_HEADER)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(stdin, "rb", buffering=0))
     wake, asked = asyncio.Event(), asyncio.Event()
-    listener = Listener(stdout, Journal(home.journal, patience_s=_LOCK_PATIENCE_S), wake, asked, _sender())
+    whose = sender()
+    serials = Serials(home.run / "events", whose)
+    listener = Listener(stdout, Journal(home.journal, patience_s=0.0), wake, asked, whose, serials)
     tasks = [
         asyncio.create_task(_watch(home, wake), name="monitor"),
         asyncio.create_task(executor.run(home, asked), name="executor"),
@@ -242,16 +258,10 @@ async def _watch(home: Home, wake: asyncio.Event) -> None:
         await asyncio.sleep(_MONITOR_PAUSE_S)
 
 
-def _sender() -> str:
-    """Return what tells this run of supervisord from every other: serial numbers begin anew with it.
-
-    A process's time of creation would do for the boot and the ticks, but it moves when the clock is set.
-    """
-    parent = os.getppid()
-    with suppress(OSError, IndexError):
-        ticks = Path(f"/proc/{parent}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{socket.gethostname()}/{boot_id()}/{parent}/{ticks}"
-    return f"{socket.gethostname()}/{uuid.uuid4()}"
+def _leave_as_asked(home: Home) -> None:
+    """End because somebody stops the monitor, which is nothing to be told of."""
+    note_stop(home)
+    os._exit(0)
 
 
 class _Redacting(logging.Formatter):
@@ -277,6 +287,8 @@ def main() -> int:
 
 async def _serve_and_leave(home: Home, stdin: int, stdout: int) -> None:
     code = 0
+    # Not asyncio's: it is heard also while the loop is busy.
+    signal.signal(signal.SIGTERM, lambda number, frame: _leave_as_asked(home))
     try:
         await serve(home, stdin, stdout)
     except BrokenProtocol as error:

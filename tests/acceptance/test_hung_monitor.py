@@ -1,4 +1,4 @@
-"""A monitor that hangs is replaced from inside supervisord, and what happened meanwhile is told once."""
+"""A monitor that hangs is replaced from inside supervisord; what happened meanwhile, and that it hung, is told once."""
 
 from __future__ import annotations
 

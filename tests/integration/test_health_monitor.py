@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 from collections.abc import AsyncIterator
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from multibot_plugin.bots.unfinished import Whose, restarting
 from multibot_plugin.errors import MultibotError, NoSuchBot, SupervisordAway
 from multibot_plugin.health import monitor as module
 from multibot_plugin.health import observe
+from multibot_plugin.health.absence import note_stop
 from multibot_plugin.health.act import restart_bot
 from multibot_plugin.health.monitor import GONE_AFTER_S, Monitor
 from multibot_plugin.home import find_home
@@ -188,6 +190,37 @@ async def test_a_jump_of_the_wall_clock_means_nothing(place: Place) -> None:
         await tick(place, monitor)
     assert place.told() == []
     assert place.autostart == []
+
+
+async def test_that_nobody_watched_is_told_and_recorded_once(place: Place) -> None:
+    await tick(place, await place.monitor())
+    place.clock.forward(65)
+    monitor = await place.monitor()
+    await tick(place, monitor)
+    await tick(place, await place.monitor())
+    assert place.told() == [
+        "▲ multibot: nobody watched the bots for 65 s: the monitor hung or was away. It watches again."
+    ]
+    assert place.alerts[0].text.endswith(f" · since {datetime.fromtimestamp(NOW_AT + 5):%H:%M:%S}")
+    (away,) = [e for e in place.journalled() if isinstance(e, AuditEntry) and e.action == "monitor.away"]
+    assert (away.bot, away.detail) == (None, {"lasted_s": "65"})
+
+
+@pytest.mark.parametrize("why", ["a moment", "stopped on purpose", "another supervisord", "an unreadable picture"])
+async def test_that_nobody_watched_is_not_told_when_that_is_as_it_should_be(place: Place, why: str) -> None:
+    await tick(place, await place.monitor())
+    place.clock.forward(15 if why == "a moment" else 65)
+    if why == "stopped on purpose":
+        note_stop(place.home)
+    elif why == "another supervisord":
+        place.home.status.write_text(json.dumps({**place.status(), "supervisord": "h/another boot/1/2"}))
+    elif why == "an unreadable picture":
+        place.home.status.write_text("{")
+    await tick(place, await place.monitor())
+    assert place.told() == []
+    place.clock.forward(65)  # one stop on purpose excuses one absence
+    await tick(place, await place.monitor())
+    assert len(place.told()) == 1
 
 
 async def test_a_monitor_killed_after_it_decided_is_finished_by_the_next(place: Place) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
@@ -15,19 +16,22 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 from xmlrpc.server import SimpleXMLRPCDispatcher, SimpleXMLRPCRequestHandler
 
 import pytest
-from watched import Clock, FakeSupervisor, process
+from watched import Clock, FakeSupervisor, process, until
 
 from multibot_plugin.home import find_home
-from multibot_plugin.journal import AuditEntry, Journal
+from multibot_plugin.journal import AuditEntry, Entry, Journal
+from multibot_plugin.supervisor import listener as listener_module
 from multibot_plugin.supervisor.inside.requests import Requests
+from multibot_plugin.supervisor.listener import Listener as Protocol
+from multibot_plugin.supervisor.serials import Serials
 
 PATIENCE_S = 60.0
 DONE = b"RESULT 2\nOKREADY\n"
@@ -148,10 +152,7 @@ class Listener:
 
     def journalled(self) -> list[AuditEntry]:
         """Return everything that it journalled so far."""
-        journal = Journal(self.home.journal)
-        while (batch := journal.pending()) is not None:
-            self.entries.extend(e for e in batch.entries if isinstance(e, AuditEntry))
-            journal.done(batch)
+        self.entries.extend(_taken(Journal(self.home.journal)))
         return self.entries
 
     def close(self) -> None:
@@ -291,15 +292,110 @@ def test_events_are_acknowledged_though_the_journal_cannot_be_written(begin: Cal
     assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["4242", "4343"]
 
 
-def test_a_held_lock_of_the_journal_costs_no_event_and_no_entry(begin: Callable[..., Listener]) -> None:
-    listener = begin()
-    listener.tell(EXITED, "PROCESS_STATE_EXITED")
-    with (listener.home.journal / "lock").open("r+b") as holder:
+class Impatient(Journal):
+    """A journal that counts how often it is tried."""
+
+    tries = 0
+
+    def append(self, *entries: Entry) -> None:
+        self.tries += 1
+        super().append(*entries)
+
+
+@asynccontextmanager
+async def listening(top: Path) -> AsyncIterator[tuple[asyncio.StreamReader, int, Impatient, Protocol]]:
+    """The protocol alone, in this process: what it reads, the end where its answers arrive, its journal."""
+    reader, (answers, stdout) = asyncio.StreamReader(), os.pipe()
+    os.set_blocking(answers, False)
+    journal = Impatient(top / "journal", patience_s=0.0)
+    protocol = Protocol(stdout, journal, asyncio.Event(), asyncio.Event(), "me", Serials(top / "events", "me"))
+    running = asyncio.create_task(protocol.run(reader))
+    try:
+        await until(lambda: _read_all(answers) == b"READY\n")
+        yield reader, answers, journal, protocol
+    finally:
+        reader.feed_eof()
+        await running
+        os.close(answers)
+        os.close(stdout)
+
+
+def _read_all(descriptor: int) -> bytes:
+    with suppress(BlockingIOError):
+        return os.read(descriptor, 65536)
+    return b""
+
+
+def _event(number: int, payload: str = EXITED) -> bytes:
+    header = f"serial:{number} poolserial:{number} eventname:PROCESS_STATE_EXITED len:{len(payload)}"
+    return f"{header}\n{payload}".encode()
+
+
+def _taken(journal: Journal) -> list[AuditEntry]:
+    """Return what was journalled, and take it away."""
+    found: list[AuditEntry] = []
+    while (batch := journal.pending()) is not None:
+        found.extend(e for e in batch.entries if isinstance(e, AuditEntry))
+        journal.done(batch)
+    return found
+
+
+def _pids(journal: Journal) -> list[str]:
+    return [e.detail["pid"] for e in _taken(journal) if e.bot]
+
+
+@contextmanager
+def held(journal: Path) -> Iterator[None]:
+    """Hold the journal's lock, as another process would."""
+    journal.mkdir(exist_ok=True)
+    with (journal / "lock").open("ab") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
-        for number in range(20):
-            listener.tell(EXITED.replace("4242", str(number)), "PROCESS_STATE_EXITED")
-    listener.wait_log("the journal can be written again")
-    assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["4242", *map(str, range(20))]
+        yield
+
+
+async def test_while_another_holds_the_journals_lock_events_are_not_acknowledged_and_the_loop_goes_on(
+    top: Path,
+) -> None:
+    async with listening(top) as (reader, answers, journal, _):
+        with held(top / "journal"):
+            for number in range(5):
+                reader.feed_data(_event(number, EXITED.replace("4242", str(number))))
+            await until(lambda: journal.tries >= 10)
+            assert _read_all(answers) == b""
+        heard = bytearray()
+        await until(lambda: heard.extend(_read_all(answers)) or heard == DONE * 5)
+        assert _pids(journal) == ["0", "1", "2", "3", "4"]
+
+
+async def test_a_lock_that_is_never_let_go_costs_no_event_and_no_entry(
+    top: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener_module, "_HOLD_BACK_S", 0.0)
+    async with listening(top) as (reader, answers, journal, protocol):
+        heard = bytearray()
+        with held(top / "journal"):
+            for number in range(20):
+                reader.feed_data(_event(number, EXITED.replace("4242", str(number))))
+            await until(lambda: heard.extend(_read_all(answers)) or heard == DONE * 20)
+            assert journal.tries <= 2  # from then on once in a while
+        assert protocol.hand_over() is None
+        assert _pids(journal) == [str(number) for number in range(20)]
+
+
+async def test_events_lost_while_no_listener_lived_are_noticed_by_the_next(top: Path) -> None:
+    def lost() -> list[Any]:
+        return [e.detail["count"] for e in _taken(Journal(top / "journal")) if e.action == "events.lost"]
+
+    async with listening(top) as (reader, answers, _, _):
+        reader.feed_data(_event(7))
+        await until(lambda: _read_all(answers) == DONE)
+    async with listening(top) as (reader, answers, _, _):
+        reader.feed_data(_event(7))  # once more: its listener died before the answer
+        await until(lambda: _read_all(answers) == DONE)
+        assert lost() == []
+        reader.feed_data(_event(10))
+        await until(lambda: _read_all(answers) == DONE)
+        assert lost() == [2]
 
 
 def test_without_a_descriptor_to_open_anything_no_event_and_no_entry_is_lost(begin: Callable[..., Listener]) -> None:
@@ -318,9 +414,11 @@ def test_without_a_descriptor_to_open_anything_no_event_and_no_entry_is_lost(beg
 def test_what_waits_for_the_journal_is_tried_once_more_at_the_end(begin: Callable[..., Listener]) -> None:
     listener = begin()
     listener.tell(EXITED, "PROCESS_STATE_EXITED")
-    with (listener.home.journal / "lock").open("r+b") as holder:
-        fcntl.flock(holder, fcntl.LOCK_EX)
-        listener.tell(EXITED.replace("4242", "4343"), "PROCESS_STATE_EXITED")
+    moved = listener.home.journal.rename(listener.home.state / "moved")
+    listener.home.journal.write_text("")
+    listener.tell(EXITED.replace("4242", "4343"), "PROCESS_STATE_EXITED")
+    listener.home.journal.unlink()
+    moved.rename(listener.home.journal)
     assert listener.end() == 0
     assert [e.detail["pid"] for e in listener.journalled() if e.bot] == ["4242", "4343"]
 
@@ -411,6 +509,14 @@ def test_a_monitor_killed_leaves_what_the_next_one_needs(begin: Callable[..., Li
         json.loads(listener.home.status.read_text())
         json.loads((listener.home.state / "monitor.json").read_text())
         assert [e.action for e in listener.journalled()] == ["monitor.started"]
+
+
+def test_a_monitor_that_somebody_stops_leaves_at_once_and_notes_it(begin: Callable[..., Listener]) -> None:
+    listener = begin()
+    listener.tell()
+    listener.process.send_signal(signal.SIGTERM)
+    assert listener.process.wait(PATIENCE_S) == 0
+    assert (listener.home.run / "monitor.stopped").exists()
 
 
 def test_a_request_is_carried_out_and_foreign_events_mean_nothing(begin: Callable[..., Listener]) -> None:
