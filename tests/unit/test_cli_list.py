@@ -189,4 +189,4 @@ def test_supervisorctl_shows_the_same_columns() -> None:
     assert shown.getvalue().splitlines()[-1] == "multibot: no bot 'ecko' (did you mean 'echo'?)"
     assert controller.exitstatus == 4
     plugin.do_bots("--help")
-    assert "Show a line per bot" in shown.getvalue()
+    assert "A line per bot" in shown.getvalue()
