@@ -24,7 +24,7 @@ class SupervisorFault(MultibotError):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
-        if code in (UNKNOWN_METHOD, TOO_OLD):  # it answers, and for us there is nobody
+        if code in (UNKNOWN_METHOD, TOO_OLD, NOT_LOADED):  # it answers, and for us there is nobody
             self.exit_code = Unreachable.exit_code
 
 
