@@ -87,6 +87,7 @@ class Alert:
     """What is told to people: an incident that opened, changed (level, what was done) or was resolved.
 
     ``id`` is unique per message, ``incident`` per incident. ``text`` is the whole message, at most 4,000 characters.
+    That nobody watched for a while (``check`` "away") is opened and never resolved: it is over when it is told.
     """
 
     id: str
