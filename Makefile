@@ -5,7 +5,7 @@
 # make bench-supervisors   beside stock supervisord, circus, pm2      make clean       what make made, but for the demo's state
 # make chaos       faults in random order for MINUTES=5, with figures (SEED=... repeats a run)
 
-.PHONY: help demo demo-stop test test-unit lint types bench bench-supervisors chaos docs clean environment venv
+.PHONY: help demo demo-stop test test-user test-unit lint types bench bench-supervisors chaos docs clean environment venv
 
 ENV = . build/environment;
 # The tests mostly wait for processes: eight modules at a time keep two cores busy, the long ones (acceptance) first.
@@ -32,6 +32,15 @@ demo-stop: venv
 
 test: venv lint
 	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) $(SPREAD) tests
+
+# What may differ for an ordinary user: CI runs these after everything as root.
+USER_TESTS = tests/test_layout.py tests/unit \
+    $(addprefix tests/acceptance/test_,readme.py fleet.py supervisor_death.py secrets.py leftovers.py doors.py) \
+    $(addprefix tests/integration/test_,cli_*.py database_*.py runner_*.py environment.py etc.py sandbox_process.py \
+    supervisor_parts.py requests_carried_out.py)
+
+test-user: venv
+	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) $(SPREAD) $(USER_TESTS)
 
 test-unit: venv
 	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) tests/unit tests/test_layout.py

@@ -181,7 +181,8 @@ def watch(held: Contrary | None, before: Row | None, row: Row, now: float, movin
     """Return the contradiction of a bot after one more look (None: there is none).
 
     An operator who went past multibot (``supervisorctl stop``) changed the state. Where autostart changed instead,
-    it was one of our own doors, which say what they want first and act then; with many bots that takes a while.
+    it was one of our own doors, which say what they want first and act then; with many bots that takes a while. But
+    a bot that was started between the two looks and does not do what our door said was turned after that.
     ``before``: the last look; None after a start of the monitor, when it cannot be told which of them changed.
     ``moving``: others are being stopped and started (``in_motion``), so that the waiting begins anew.
     """
@@ -192,7 +193,8 @@ def watch(held: Contrary | None, before: Row | None, row: Row, now: float, movin
         return replace(held, since=now) if moving else held
     if before is None:
         return Contrary(wish, now, UNSEEN_WISH_AFTER_S)
-    return Contrary(wish, now, None if before.enabled != row.enabled else WISH_AFTER_S)
+    ours = before.enabled != row.enabled and before.start_at == row.start_at
+    return Contrary(wish, now, None if ours else WISH_AFTER_S)
 
 
 def is_wish(contrary: Contrary, now: float) -> bool:

@@ -21,6 +21,7 @@ from multibot_plugin.supervisor import executor
 from multibot_plugin.supervisor.executor import Executor
 from multibot_plugin.supervisor.inside.requests import Request, Requests, inbox, results
 from multibot_plugin.supervisor.listener import Listener
+from multibot_plugin.supervisor.serials import Serials
 
 TOKEN = "123456789:AAabcdefghijklmnopqrstuvwxyz0123456"
 # Says in one file that it began and ended, and waits for another one in between.
@@ -201,7 +202,9 @@ async def test_a_request_that_was_told_of_is_begun_without_waiting_for_the_next_
     told = [asyncio.Event(), asyncio.Event()]
     reader = asyncio.StreamReader()
     null = os.open(os.devnull, os.O_WRONLY)
-    listener = Listener(null, Journal(home.journal), *told, "test")
+    home.run.mkdir(exist_ok=True)
+    serials = Serials(home.run / "events", "test")
+    listener = Listener(null, Journal(home.journal), *told, "test", serials)
     tasks = [asyncio.create_task(executor.run(home, told[1])), asyncio.create_task(listener.run(reader))]
     requests = Requests(home.state, lambda request: say(reader, "REMOTE_COMMUNICATION", f"type:multibot\n{request}"))
     await until(results(home.state).exists)

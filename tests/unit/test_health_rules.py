@@ -98,6 +98,12 @@ WANTED_NOT = {"enabled": False}
         (replace(STOPPED, **WANTED_NOT), replace(RUNS, **WANTED_NOT), 3.0),  # supervisorctl start
         (RUNS, replace(RUNS, **WANTED_NOT), None),  # 'bot stop': the wish first, the act then
         (replace(STOPPED, **WANTED_NOT), STOPPED, None),  # 'bot start'
+        (RUNS, replace(RUNS, **WANTED_NOT, start_at=NOW_AT), 3.0),  # 'bot stop', and supervisorctl start right after it
+        (
+            replace(STOPPED, **WANTED_NOT),
+            replace(STOPPED, start_at=NOW_AT),
+            3.0,
+        ),  # 'bot start', then supervisorctl stop
         (None, STOPPED, 15.0),  # the monitor did not see it happen
         (None, replace(RUNS, **WANTED_NOT), 15.0),
     ],
