@@ -56,10 +56,16 @@ MEASURES = (
 # Why a row is not the best one: written by a person who looked, by measure and number of programs ("pss-1000").
 # A row that is not best and not here says "not explained".
 _MONITOR_ASKS = "the monitor asks supervisord for all bots every 5 s; stock's value is without any monitor"
+_WRITES = "multibot plans, writes files and has supervisor's parser read what is new before anything changes"
+_ASKS_ALL = "the command's own start and end (wishes, records) come on top of the second that the programs need"
 REASONS = {
-    "cpu-200": "supervisord, and so ours, looks at every descriptor once a second; pm2 sleeps until it is woken",
     "cpu-watched-200": _MONITOR_ASKS,
     "cpu-watched-1000": _MONITOR_ASKS,
+    "change-200": _WRITES,
+    "change-1000": _WRITES,
+    "restart-max-200": "a turn of supervisord's loop over all programs; pm2 has one event for each",
+    "stop-50": _ASKS_ALL,
+    "shutdown-50": _ASKS_ALL,
 }
 
 
