@@ -58,6 +58,9 @@ MEASURES = (
 _MONITOR_ASKS = "the monitor asks supervisord for all bots every 5 s; stock's value is without any monitor"
 _WRITES = "multibot plans, writes files and has supervisor's parser read what is new before anything changes"
 _ASKS_ALL = "the command's own start and end (wishes, records) come on top of the second that the programs need"
+_STOCK_REREAD = (
+    "the same full reread as in stock, with our parts looking on; two samples, so the difference may be chance"
+)
 REASONS = {
     "cpu-watched-200": _MONITOR_ASKS,
     "cpu-watched-1000": _MONITOR_ASKS,
@@ -66,6 +69,10 @@ REASONS = {
     "restart-max-200": "a turn of supervisord's loop over all programs; pm2 has one event for each",
     "stop-50": _ASKS_ALL,
     "shutdown-50": _ASKS_ALL,
+    "change-ctl-200": _STOCK_REREAD,
+    "change-ctl-1000": _STOCK_REREAD,
+    "gap-ctl-200": _STOCK_REREAD,
+    "status-200": "a command of Python in all four; ours draws a table with health",
 }
 
 
