@@ -35,8 +35,8 @@ test: venv lint
 
 # What may differ for an ordinary user: CI runs these after everything as root.
 USER_TESTS = tests/test_layout.py tests/unit \
-    $(addprefix tests/acceptance/test_,readme.py fleet.py supervisor_death.py secrets.py leftovers.py doors.py) \
-    $(addprefix tests/integration/test_,cli_init.py cli_start.py cli_json.py database_*.py runner_*.py environment.py \
+    $(addprefix tests/acceptance/test_,readme.py fleet.py secrets.py leftovers.py doors.py) \
+    $(addprefix tests/integration/test_,cli_init.py cli_json.py database_*.py runner_*.py environment.py \
     etc.py sandbox_process.py)
 
 test-user: venv
