@@ -12,16 +12,7 @@ from multibot_plugin.bots.render import Section
 from multibot_plugin.errors import MultibotError, Unreachable
 from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor
 from multibot_plugin.supervisor.faults import foreign, program
-from multibot_plugin.supervisor.inside.words import (
-    ADDED,
-    FOREIGN,
-    LIVE_CHANGED,
-    REMOVED,
-    REPLACED,
-    RUNNING,
-    STOPPING,
-    UNCHANGED,
-)
+from multibot_plugin.supervisor.inside.words import Word
 
 _POLL_S = 0.05
 _STOP_MORE_S = 15.0
@@ -68,9 +59,10 @@ def conform(
     names = (differing(before, sections) | {*left, *written}) & (before.keys() | sections.keys())
     done = supervisor.update(names)
     turned = _turn(supervisor, before, sections, done, failed)
-    done |= _replace(supervisor, before, {bot for bot, word in done.items() if word in (RUNNING, STOPPING)}, failed)
-    failed |= {bot: foreign(bot) for bot, word in done.items() if word == FOREIGN}
-    anew = {bot for bot, word in done.items() if word in (ADDED, REPLACED)}
+    running = {bot for bot, word in done.items() if word in (Word.RUNNING, Word.STOPPING)}
+    done |= _replace(supervisor, before, running, failed)
+    failed |= {bot: foreign(bot) for bot, word in done.items() if word == Word.FOREIGN}
+    anew = {bot for bot, word in done.items() if word in (Word.ADDED, Word.REPLACED)}
     due = {*left, *(bot for bot in turned if before[bot]["statename"] == "STOPPING")}
     rest = {bot: s for bot, s in sections.items() if bot in due or bot not in turned}
     begun = _start_standing(supervisor, answer, rest.keys() - anew - failed.keys(), sections, due, failed)
@@ -78,7 +70,7 @@ def conform(
         if not sections[bot].autostart:
             _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
     ended = _stop_running(supervisor, answer, rest.keys() - anew, sections, failed)
-    removed = sorted(bot for bot, word in done.items() if word == REMOVED)
+    removed = sorted(bot for bot, word in done.items() if word == Word.REMOVED)
     applied = _outcome(before, sections, {*anew, *turned, *begun, *ended}, removed, failed)
     still = {bot for bot in rest if bot in before and rest[bot].autostart and before[bot]["statename"] == "STOPPED"}
     return replace(applied, standing=tuple(sorted(still - anew - {*begun, *failed})))
@@ -119,7 +111,7 @@ def _turn(
     """Start or stop the bots of which ``enabled`` is all that changed (in supervisord's memory it has just been)."""
     turned = []
     for bot, section in sections.items():
-        same = done.get(bot) in (LIVE_CHANGED, UNCHANGED)
+        same = done.get(bot) in (Word.LIVE_CHANGED, Word.UNCHANGED)
         if bot not in before or not same or before[bot]["enabled"] == section.autostart:
             continue
         order = supervisor.start if section.autostart else supervisor.stop
@@ -138,13 +130,14 @@ def _replace(
     """
     done: dict[str, str] = {}
     began = time.monotonic()
-    words, left = dict.fromkeys(bots, RUNNING), set(bots)
+    words: dict[str, str] = dict.fromkeys(bots, Word.RUNNING)
+    left = set(bots)
     while left:
         for bot in sorted(left):
             wait_s = before[bot]["stop_wait_s"] + _STOP_MORE_S
             if time.monotonic() - began > wait_s:
                 failed[bot] = f"bot {bot!r} is still {words[bot]} after {wait_s:g} s"
-            elif words[bot] == RUNNING:  # or again: something may have started it in between
+            elif words[bot] == Word.RUNNING:  # or again: something may have started it in between
                 _attempt(failed, bot, supervisor.stop, program(bot), None)
         left -= failed.keys()
         try:
@@ -155,7 +148,7 @@ def _replace(
             why = str(error).partition(";")[0]  # not: "everything runs as before"
             failed |= dict.fromkeys(left, f"it was told to stop, then {why}; the monitor tries again")
             return done
-        over = {bot: word for bot, word in words.items() if word not in (RUNNING, STOPPING)}
+        over = {bot: word for bot, word in words.items() if word not in (Word.RUNNING, Word.STOPPING)}
         done |= over
         left -= over.keys()
         if left:

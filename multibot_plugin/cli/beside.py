@@ -22,7 +22,7 @@ from multibot_plugin.supervisor.beside import (
 )
 from multibot_plugin.supervisor.client import MONITOR, POSTGRES, STOPPED_STATES, Supervisor
 from multibot_plugin.supervisor.faults import BAD_NAME, SupervisorFault, program
-from multibot_plugin.supervisor.inside.version import too_old
+from multibot_plugin.supervisor.inside.refusing import too_old
 
 _STOP_MORE_S = 15.0
 

@@ -17,7 +17,7 @@ from multibot_plugin.supervisor.beside import (
     to_restart,
 )
 from multibot_plugin.supervisor.client import Supervisor
-from multibot_plugin.supervisor.inside.version import LEAST, too_old
+from multibot_plugin.supervisor.inside.refusing import LEAST, too_old
 
 
 def supervisord(patient: Patient) -> Found:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 import xmlrpc.client
 from typing import Any
 
 from multibot_plugin.errors import MultibotError, Unreachable
 from multibot_plugin.supervisor.inside.requests import NOT_LOADED, TOO_OLD
+from multibot_plugin.supervisor.inside.words import WHERE
 from multibot_runner.protocol import PROGRAM_PREFIX
 
 # supervisor.xmlrpc.Faults; not imported, because that module brings supervisor's whole HTTP server along.
 UNKNOWN_METHOD, SHUTDOWN_STATE, BAD_NAME, NO_FILE, NOT_EXECUTABLE, FAILED = 1, 6, 10, 20, 21, 30
 SPAWN_ERROR, ALREADY_STARTED, NOT_RUNNING, ALREADY_ADDED, CANT_REREAD = 50, 60, 70, 90, 92
 RELOAD = "restart it with 'multibot stop && multibot start'"
-# The only part of the parser's words that cannot hold a value (a bad quote makes it cite a whole environment=).
-_WHERE = re.compile(r"in section '([^']{1,100})'(?: \(file: '([^']{1,300})'\))?\s*$")
 
 
 class SupervisorFault(MultibotError):
@@ -45,7 +43,7 @@ def foreign(bot: str) -> str:
 
 def refused_where(words: str) -> str:
     """Return `` in section 'x' (file ...)`` out of the parser's message, or nothing: the rest may quote a secret."""
-    match = _WHERE.search(words)
+    match = WHERE.search(words)
     if not match:
         return ""
     return f" in section {match[1]!r}" + (f" ({match[2]})" if match[2] else "")

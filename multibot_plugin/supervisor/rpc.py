@@ -17,7 +17,7 @@ import json
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,10 @@ from supervisor.xmlrpc import Faults, RPCError
 from multibot_plugin.supervisor.inside import requests
 from multibot_plugin.supervisor.inside.care import monitor_of
 from multibot_plugin.supervisor.inside.parts import Inside, Parts, install
+from multibot_plugin.supervisor.inside.refusing import RefusingInterface, fault, too_old
 from multibot_plugin.supervisor.inside.rows import Seen, bot_row, monitor_row
 from multibot_plugin.supervisor.inside.status import StatusFile, incident_rows, why_away
 from multibot_plugin.supervisor.inside.updates import RUNNER
-from multibot_plugin.supervisor.inside.version import RefusingInterface, too_old
 from multibot_runner.protocol import BOT_ID, PROGRAM_PREFIX
 
 SCHEMA = 1
@@ -59,25 +59,29 @@ def make_interface(
     interface: MultibotInterface | RefusingInterface | None = getattr(supervisord, "multibot_interface", None)
     if interface is not None:
         return interface
-    log = supervisord.options.logger.critical
-    reason = too_old(VERSION)
-    if not reason and not (status and state):
-        reason = "[rpcinterface:multibot] lacks status= or state=: 'multibot init' shows what belongs there"
-    if not reason:
-        switched, problems = Parts.of(parts)
-        for problem in problems:
-            log(f"[rpcinterface:multibot] {problem}: the default holds")
-        try:
-            inside = install(supervisord, switched, os.path.join(state, "rendered", "bots.conf"))
-            interface = MultibotInterface(supervisord, Path(status), Path(state), inside)
-        except Exception as error:
-            reason = f"{type(error).__name__} while it was loaded"
-    if reason or interface is None:
-        log(f"multibot is not loaded: {reason}")
-        code = requests.TOO_OLD if too_old(VERSION) else requests.NOT_LOADED
-        interface = RefusingInterface(reason, code)
+    try:
+        interface = _load(supervisord, status, state, parts)
+    except Exception as error:
+        unforeseen = requests.Refusal(requests.NOT_LOADED, f"{type(error).__name__} while it was loaded")
+        refusal = error if isinstance(error, requests.Refusal) else unforeseen
+        supervisord.options.logger.critical(f"multibot is not loaded: {refusal}")
+        interface = RefusingInterface(refusal)
     supervisord.multibot_interface = interface
     return interface
+
+
+def _load(supervisord: Any, status: str, state: str, parts: Mapping[str, str]) -> MultibotInterface:
+    """Put everything into supervisord; raises Refusal where nothing of multibot can work."""
+    if reason := too_old(VERSION):
+        raise requests.Refusal(requests.TOO_OLD, reason)
+    if not (status and state):
+        lacks = "[rpcinterface:multibot] lacks status= or state=: 'multibot init' shows what belongs there"
+        raise requests.Refusal(requests.NOT_LOADED, lacks)
+    switched, problems = Parts.of(parts)
+    for problem in problems:
+        supervisord.options.logger.critical(f"[rpcinterface:multibot] {problem}: the default holds")
+    inside = install(supervisord, switched, os.path.join(state, "rendered", "bots.conf"))
+    return MultibotInterface(supervisord, Path(status), Path(state), inside)
 
 
 def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,20 +99,14 @@ def _contained(method: Callable[..., Any]) -> Callable[..., Any]:
         except RPCError:
             raise
         except requests.Refusal as refusal:
-            raise _fault(refusal) from None
+            raise fault(refusal) from None
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
             self._warn(f"multibot.{method.__name__}: {type(error).__name__} at {frame.name}:{frame.lineno}")
             text = f"{type(error).__name__}: see supervisord's log"
-            raise _fault(requests.Refusal(requests.INTERNAL_ERROR, text)) from None
+            raise fault(requests.Refusal(requests.INTERNAL_ERROR, text)) from None
 
     return call
-
-
-def _fault(refusal: requests.Refusal) -> RPCError:
-    error = RPCError(refusal.code)
-    error.text = refusal.text  # RPCError itself calls every code of ours UNKNOWN
-    return error
 
 
 class MultibotInterface:

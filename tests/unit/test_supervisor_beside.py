@@ -16,8 +16,8 @@ from multibot_plugin.home import Home, find_home, into, make_runtime
 from multibot_plugin.supervisor import rpc
 from multibot_plugin.supervisor.beside import cannot_import, parts, to_paste, to_restart
 from multibot_plugin.supervisor.conf import install_included, parse
+from multibot_plugin.supervisor.inside.refusing import too_old
 from multibot_plugin.supervisor.inside.requests import TOO_OLD
-from multibot_plugin.supervisor.inside.version import too_old
 from multibot_plugin.supervisor.mainfile import MainFile
 
 THEIRS = "[unix_http_server]\nfile=%(here)s/s.sock\n\n[supervisord]\npidfile=%(here)s/s.pid\n\n[supervisorctl]\n"

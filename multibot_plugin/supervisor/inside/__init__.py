@@ -13,7 +13,8 @@ and what the methods answer with:
 rows.py     a bot as getBots tells of it
 status.py   the monitor's file
 requests.py what the monitor is asked to do
-words.py    what is said of an update
+refusing.py calls that are refused, and a supervisor that is too old
+words.py    words that both sides use
 
 Imports supervisor, the standard library and multibot_runner.protocol only. Nothing here blocks or lets an exception
 out: supervisord would end and orphan every bot. supervisor's ``options`` object is its seam for system calls (poll,

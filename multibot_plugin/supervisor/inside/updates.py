@@ -8,7 +8,6 @@ no change.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,10 @@ from supervisor.options import UnhosedConfigParser
 from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
-from multibot_plugin.supervisor.inside.words import (
-    ADDED,
-    FOREIGN,
-    LIVE_CHANGED,
-    REMOVED,
-    REPLACED,
-    RUNNING,
-    STOPPING,
-    UNCHANGED,
-)
+from multibot_plugin.supervisor.inside.words import WHERE, Word
 from multibot_runner.protocol import PROGRAM_PREFIX, BadFile, read_file
 
 RUNNER = " -m multibot_runner "  # in the command of every bot (templates/program.conf.j2)
-_WHERE = re.compile(r"in section '[^']{1,100}'(?: \(file: '[^']{1,300}'\))?\s*$")
 _FILE_CAP = 64 * 1024 * 1024
 # What supervisord looks at again each time: needs no other process.
 LIVE = (
@@ -48,7 +37,7 @@ class Updates:
         self._soon = soon
         self._whole = whole
 
-    def update(self, bots: Sequence[str]) -> dict[str, str]:
+    def update(self, bots: Sequence[str]) -> dict[str, Word]:
         """Bring ``bots`` to what the file says, as far as that can be done at once; return what was done for each.
 
         ``running``: it changed, or is no more, and has to be stopped first; ``stopping``: ask again when it has
@@ -86,36 +75,38 @@ class Updates:
         try:
             self._supervisord.options.process_config(do_usage=False)
         except ValueError as error:  # its text may quote what it did not understand
-            where = _WHERE.search(str(error))
+            where = WHERE.search(str(error))
             raise RPCError(Faults.CANT_REREAD, where[0] if where else "the configuration") from None
         read = {group.name: group for group in self._supervisord.options.process_group_configs}
         return {bot: read[PROGRAM_PREFIX + bot] for bot in bots if PROGRAM_PREFIX + bot in read}
 
-    def _conform(self, name: str, wanted: Any | None) -> str:
+    def _conform(self, name: str, wanted: Any | None) -> Word:
         group = self._supervisord.process_groups.get(name)
         process = group.processes.get(name) if group is not None else None
         if group is not None and (process is None or RUNNER not in process.config.command):
-            return FOREIGN
+            return Word.FOREIGN
         self._remember(name, wanted)
         if group is None:
-            return ADDED if wanted is not None and self._supervisord.add_process_group(wanted) else UNCHANGED
+            added = wanted is not None and self._supervisord.add_process_group(wanted)
+            return Word.ADDED if added else Word.UNCHANGED
         if wanted is not None and group.config == wanted:
-            return UNCHANGED
+            return Word.UNCHANGED
         if wanted is not None:
             for config in wanted.process_configs:
                 for field in LIVE:
                     setattr(process.config, field, getattr(config, field))  # type: ignore[union-attr]
             if group.config == wanted:
-                return LIVE_CHANGED
+                return Word.LIVE_CHANGED
         if group.get_unstopped_processes():
-            return STOPPING if process.get_state() == ProcessStates.STOPPING else RUNNING  # type: ignore[union-attr]
+            stopping = process.get_state() == ProcessStates.STOPPING  # type: ignore[union-attr]
+            return Word.STOPPING if stopping else Word.RUNNING
         # In this very turn supervisord still looks at what was there when it began: it must find nothing to start.
         process.config.autostart = process.config.autorestart = False  # type: ignore[union-attr]
         self._supervisord.remove_process_group(name)
         if wanted is None:
-            return REMOVED
+            return Word.REMOVED
         self._supervisord.add_process_group(wanted)
-        return REPLACED
+        return Word.REPLACED
 
     def _remember(self, name: str, wanted: Any | None) -> None:
         """Put a group into what was read last, where 'avail', 'add' and the next comparison look."""

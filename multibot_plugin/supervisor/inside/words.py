@@ -1,9 +1,23 @@
-"""What ``updateBots`` says of a bot: for those who answer, inside supervisord, and those who ask."""
+"""Words that both sides use: those who answer, inside supervisord, and those who ask."""
 
 from __future__ import annotations
 
-ADDED, REPLACED, REMOVED = "added", "replaced", "removed"
-LIVE_CHANGED, UNCHANGED = "live", "unchanged"
-# It changed, but runs: to be stopped first; or is being stopped: ask again.
-RUNNING, STOPPING = "running", "stopping"
-FOREIGN = "foreign"  # a program of that name is somebody else's
+import re
+from enum import StrEnum
+
+# The only part of what supervisor's parser says that cannot hold a value (a bad quote makes it cite a whole
+# environment=).
+WHERE = re.compile(r"in section '([^']{1,100})'(?: \(file: '([^']{1,300})'\))?\s*$")
+
+
+class Word(StrEnum):
+    """What ``updateBots`` says of a bot."""
+
+    ADDED = "added"
+    REPLACED = "replaced"
+    REMOVED = "removed"
+    LIVE_CHANGED = "live"
+    UNCHANGED = "unchanged"
+    RUNNING = "running"  # it changed, but runs: to be stopped first
+    STOPPING = "stopping"  # ask again
+    FOREIGN = "foreign"  # a program of that name is somebody else's

@@ -1,4 +1,4 @@
-"""Which supervisor multibot works in. Loaded inside supervisord, too."""
+"""Which supervisor multibot works in, and how a call is refused. Loaded inside supervisord, too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from supervisor.xmlrpc import RPCError
 
-from multibot_plugin.supervisor.inside.requests import TOO_OLD, Refusal
+from multibot_plugin.supervisor.inside.requests import Refusal
 
 LEAST = "4.3.0"
 
@@ -21,15 +21,21 @@ def too_old(version: str) -> str:
     return f"supervisor {version} is too old, multibot needs {LEAST}"
 
 
+def fault(refusal: Refusal) -> RPCError:
+    """Return what supervisord answers a refused call with."""
+    error = RPCError(refusal.code)
+    error.text = refusal.text  # RPCError itself calls every code of ours UNKNOWN
+    return error
+
+
 class RefusingInterface:
     """What a supervisord in which multibot cannot work gets instead of the methods: each says why there is none.
 
-    ``code`` is one of our faults. supervisord itself goes on: an exception in the factory would end it, and with it
-    every program of its operator.
+    supervisord itself goes on: an exception in the factory would end it, and with it every program of its operator.
     """
 
-    def __init__(self, reason: str, code: int = TOO_OLD) -> None:
-        self._refusal = Refusal(code, reason)
+    def __init__(self, refusal: Refusal) -> None:
+        self._refusal = refusal
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -37,6 +43,4 @@ class RefusingInterface:
         return MethodType(RefusingInterface._refuse, self)
 
     def _refuse(self, *arguments: Any) -> NoReturn:
-        error = RPCError(self._refusal.code)
-        error.text = self._refusal.text  # RPCError itself calls every code of ours UNKNOWN
-        raise error
+        raise fault(self._refusal)
