@@ -475,9 +475,12 @@ def test_an_error_in_the_middle_of_the_stops_is_work_that_somebody_finishes(
     running: Supervisord, left: Callable[[], Applied | None]
 ) -> None:
     bots, rendered = rows("slow-a", "b", env={"A": "1"}), running.home.rendered.parent
+    plan = running.plan(bots)
     with ThreadPoolExecutor(1) as pool, Supervisor.of(running.home) as client:
-        applying = pool.submit(apply, running.home, running.plan(bots), client)
+        applying = pool.submit(apply, running.home, plan, client)
         running.wait_state("STOPPING", "slow-a")
+        new = plan.deployments["b"].digest
+        wait_for(lambda: running.rows()["b"]["digest"] == new, "b replaced, while the slow one still ends")
         rendered.rename(rendered.with_name("away"))
         assert set(applying.result().failed) >= {"slow-a"}
     assert under_way(running.home) == {"slow-a"}
