@@ -1,6 +1,7 @@
-"""One daemon thread that makes one call at a time for an asyncio program, and is left behind when it hangs.
+"""Work beside an asyncio program's loop, and its end.
 
-Not ThreadPoolExecutor: that one joins its threads at exit, so a single hanging call would keep the program alive.
+``Worker``: one daemon thread that makes one call at a time, and is left behind when it hangs. Not ThreadPoolExecutor:
+that one joins its threads at exit, so a single hanging call would keep the program alive.
 """
 
 from __future__ import annotations
@@ -8,11 +9,30 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+_AGAIN_S = 0.2
+
+
+async def ended(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel ``tasks`` until all of them are over; what they raise is dropped.
+
+    Once is not enough: ``asyncio.wait_for`` of Python 3.11, which asyncpg calls, loses a cancellation that comes in the
+    moment in which its call completes or fails (python/cpython#86296), as every connection does when the server dies.
+    """
+    waiting = set(tasks)
+    while waiting:
+        for task in waiting:
+            task.cancel()
+        over, waiting = await asyncio.wait(waiting, timeout=_AGAIN_S)
+        for task in over:
+            if not task.cancelled():
+                task.exception()  # else asyncio complains that nobody asked
 
 
 class TooSlow(Exception):

@@ -273,6 +273,7 @@ def of_directory(directory: Path) -> list[psutil.Process]:
 def leave_nothing(directory: Path) -> None:
     """Kill what a failed test left, remove its files, and fail if there was something to kill."""
     left = of_directory(directory)
+    told = [picture_of(p) for p in left]
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.send_signal(signal.SIGKILL)
@@ -282,7 +283,16 @@ def leave_nothing(directory: Path) -> None:
     if os.geteuid() == 0:
         forget(directory)
     shutil.rmtree(directory)
-    assert not left, f"left behind: {left}"
+    assert not left, f"left behind: {told}"
+
+
+def picture_of(process: psutil.Process) -> str:
+    """Return who a process is and what it waits in, for the message of a failed test."""
+    with contextlib.suppress(OSError, psutil.Error):
+        waits = Path(f"/proc/{process.pid}/wchan").read_text()
+        blocked = [line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "Sig" in line]
+        return f"{process} child of {process.ppid()}, in {waits or '?'}: {process.cmdline()} {blocked}"
+    return f"{process} (gone)"
 
 
 def registered(system: System, name: str) -> str:

@@ -19,6 +19,7 @@ from multibot_plugin.errors import MultibotError
 from multibot_plugin.health.states import Alert
 from multibot_plugin.plugins import SendFailed
 from multibot_plugin.shapes import build
+from multibot_plugin.workers import ended
 from multibot_runner.protocol import BadFile, decode_object, read_file, replace_file
 
 KEPT_S = 86400.0
@@ -134,9 +135,7 @@ class Outbox:
 
     async def close(self) -> None:
         """Stop delivering; what waits stays on the disk."""
-        for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await ended(self._tasks.values())
 
     def _write(self, path: Path, data: bytes) -> OSError | None:
         """Write a file; return why that cannot be done."""

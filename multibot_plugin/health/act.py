@@ -18,7 +18,7 @@ from multibot_plugin.health.recovery import Decision
 from multibot_plugin.health.rules import Contrary, Fleet, Row, contradiction, in_motion, is_wish, read_fleet, watch
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
 from multibot_plugin.plugins import describe
-from multibot_plugin.workers import Worker
+from multibot_plugin.workers import Worker, ended
 from multibot_runner.protocol import PROGRAM_PREFIX
 
 OUTSIDE = "supervisorctl"  # also its web page and other tools: all that is known is that it was not multibot
@@ -109,10 +109,7 @@ class Hands:
 
     async def close(self) -> None:
         """Cancel the tasks; a restart under way is finished by the next monitor."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(self._tasks.values())
 
     def _begin(self, bot: str, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name=f"act on {bot}")

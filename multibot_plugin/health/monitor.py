@@ -45,7 +45,7 @@ from multibot_plugin.plugins import Answer, Plugins, describe
 from multibot_plugin.settings import Settings, load
 from multibot_plugin.supervisor.client import Supervisor as Client
 from multibot_plugin.supervisor.parent import sender
-from multibot_plugin.workers import Worker
+from multibot_plugin.workers import Worker, ended
 from multibot_runner.protocol import replace_file
 
 RPC_TIMEOUT_S = 15.0
@@ -308,9 +308,7 @@ async def _run_under(home: Home, settings: Settings, signature: object, wake: as
     try:
         await _tick_on(monitor, signature, wake)
     finally:
-        replaying.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await replaying
+        await ended([replaying])
         await monitor.close()
 
 

@@ -35,6 +35,7 @@ from multibot_plugin.supervisor.inside.requests import (
     inbox,
     results,
 )
+from multibot_plugin.workers import ended
 from multibot_runner.protocol import BOT_ID, FILE_CAP, BadFile, decode_object, read_file, replace_file
 from multibot_runner.redact import redact
 
@@ -101,10 +102,7 @@ class Executor:
 
     async def close(self) -> None:
         """Cut off what is being carried out."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await ended(self._tasks.values())
 
     def _admit(self, path: Path) -> None:
         try:

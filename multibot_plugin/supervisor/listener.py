@@ -286,17 +286,22 @@ def main() -> int:
 
 
 async def _serve_and_leave(home: Home, stdin: int, stdout: int) -> None:
-    code = 0
+    code = 1
     # Not asyncio's: it is heard also while the loop is busy.
     signal.signal(signal.SIGTERM, lambda number, frame: _leave_as_asked(home))
     try:
         await serve(home, stdin, stdout)
+        code = 0
     except BrokenProtocol as error:
         _log.error("supervisord's protocol is broken (%s): beginning anew", error)
-        code = 1
-    # At once, whatever a plugin's thread or a task is doing: all that counts is on the disk at any moment.
-    sys.stderr.flush()
-    os._exit(code)
+    except Exception:
+        _log.exception("the listener failed: beginning anew")
+    finally:
+        # At once, whatever a plugin's thread or a task is doing: all that counts is on the disk at any moment. The log
+        # is a pipe to supervisord, which may be dead: an error there would leave asyncio waiting for every task.
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(code)
 
 
 if __name__ == "__main__":

@@ -220,6 +220,36 @@ def test_the_end_of_supervisord_ends_it_and_is_recorded_unless_it_was_announced(
     assert [e for e in listener.journalled() if e.door == "listener"] == []
 
 
+NEVER_ENDS = """
+import asyncio, sys
+from multibot_plugin.supervisor import listener
+async def serve(home, stdin, stdout):
+    async def stay():
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                pass
+    listener.kept = asyncio.create_task(stay())
+    await asyncio.sleep(0)
+    print("supervisord died", file=sys.stderr)
+listener.serve = serve
+asyncio.run(listener._serve_and_leave(None, 0, 1))
+"""
+
+
+def test_neither_a_log_that_nobody_reads_nor_a_task_keeps_it_alive() -> None:
+    """Its log is a pipe to supervisord: after the death of that one nothing can be written any more."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.Popen([sys.executable, "-c", NEVER_ENDS], stderr=writing)
+    os.close(writing)
+    try:
+        assert process.wait(PATIENCE_S) in (0, 1)
+    finally:
+        process.kill()
+
+
 def test_supervisord_killed_in_the_middle_of_an_event_ends_it(begin: Callable[..., Listener]) -> None:
     listener = begin()
     listener.write(b"ver:3.0 serial:1 poolserial:0 eventname:TICK_5 len:100\nhalf")

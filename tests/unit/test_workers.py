@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from watched import until
 
-from multibot_plugin.workers import StillBusy, TooSlow, Worker
+from multibot_plugin.workers import StillBusy, TooSlow, Worker, ended
 
 
 async def once_free(worker: Worker, function: Callable[[], str]) -> str:
@@ -89,3 +89,26 @@ def test_a_thread_outlives_its_loop_without_a_word() -> None:
     assert worker._thread is not None
     worker._thread.join(5)
     assert not worker._thread.is_alive()
+
+
+async def test_a_task_that_loses_a_cancellation_is_ended_all_the_same() -> None:
+    lost = []
+
+    async def loses_one() -> None:
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if lost:
+                    raise
+                lost.append("one")
+
+    async def fails() -> None:
+        raise RuntimeError("on its own")
+
+    tasks = [asyncio.create_task(loses_one()), asyncio.create_task(fails())]
+    await asyncio.sleep(0)
+    async with asyncio.timeout(20):
+        await ended(tasks)
+    assert [task.done() for task in tasks] == [True, True]
+    assert lost == ["one"]
