@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from multibot_plugin.errors import BadValue, did_you_mean
+from multibot_runner.protocol import RECEIVES
 
 Scope = Literal["fleet", "bot", "both"]
 Applies = Literal["restart", "live", "monitor", "new", "installation"]
@@ -170,12 +171,25 @@ def _variable(raw: Any) -> str:
     return text
 
 
+def _public_url(raw: Any) -> str:
+    return _url(raw) if raw != "" else ""
+
+
+def _choice(*words: str) -> Kind:
+    def read(raw: Any) -> str:
+        if raw not in words:
+            raise ValueError(raw)
+        return str(raw)
+
+    return Kind("choice", read, _plain, f"one of {', '.join(words)}")
+
+
 def _plain(value: Any) -> str:
     return str(value)
 
 
 def _show_seconds(value: float) -> str:
-    return f"{value:g}s"
+    return f"{value:.10g}s"
 
 
 SIZE = Kind("size", _size, show_size, "a size (like 256MB)")
@@ -185,6 +199,7 @@ TEXT = Kind("text", _text, _plain, "one line of text")
 CHAT = Kind("chat", _chat, _plain, "a chat id (a number, or @name of a channel)")
 PATH = Kind("path", _path, _plain, "an absolute path")
 URL = Kind("url", _url, _plain, "an http(s) URL without a query")
+PUBLIC_URL = Kind("url", _public_url, _plain, "an http(s) URL without a query")
 DATABASE_URL = Kind("database url", _database_url, _plain, "a postgresql:// URL")
 UID_RANGE = Kind("uid range", _uid_range, _plain, "a range of user ids (like 70000-99999)")
 VARIABLE = Kind("variable", _variable, _plain, "a name of an environment variable")
@@ -213,6 +228,27 @@ SETTINGS: tuple[Setting, ...] = (
             least=1.0, most=50.0),
     Setting("backoff_max_s", SECONDS, 300.0, "both", "restart",
             "longest wait before a bot that keeps dying starts again", least=1.0, most=86400.0),
+    Setting("backoff_reset_s", SECONDS, 600.0, "both", "restart",
+            "a run that worked for longer is forgiven all deaths before it", least=1.0, most=_WEEK_S),
+    # No more runs than that are remembered (multibot_runner.protocol).
+    Setting("quarantine_after", COUNT, 10, "both", "restart",
+            "deaths in a row after which a bot is quarantined; 0: never", most=40),
+    Setting("quarantine_retry_s", SECONDS, 3600.0, "both", "restart",
+            "how long a quarantined bot waits until it is tried again; 0: until somebody starts it", most=_WEEK_S),
+    Setting("restart", _choice("always", "on-failure", "never"), "always", "both", "restart",
+            "when a bot that ended by itself is started again; on-failure: not after exit code 0"),
+    Setting("watchdog_s", SECONDS, 0.0, "both", "restart",
+            "command bots: frozen without WATCHDOG=1 (sd_notify) for so long; 0: no watchdog", most=86400.0),
+    Setting("log_format", _choice("stamped", "plain", "json"), "stamped", "both", "restart",
+            "how a line stands in the bot's log: after its time, as it was written, or as an object"),
+    Setting("log_max_size", SIZE, 10 * 1024**2, "both", "restart", "size at which a bot's log is rotated",
+            least=64 * 1024, most=_PETABYTE),
+    Setting("log_backups", COUNT, 3, "both", "restart", "rotated logs that are kept of a bot", most=100),
+    Setting("log_keep_s", SECONDS, 0.0, "both", "live", "rotated logs older than that are removed; 0: never",
+            most=10 * 366 * 86400.0),
+    Setting("log_rate", SIZE, 256 * 1024, "both", "restart",
+            "what a bot may log in a second, over some seconds; more is dropped and told; 0: no limit",
+            least=1024, most=_PETABYTE),
     Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together",
             least=1.0, most=86400.0),
     # No more runs than that are remembered (multibot_runner.protocol).
@@ -224,6 +260,8 @@ SETTINGS: tuple[Setting, ...] = (
             "build bots: event loop silent for so long: frozen", least=10.0, most=_WEEK_S),
     Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll", most=_WEEK_S),
     # Python alone needs 10 MB; "100" is somebody's 100MB.
+    Setting("slow_after_s", SECONDS, 60.0, "both", "live",
+            "an update that is not handled for so long: slow; 0: never", most=_WEEK_S),
     Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0: none",
             least=16 * 1024**2, most=_PETABYTE),
     Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning", most=100),
@@ -233,6 +271,14 @@ SETTINGS: tuple[Setting, ...] = (
             "how long the limit must be passed before anything happens", most=_WEEK_S),
     Setting("restart_budget", COUNT, 3, "both", "live",
             "restarts by the monitor per bot and hour; then it only alerts", most=1000),
+    Setting("receives", _choice(*RECEIVES), "auto", "bot", "restart",
+            "how updates reach the bot (nothing: it only sends); auto: polling for build, else what its calls show"),
+    Setting("port", COUNT, 0, "bot", "restart",
+            "port that a bot listens on, told it as PORT; no two bots may have the same; 0: none", most=65535),
+    Setting("webhook_url", PUBLIC_URL, "", "bot", "restart",
+            "build bots that receive by webhook: the public URL that Telegram sends to"),
+    Setting("webhook_listen", TEXT, "127.0.0.1", "bot", "restart",
+            "build bots that receive by webhook: the address to listen on"),
     Setting("token_var", VARIABLE, "BOT_TOKEN", "bot", "restart",
             "environment variable in which a script or command finds its token"),
     Setting("user", TEXT, "", "bot", "restart", "root installs: account to run as instead of a uid of its own"),

@@ -22,8 +22,11 @@ PROGRAM_PREFIX = "bot-"
 TOKEN = re.compile(r"\d{3,12}:[A-Za-z0-9_-]{30,64}")
 
 FORMS = ("build", "script", "command")  # how a bot is launched
+RECEIVES = ("auto", "polling", "webhook", "nothing")  # how updates reach it
 
-EXIT_FINAL = 78  # EX_CONFIG: a restart cannot help; the only code in supervisord's ``exitcodes``
+# The two codes in supervisord's ``exitcodes``, after which it does not start a bot again.
+EXIT_FINAL = 78  # EX_CONFIG: a restart cannot help
+EXIT_FINISHED = 79  # ended by itself, and ``restart`` says that this is well
 EXIT_NOT_NOW = 75  # EX_TEMPFAIL: not now, no crash
 FINAL_NOT_BEFORE_S = 1.5  # an exit within startsecs is BACKOFF for supervisord, whatever the code
 
@@ -40,7 +43,13 @@ STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED = (
 )
 KILLED = "killed (SIGKILL or crash of the interpreter)"  # what is said of a run that died without a word
 # What a runner is doing (``Heartbeat.phase``).
-LOCKED_OUT, BACKING_OFF, RUNNING, STOPPING = "locked-out", "backing-off", "running", "stopping"
+LOCKED_OUT, BACKING_OFF, QUARANTINED, RUNNING, STOPPING = (
+    "locked-out",
+    "backing-off",
+    "quarantined",
+    "running",
+    "stopping",
+)
 
 FILE_CAP = 256 * 1024  # of every file that is read here, unless its reader says otherwise
 STATUS_CAP = 16 * 1024 * 1024  # of the monitor's status.json
@@ -124,6 +133,20 @@ class RunnerSettings:
     stop_wait_s: float
     poll_timeout_s: float
     backoff_max_s: float
+    # What a file of an older multibot does not hold is as it was without the setting: an upgrade stops no bot.
+    backoff_reset_s: float = 600.0
+    quarantine_after: int = 0
+    quarantine_retry_s: float = 3600.0
+    restart: str = "always"  # or on-failure, never
+    receives: str = "auto"  # one of RECEIVES
+    port: int = 0
+    webhook_url: str = ""
+    webhook_listen: str = "127.0.0.1"
+    watchdog_s: float = 0.0
+    log_format: str = "plain"  # or stamped, json
+    log_max_size: int = 10 * 1024**2  # this and the next are supervisord's business
+    log_backups: int = 3
+    log_rate: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +156,13 @@ class Heartbeat:
     ``loop_mono``: last beat of the event loop, None where the launch form has none that we can see.
     ``poll_*``: the bot's getUpdates calls; ``poll_code`` is the HTTP status of the last failed one, None after a
     success; ``poll_timeout_s`` is the ``timeout`` parameter of the last call. ``polling_seen``: whether this launch
-    form's polls can be seen at all (a command bot's cannot). ``until_mono``: the end of a backoff.
+    form's polls can be seen at all (a command bot's cannot). ``until_mono``: the end of a backoff or a quarantine.
+    ``flood_until_mono``: until when Telegram (429) wants no poll. ``update_*``: updates that arrived, by poll or
+    webhook.
+    ``handlers_seen``: whether the bot's handlers can be seen; ``oldest_update_mono`` is when the oldest update arrived
+    that is not handled yet (None: none waits), ``handler_latency_s`` how long the last handled one took from its
+    arrival. ``sent_*``: the bot's send calls that succeeded. ``ready_mono``, ``watchdog_*``, ``status``: what a command
+    said by sd_notify; ``watchdog_s`` is within what time it has to speak again (None: it has no watchdog).
     """
 
     pid: int
@@ -150,6 +179,18 @@ class Heartbeat:
     update_mono: Optional[float] = None
     update_count: int = 0
     until_mono: Optional[float] = None
+    flood_until_mono: Optional[float] = None
+    handlers_seen: bool = False
+    oldest_update_mono: Optional[float] = None
+    handled_count: int = 0
+    handler_errors: int = 0
+    handler_latency_s: Optional[float] = None
+    sent_mono: Optional[float] = None
+    sent_count: int = 0
+    ready_mono: Optional[float] = None
+    watchdog_mono: Optional[float] = None
+    watchdog_s: Optional[float] = None
+    status: str = ""
 
 
 @dataclass(frozen=True)
@@ -165,7 +206,10 @@ class Exit:
 
 @dataclass(frozen=True)
 class Run:
-    """One start. ``exit`` None and not ``stopping``: it died without a word, or is still running."""
+    """One start. ``exit`` None and not ``stopping``: it died without a word, or is still running.
+
+    ``waited_s``: how long it waited before it ran the bot's code (a backoff, a quarantine).
+    """
 
     started_at: float
     start_mono: float
@@ -173,6 +217,7 @@ class Run:
     digest: str
     stopping: bool = False
     exit: Optional[Exit] = None
+    waited_s: float = 0.0
 
     @property
     def died(self) -> bool:
@@ -335,14 +380,15 @@ def read_file(path: Path, cap: int = FILE_CAP) -> bytes:
 
 
 def lifecycle(statename: str, exit_code: int, phase: Optional[str]) -> str:
-    """Return a bot's lifecycle state: stopped, starting, running, backing-off, quarantined or stopping.
+    """Return a bot's lifecycle state: stopped, starting, running, backing-off, quarantined, finished or stopping.
 
     ``statename`` is supervisord's (``FATAL`` ...), ``exit_code`` that of the last process, ``phase`` the runner's
     (None: not known, or of another process).
     """
     if statename == "RUNNING":
-        return {LOCKED_OUT: "starting", BACKING_OFF: "backing-off"}.get(phase or "", "running")
+        waits = {LOCKED_OUT: "starting", BACKING_OFF: "backing-off", QUARANTINED: "quarantined"}
+        return waits.get(phase or "", "running")
     if statename == "EXITED":
-        return "quarantined" if exit_code == EXIT_FINAL else "backing-off"
+        return {EXIT_FINAL: "quarantined", EXIT_FINISHED: "finished"}.get(exit_code, "backing-off")
     table = {"STOPPED": "stopped", "STARTING": "starting", "BACKOFF": "backing-off", "STOPPING": "stopping"}
     return table.get(statename, "quarantined")

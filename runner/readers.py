@@ -9,6 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from multibot_runner.protocol import (
     FORMS,
+    RECEIVES,
     BadFile,
     BotPaths,
     Heartbeat,
@@ -41,11 +42,11 @@ def read_runs(paths: BotPaths) -> Tuple[Run, ...]:
 
 
 def read_live(paths: BotPaths) -> Tuple[str, Dict[str, Any]]:
-    """Return the launch form (UNKNOWN where the file does not tell) and the numbers among the live settings."""
+    """Return the launch form (UNKNOWN where the file does not tell), and numbers and words of the live settings."""
     try:
         live = decode_object(read_file(paths.live))
     except BadFile:
         return UNKNOWN, {}
     launch = live.pop("launch", None)
-    numbers = {name: value for name, value in live.items() if is_number(value, _LARGEST_SETTING)}
-    return launch if launch in FORMS else UNKNOWN, numbers
+    plain = {k: v for k, v in live.items() if is_number(v, _LARGEST_SETTING) or (k == "receives" and v in RECEIVES)}
+    return launch if launch in FORMS else UNKNOWN, plain

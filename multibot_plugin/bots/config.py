@@ -123,7 +123,9 @@ def deploy(config: BotConfig, fleet: Settings, key: bytes) -> Deployment:
     Raises BadValue for more than the runner would read.
     """
     values = fleet.for_bot(config.settings)
-    live = {"launch": config.launch} | {s.name: values[s.name] for s in BOT_SETTINGS if s.applies == "live"}
+    live = {"launch": config.launch, "receives": values["receives"]} | {
+        s.name: values[s.name] for s in BOT_SETTINGS if s.applies == "live"
+    }
     restart = {s.name: values[s.name] for s in BOT_SETTINGS if s.applies == "restart"}
     settings = RunnerSettings(bot=config.id, launch=config.launch, target=config.target, env=dict(config.env),
                               uid=config.uid, **restart)  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import jinja2
@@ -23,6 +23,7 @@ _QUOTED_PATH = re.compile(r"/[A-Za-z0-9_./:+=,@~ -]*")
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 
 _HEADER = re.compile(r"^\[(?P<name>[^]\n]*)\][^\n]*$", re.MULTILINE)
+_LOG = {"log_max_size": "stdout_logfile_maxbytes", "log_backups": "stdout_logfile_backups"}
 _AUTOSTART = re.compile(r"^autostart=(true|false)$", re.MULTILINE)
 
 
@@ -30,6 +31,7 @@ _AUTOSTART = re.compile(r"^autostart=(true|false)$", re.MULTILINE)
 class Section:
     """What a bot's section says. ``stop_wait_s``: whole seconds from SIGTERM to supervisord's SIGKILL.
 
+    ``log_max_size`` (bytes) and ``log_backups`` are supervisord's numbers for the rotation of its log.
     ``text`` is the section as it stands in the file (empty for one not rendered yet); it takes no part in comparisons.
     """
 
@@ -38,6 +40,8 @@ class Section:
     autostart: bool
     stop_wait_s: int
     text: str = field(default="", compare=False)
+    log_max_size: int = 10 * 1024**2
+    log_backups: int = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class RenderedFile:
 def section_of(deployment: Deployment) -> Section:
     """Return what the section of ``deployment`` has to say."""
     wait = math.ceil(deployment.settings.stop_wait_s) + _STOP_MARGIN_S
-    return Section(deployment.id, deployment.digest, deployment.autostart, wait)
+    size, backups = deployment.settings.log_max_size, deployment.settings.log_backups
+    return Section(deployment.id, deployment.digest, deployment.autostart, wait, "", size, backups)
 
 
 def render(
@@ -99,8 +104,9 @@ def _check(section: Section) -> None:
         raise BadValue(f"bot {section.id!r}: not an id")
     if not isinstance(section.digest, str) or not _DIGEST.fullmatch(section.digest):
         raise BadValue(f"bot {section.id!r}: its digest is not 16 hexadecimal digits")
-    if type(section.autostart) is not bool or type(section.stop_wait_s) is not int or section.stop_wait_s < 0:
-        raise BadValue(f"bot {section.id!r}: autostart or stop_wait_s cannot be written into a section")
+    numbers = (section.stop_wait_s, section.log_max_size, section.log_backups)
+    if type(section.autostart) is not bool or any(type(number) is not int or number < 0 for number in numbers):
+        raise BadValue(f"bot {section.id!r}: autostart or a number cannot be written into a section")
 
 
 def read_rendered(text: str) -> dict[str, Section]:
@@ -150,7 +156,11 @@ def _read(bot: str, body: str) -> Section | None:
         and wait.isdecimal()
         and autostart in ("true", "false")
     )
-    return Section(bot, words[-1], autostart == "true", int(wait), body) if whole else None
+    if not whole:
+        return None
+    found = Section(bot, words[-1], autostart == "true", int(wait), body)
+    log = {name: int(options[option]) for name, option in _LOG.items() if options.get(option, "").isdecimal()}
+    return replace(found, **log)
 
 
 def _options(body: str) -> Mapping[str, str]:

@@ -24,7 +24,7 @@ from multibot_runner.readers import UNKNOWN, read_heartbeat, read_live, read_run
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 _ESTABLISHED = "01"
 _log = logging.getLogger("multibot.monitor")
-DEFAULTS: Mapping[str, Any] = {s.name: s.default for s in BOT_SETTINGS if s.applies == "live"}
+DEFAULTS: Mapping[str, Any] = {s.name: s.default for s in BOT_SETTINGS if s.applies == "live"} | {"receives": "auto"}
 
 
 class Supervisor(Protocol):

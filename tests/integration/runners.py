@@ -157,7 +157,9 @@ class Place:
         defaults = RunnerSettings(
             bot=bot.id, launch=launch, target=target, token_var="BOT_TOKEN", env={}, env_file="", workdir="",
             python="", uid=bot.uid, user="", bot_api_url="http://127.0.0.1:9", stop_wait_s=5.0, poll_timeout_s=5.0,
-            backoff_max_s=300.0,
+            backoff_max_s=300.0, backoff_reset_s=600.0, quarantine_after=10, quarantine_retry_s=3600.0,
+            restart="always", receives="auto", port=0, webhook_url="", webhook_listen="127.0.0.1", watchdog_s=0.0,
+            log_format="plain", log_max_size=10 * 1024**2, log_backups=3, log_rate=0,
         )  # fmt: skip
         settings = RunnerSettings(**{**asdict(defaults), **wish})
         bot.paths.state_dir.mkdir(exist_ok=True)

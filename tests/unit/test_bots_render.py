@@ -32,7 +32,7 @@ GOLDEN = """\
 command="/opt/multi bot/bin/python" -P -m multibot_runner echo 0123456789abcdef
 autostart=true
 autorestart=unexpected
-exitcodes=78
+exitcodes=78,79
 startsecs=1
 startretries=100000
 stopsignal=TERM
@@ -41,14 +41,14 @@ stopasgroup=false
 killasgroup=true
 redirect_stderr=true
 stdout_logfile=/tmp/bot-echo.log
-stdout_logfile_maxbytes=10MB
+stdout_logfile_maxbytes=10485760
 stdout_logfile_backups=3
 
 [program:bot-kept]
 command="/opt/multi bot/bin/python" -P -m multibot_runner kept fedcba9876543210
 autostart=false
 autorestart=unexpected
-exitcodes=78
+exitcodes=78,79
 startsecs=1
 startretries=100000
 stopsignal=TERM
@@ -57,7 +57,7 @@ stopasgroup=false
 killasgroup=true
 redirect_stderr=true
 stdout_logfile=/tmp/bot-kept.log
-stdout_logfile_maxbytes=10MB
+stdout_logfile_maxbytes=10485760
 stdout_logfile_backups=3
 """
 
