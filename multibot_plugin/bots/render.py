@@ -23,7 +23,6 @@ _QUOTED_PATH = re.compile(r"/[A-Za-z0-9_./:+=,@~ -]*")
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 
 _HEADER = re.compile(r"^\[(?P<name>[^]\n]*)\][^\n]*$", re.MULTILINE)
-_LOG = {"log_max_size": "stdout_logfile_maxbytes", "log_backups": "stdout_logfile_backups"}
 _AUTOSTART = re.compile(r"^autostart=(true|false)$", re.MULTILINE)
 
 
@@ -159,8 +158,10 @@ def _read(bot: str, body: str) -> Section | None:
     if not whole:
         return None
     found = Section(bot, words[-1], autostart == "true", int(wait), body)
-    log = {name: int(options[option]) for name, option in _LOG.items() if options.get(option, "").isdecimal()}
-    return replace(found, **log)
+    size, backups = (options.get(f"stdout_logfile_{name}", "") for name in ("maxbytes", "backups"))
+    if size.isdecimal() and backups.isdecimal():  # else what an older multibot wrote: 10MB
+        found = replace(found, log_max_size=int(size), log_backups=int(backups))
+    return found
 
 
 def _options(body: str) -> Mapping[str, str]:
