@@ -118,7 +118,7 @@ def test_polls_and_updates_are_stamped(place: Place, sandbox: Sandbox, form: str
     heartbeat = bot.phase(process, RUNNING)
     assert heartbeat.polling_seen
     assert heartbeat.poll_timeout_s == (5.0 if form == "build" else 4.0)
-    assert (heartbeat.loop_mono is not None) == (form == "build")
+    assert heartbeat.loop_mono is not None
     assert heartbeat.poll_code is None
     sandbox.fault(bot.token, status=409)
     wait_for(lambda: bot.heartbeat and bot.heartbeat.poll_code == 409, "the conflict in the heartbeat")
@@ -367,7 +367,9 @@ def test_the_environment_is_the_inherited_one_and_what_the_bot_wants(place: Plac
     ("source", "text"),
     [
         ("def build(builder): return builder", "must return the Application (builder.build()), it returned Applic"),
-        ("async def build(builder): return builder.build()", "must return the Application (builder.build()), it ret"),
+        ("async def build(builder): return builder.build()", "is an async function: make it a plain one"),
+        ("def build(builder): builder.build().run_polling()", "runs the bot itself: leave run_polling() out"),
+        ("def build(builder): return builder.bot(None).build()", "`bot` may only be set, if no token was set. (the b"),
         ("def other(builder): pass", "has no function 'build'"),
         (f"def build(builder): return builder.token('123456:{'B' * 35}').build()", "sets another token"),
         ("def build(builder): return builder.updater(None).build()", "without an Updater"),

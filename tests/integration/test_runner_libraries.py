@@ -141,17 +141,19 @@ def test_updates_and_handlers_are_seen(place: Place, sandbox: Sandbox, library: 
 def test_what_becomes_of_polls_is_seen(place: Place, sandbox: Sandbox, library: str) -> None:
     bot = make(place, sandbox, SCRIPTS[library])
     bot.start()
-    first = shows(bot, poll_success_mono=some)
+    shows(bot, poll_start_mono=some)
     sandbox.fault(bot.token, status=409, times=1)
     shows(bot, poll_code=409)
+    sandbox.say(bot.token, "hello")  # else the next poll is held
     shows(bot, poll_code=None)
     sandbox.fault(bot.token, status=429, retry_after=1, times=1)
     flooded = shows(bot, poll_code=429, flood_until_mono=some)
     assert flooded.poll_failure_mono is not None
     assert flooded.flood_until_mono == pytest.approx(flooded.poll_failure_mono + 1)
+    sandbox.say(bot.token, "hello")
     shows(bot, poll_code=None, flood_until_mono=None)
-    sandbox.fault(bot.token, drop=True, times=1)
-    shows(bot, poll_failure_mono=lambda at: at != flooded.poll_failure_mono and at != first.poll_failure_mono)
+    sandbox.fault(bot.token, drop=True, times=2)  # aiohttp makes up for one
+    shows(bot, poll_failure_mono=lambda at: at not in (None, flooded.poll_failure_mono))
     sandbox.revoke(bot.token)
     shows(bot, poll_code=401)
     assert bot.token not in bot.log
@@ -162,7 +164,7 @@ def test_a_token_refused_at_the_start_is_final_or_told(place: Place, sandbox: Sa
     bot = make(place, sandbox, SCRIPTS[library])
     sandbox.revoke(bot.token)
     process = bot.start()
-    if library == "telebot":  # it asks for ever
+    if "telebot" in library:  # it asks for ever
         shows(bot, poll_code=401)
         return
     assert process.wait(30) == 78
