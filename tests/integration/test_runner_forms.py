@@ -369,10 +369,11 @@ def test_the_environment_is_the_inherited_one_and_what_the_bot_wants(place: Plac
         ("def build(builder): return builder", "must return the Application (builder.build()), it returned Applic"),
         ("async def build(builder): return builder.build()", "is an async function: make it a plain one"),
         ("def build(builder): builder.build().run_polling()", "runs the bot itself: leave run_polling() out"),
-        ("def build(builder): return builder.bot(None).build()", "`bot` may only be set, if no token was set. (the b"),
+        ("def build(builder): return builder.bot(None).build()", "was set. (token and server are set by multibot)"),
         ("def other(builder): pass", "has no function 'build'"),
         (f"def build(builder): return builder.token('123456:{'B' * 35}').build()", "sets another token"),
         ("def build(builder): return builder.updater(None).build()", "without an Updater"),
+        ("def register(application): return 1", "has no function 'build'"),
     ],
 )
 def test_the_traps_of_a_build_function_are_named(place: Place, source: str, text: str) -> None:
