@@ -1,4 +1,4 @@
-"""What the runner makes of calls, updates and loops; the libraries themselves: tests/integration/test_runner_libraries."""
+"""What the runner makes of calls, updates and loops; with the libraries: integration/test_runner_libraries.py."""
 
 from __future__ import annotations
 
@@ -236,7 +236,12 @@ def test_a_telebots_updates_are_handled_when_the_last_thread_is_done(recorder: R
     bot._handle_exception(ValueError())  # of a poll
     bot.tasks[0]()
     assert (recorder.heartbeat.handled_count, recorder.heartbeat.handler_errors) == (0, 0)
-    thread = threading.Thread(target=lambda: pytest.raises(ValueError, bot.tasks[1]))
+
+    def failing() -> None:
+        with pytest.raises(ValueError, match=r"^$"):
+            bot.tasks[1]()
+
+    thread = threading.Thread(target=failing)
     thread.start()
     thread.join()
     assert (recorder.heartbeat.handled_count, recorder.heartbeat.handler_errors) == (2, 1)
