@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Callable, List
 
-from multibot_runner import outcome, polls, script
+from multibot_runner import outcome, polls, script, setup_logger
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import BotPaths, Exit, RunnerSettings
@@ -69,7 +69,7 @@ def _build(launch: Launch) -> Any:
     builder = Application.builder().token(launch.token).base_url(f"{url}/bot").base_file_url(f"{url}/file/bot")
     arguments: List[Any] = [builder]
     if _takes_context(function):
-        logger = logging.getLogger(launch.settings.bot)
+        logger = setup_logger(launch.settings.bot)
         arguments.append(BotContext(launch.settings.bot, launch.settings, logger, launch.paths))
     application = function(*arguments)
     if inspect.iscoroutine(application):
@@ -136,7 +136,7 @@ def _takes_context(function: Callable[..., Any]) -> bool:
 
 def _poll(application: Any, launch: Launch, recorder: Recorder, watch: polls.PollWatch) -> None:
     if not logging.root.handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        setup_logger("")
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
 
