@@ -163,7 +163,7 @@ class Follower:
         """Return the lines that were finished since the last call."""
         data = self._rest + self._read()
         if self._moved():
-            data += self._read()
+            data += self._read() + self._between()
             if self._file:
                 self._file.close()
             with suppress(FileNotFoundError):
@@ -180,6 +180,20 @@ class Follower:
 
     def _read(self) -> bytes:
         return self._file.read() if self._file else b""
+
+    def _between(self) -> bytes:
+        """Return what was written after this file and rotated away already."""
+        if self._file is None:
+            return b""
+        here, found, number = os.fstat(self._file.fileno()), b"", 1
+        with suppress(FileNotFoundError):
+            while True:
+                with self._path.with_name(f"{self._path.name}.{number}").open("rb") as file:
+                    info = os.fstat(file.fileno())
+                    if (info.st_dev, info.st_ino) == (here.st_dev, here.st_ino) or info.st_mtime_ns < here.st_mtime_ns:
+                        break
+                    found, number = file.read() + found, number + 1
+        return found
 
     def _moved(self) -> bool:
         """Whether the path is another file now, or this one was cut."""

@@ -136,6 +136,26 @@ def test_a_follower_survives_rotation_truncation_and_absence(log: Path) -> None:
         assert [*follower.lines(), *follower.lines()] == [b"cut"]
 
 
+def test_a_follower_finds_what_was_rotated_away_more_than_once_but_nothing_old(log: Path) -> None:
+    file, first, second, third = log / "bot-a.log", *(log / f"bot-a.log.{n}" for n in (1, 2, 3))
+    file.write_text("0\n")
+    first.write_text("old\n")
+    os.utime(first, (1000, 1000))
+    with Follower(file) as follower, file.open("a") as out:
+        out.write("1\n")
+        out.flush()
+        for text in ("2\n", "3\n"):
+            for older, newer in ((third, second), (second, first), (first, file)):
+                if newer.exists():
+                    newer.rename(older)
+            file.write_text(text)
+        assert follower.lines() == [b"1", b"2", b"3"]
+        file.unlink()
+        file.write_text("4\n")
+        os.utime(first, (1000, 1000))
+        assert follower.lines() == [b"4"]
+
+
 def test_a_line_without_an_end_is_shown_in_pieces(log: Path) -> None:
     file = log / "bot-a.log"
     with Follower(file) as follower, file.open("ab") as out:
