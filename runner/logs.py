@@ -192,6 +192,11 @@ def write(stream: str, data: bytes) -> None:
 def release() -> None:
     """Write out what is held back, at exit or before an end that runs no exit handlers."""
     _flush()
+    let_go()
+
+
+def let_go() -> None:
+    """Write out what got as far as here, before an end that flushes nothing (``os._exit``)."""
     with contextlib.suppress(OSError):
         _writer.release()
 

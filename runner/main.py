@@ -228,6 +228,7 @@ def _record_sudden_exit(recorder: Recorder) -> None:
         if isinstance(status, int):
             code = status & 0xFF
             recorder.finish(outcome.stopped(code) if recorder.stopping else outcome.ended(code))
+        logs.let_go()
         leave(status)
 
     os._exit = _exit

@@ -103,6 +103,40 @@ def test_a_forked_child_writes_lines_of_its_own(place: Place) -> None:
     assert [bare(line) for line in bot.log.splitlines()][1:3] == ["child", "2026 parent"]
 
 
+def test_what_is_held_is_written_before_a_sudden_end_and_only_by_who_wrote_it(place: Place) -> None:
+    source = """
+        import os
+        print("2026", end="", flush=True)
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+        os._exit(0)
+    """
+    for form in ("stamped", "json"):
+        bot = place.script(source, log_format=form)
+        bot.run_to_end()
+        assert bot.log.count("2026") == 1 + len(re.findall("(?m)^(?:{.at.: .)?2026-", bot.log))
+
+
+def test_lines_of_many_threads_stay_whole(place: Place) -> None:
+    bot = place.script(
+        """
+        import sys, threading
+        def write(name):
+            for n in range(300):
+                sys.stdout.write(f"{name} {n} {'x' * 50}\\n")
+                sys.stderr.write(f"{name} {n} {'y' * 50}\\n")
+        threads = [threading.Thread(target=write, args=(name,)) for name in "abcd"]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        """,
+        log_format="stamped",
+    )
+    bot.run_to_end()
+    lines = [bare(line) for line in bot.log.splitlines()]
+    assert sorted(lines[:2400]) == sorted(f"{t} {n} {c * 50}" for t in "abcd" for n in range(300) for c in "xy")
+
+
 @pytest.mark.parametrize("form", ["script", "command"])
 def test_a_flood_does_not_fill_the_log_and_the_last_words_are_seen(place: Place, form: str) -> None:
     flood = """
