@@ -13,7 +13,7 @@ from multibot_plugin.cli.output import clean
 from multibot_runner.redact import redact
 
 # The time that a line begins with, in every form of log_format and as loggers write it.
-_TIME = re.compile(rb'(?:\{"at": "|\D{0,3})(\d{4})[-/](\d\d)[-/](\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)'
+_TIME = re.compile(rb'(?:\{"at": "|\D{0,3})(\d{4}[-/]\d\d[-/]\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)'
                    rb"(Z|[+-]\d\d:?\d\d)?")  # fmt: skip
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
@@ -67,9 +67,9 @@ def time_of(raw: bytes) -> float | None:
     match = _TIME.match(raw)
     if match is None:
         return None
-    year, month, day, clock, zone = (part.decode() for part in match.groups(b""))
+    moment = b"%bT%b%b" % (match[1].replace(b"/", b"-"), match[2], match[3] or b"")
     try:
-        return datetime.fromisoformat(f"{year}-{month}-{day}T{clock}{zone}").timestamp()
+        return datetime.fromisoformat(moment.decode()).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
 
