@@ -41,7 +41,7 @@ class Lines:
         for part in _PARTS.findall(piece):
             admitted, told = True, ""
             if self._throttle is not None:
-                admitted, told = self._admits(self._throttle, stream, part, now)
+                admitted, told = self._admits(self._throttle, stream, part, len(part) + len(stamp), now)
             if told:
                 out.append(self.say(told, stamp))
             if admitted:
@@ -78,13 +78,13 @@ class Lines:
         begins = start > 0 or self._open != stream
         return start if begins and _may_become_time(held[start:]) else len(held)
 
-    def _admits(self, throttle: Throttle, stream: str, part: bytes, now: float) -> Tuple[bool, str]:
+    def _admits(self, throttle: Throttle, stream: str, part: bytes, size: int, now: float) -> Tuple[bool, str]:
         ends = part.endswith(b"\n")
         if ends and stream in self._cut:  # the rest of a line whose beginning was dropped is no line
             self._cut.discard(stream)
             throttle.drop(part)
             return False, ""
-        admitted, told = throttle.admit(part, now)
+        admitted, told = throttle.admit(part, size, now)
         if admitted or ends:
             self._cut.discard(stream)
         else:
@@ -118,28 +118,29 @@ class Throttle:
         self._calm = 0.0  # what the rate would have allowed of late and was not used
         self._lines = self._bytes = 0
 
-    def admit(self, part: bytes, now: float) -> Tuple[bool, str]:
-        """Return whether this may be logged, else it is counted, and what has to be said before it."""
+    def admit(self, part: bytes, size: int, now: float) -> Tuple[bool, str]:
+        """Return whether this may be logged (it takes ``size`` bytes there), and what has to be said before it.
+
+        What may not is counted.
+        """
         gain = (now - self._at) * self._rate if self._at is not None else 0.0
         self._at = now
         self._level = min(self._most, self._level + gain)
         if self._since is None:
             if self._level > 0:
-                self._level -= len(part)
+                self._level -= size
                 return True, ""
             self._since, self._calm = now, 0.0
             self.drop(part)
             return False, f"more is written than log_rate {_size(self._rate, '')}/s: lines are left out from here on"
         self._calm += gain
         long = now - self._since >= BURST_S
-        told = ""
         if self._level > 0 and (long or self._calm >= self._rate):
             told, self._since = self.tell(now), None
-            self._level -= len(part)
+            self._level -= size
             return True, told
-        self._calm = max(0.0, self._calm - len(part))
-        if long:
-            told = self.tell(now)
+        self._calm = max(0.0, self._calm - size)
+        told = self.tell(now) if long else ""
         self.drop(part)
         return False, told
 
@@ -154,8 +155,9 @@ class Throttle:
             return ""
         lines, size, since = max(1, self._lines), self._bytes, self._since
         self._lines = self._bytes = 0
-        self._since = now
-        seconds = max(1, round(now - since)) if since is not None else 1
+        seconds = 1
+        if since is not None:
+            seconds, self._since = max(1, round(now - since)), now
         noun = "line" if lines == 1 else "lines"
         rate = _size(self._rate, "")
         return f"{lines:,} {noun} ({_size(size, ' ')}) not logged in {seconds} s: more than log_rate {rate}/s"

@@ -184,6 +184,13 @@ def test_a_lasting_flood_is_told_every_ten_seconds_and_logged_in_part() -> None:
     assert seen.count("x") * 100 >= 1000 * 80
 
 
+def test_the_time_before_a_line_counts() -> None:
+    lines, written = Lines("stamped", 1000), b""
+    for _ in range(5000):
+        written += lines.feed("stdout", b"\n", NOW, STAMP)
+    assert 10_000 <= len(written) <= 10_600
+
+
 def test_a_line_without_an_end_is_throttled_too() -> None:
     lines, now, size = Lines("plain", 1000), NOW, 0
     for _ in range(1000):
