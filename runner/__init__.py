@@ -1,1 +1,22 @@
-"""A bot's process. Standard library only until the bot's own code is loaded; Python 3.10 or later."""
+"""A bot's process. Standard library only until the bot's own code is loaded; Python 3.10 or later.
+
+For authors of bots: ``from multibot_runner import setup_logger``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Union
+
+if TYPE_CHECKING:
+    import logging
+
+
+def setup_logger(name: str, level: Union[int, str] = "INFO") -> logging.Logger:
+    """Return the logger ``name``, set to ``level``, which writes lines of the manager's form to ``sys.stderr``.
+
+    ``2026-11-30 14:03:11.123 INFO shop: 3 orders``. Loggers below it (``shop.orders``) write through it. httpx and
+    httpcore, which log every URL and with it the token, are set to WARNING unless their level is set already.
+    """
+    from multibot_runner import logger  # nothing is imported for those who do not call this
+
+    return logger.setup_logger(name, level)

@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, List
 
-from multibot_runner import outcome, script, serve, sight
+from multibot_runner import outcome, script, serve, setup_logger, sight
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import BotPaths, Exit, RunnerSettings
@@ -96,7 +96,7 @@ def _call(function: Callable[..., Any], builder: Any, launch: Launch) -> Any:
     ready = builder.build() if names and names[0] in _READY else None
     arguments: List[Any] = [builder if ready is None else ready]
     if len(names) >= 2:
-        logger = logging.getLogger(launch.settings.bot)
+        logger = setup_logger(launch.settings.bot)
         arguments.append(BotContext(launch.settings.bot, launch.settings, logger, launch.paths))
     made = function(*arguments)
     return ready if ready is not None and made is None else made

@@ -8,7 +8,6 @@ import select
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from typing import Any, Dict, Optional
 
@@ -41,14 +40,13 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
 class _Child:
     def __init__(self, launch: Launch, wake: int) -> None:
         self._settings = launch.settings
-        self._redactor = logs.Redactor([launch.token])
         # Python writes into a pipe by the block, and what is in the block is lost when it is killed.
         self._environment: Dict[str, str] = {
             "PYTHONUNBUFFERED": "1", **os.environ, launch.settings.token_var: launch.token,
         }  # fmt: skip
         self._wake = wake
         self._pid = 0
-        self._output = -1
+        self._outputs: Dict[int, str] = {}  # the pipes that are open, and which stream each is
         self._deadline: Optional[float] = None  # of a stop
         self._forced = False
         self._status: Optional[int] = None
@@ -68,7 +66,7 @@ class _Child:
             process = subprocess.Popen(
                 words,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.PIPE,
                 env=self._environment,
                 preexec_fn=prepare,  # this process has one thread
             )
@@ -76,9 +74,11 @@ class _Child:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise Misconfigured(f"command {words[0]}: {reason}") from None
         assert process.stdout is not None
+        assert process.stderr is not None
         self._pid, self._process = process.pid, process
-        self._output = process.stdout.fileno()
-        os.set_blocking(self._output, False)
+        self._outputs = {process.stdout.fileno(): "stdout", process.stderr.fileno(): "stderr"}
+        for descriptor in self._outputs:
+            os.set_blocking(descriptor, False)
         if self._deadline is not None:  # asked to stop while it was starting
             self._signal_group(signal.SIGTERM)
 
@@ -96,7 +96,7 @@ class _Child:
                 self._kill()
         self._end_descendants()
         self._drain()
-        self._write(self._redactor.release())
+        logs.release()  # what is held back, before anything is said of the end
         code = self._process.returncode = os.waitstatus_to_exitcode(self._status)  # it is reaped already
         return code
 
@@ -109,35 +109,32 @@ class _Child:
     def _turn(self, deadline: Optional[float]) -> None:
         """Wait for output, a signal or the deadline, and deal with what there is."""
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
-        watched = [self._wake] if self._output < 0 else [self._wake, self._output]
-        ready, _, _ = select.select(watched, [], [], pause)
+        ready, _, _ = select.select([self._wake, *self._outputs], [], [], pause)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake, _CHUNK)
-        if self._output in ready:
-            self._read()
+        for descriptor in ready:
+            if descriptor in self._outputs:
+                self._read(descriptor)
         self._reap()
 
-    def _read(self) -> bool:
+    def _read(self, descriptor: int) -> bool:
         """Pass one piece of output on; return False when there is no more now."""
         try:
-            data = os.read(self._output, _CHUNK)
+            data = os.read(descriptor, _CHUNK)
         except BlockingIOError:
             return False
-        if data:
-            self._write(self._redactor.feed(data))
-            return True
-        self._output = -1
-        return False
+        if not data:
+            del self._outputs[descriptor]
+            return False
+        with contextlib.suppress(OSError):  # supervisord is gone: its death ends us by a signal
+            logs.write(self._outputs[descriptor], data)
+        return True
 
     def _drain(self) -> None:
-        while self._output >= 0 and self._read():
-            pass
-
-    def _write(self, data: bytes) -> None:
-        with contextlib.suppress(OSError):  # supervisord is gone: its death ends us by a signal
-            sys.stdout.flush()
-            logs.write_all(1, data)
+        for descriptor in list(self._outputs):
+            while self._read(descriptor):
+                pass
 
     def _reap(self) -> None:
         """Take note of everything that ended, adopted orphans too."""

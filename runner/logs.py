@@ -1,4 +1,4 @@
-"""Tokens stay out of a bot's log: redaction (redact.py) of streams that arrive in pieces.
+"""What a bot's process writes, on its way into the log: without tokens (redact.py), in lines (lines.py).
 
 Everything Python writes (print, logging, warnings, tracebacks, ``sys.stdout.buffer``) passes ``install``'s raw layer:
 synchronous, no thread. What C code or a bot's children write to the descriptors does not; readers redact again.
@@ -13,13 +13,17 @@ import os
 import re
 import select
 import sys
-from typing import Any, Callable, Iterable, List, Optional, TextIO
+import threading
+import time
+from typing import Any, Iterable, List, Optional, TextIO
 
+from multibot_runner.lines import JSON, PLAIN, STAMPED, Lines
 from multibot_runner.redact import COLON, PATTERN, redact, secrets_of
 
 _BYTES = re.compile(PATTERN.encode())
 # What may be the beginning of one: digits, digits and a part of the colon, or all that and some characters.
 _TAIL = re.compile(rf"\d{{1,12}}(?:(?:{COLON})[A-Za-z0-9_-]*|%(?:25)*[23]?)?\Z".encode())
+_CHUNK = 64 * 1024
 _WINDOW = 160  # longer than any token: 12 + 64 characters and an encoded colon
 
 
@@ -76,12 +80,72 @@ def write_all(descriptor: int, data: bytes) -> None:
             select.select([], [descriptor], [])
 
 
-class _RedactingRaw(io.RawIOBase):
-    def __init__(self, descriptor: int, name: str, redactor: Redactor) -> None:
+class Writer:
+    """The one way of a process's streams into its log. ``form`` and ``rate`` as in lines.Lines."""
+
+    def __init__(self, tokens: Iterable[str], form: str, rate: int) -> None:
+        tokens = tuple(tokens)
+        self.form = form
+        self._descriptors = {"stdout": 1, "stderr": 2}
+        self._redactors = {stream: Redactor(tokens) for stream in self._descriptors}
+        self._lines = Lines(form, rate)
+        self._second, self._moment = -1, ""
+        self._lock = threading.RLock()  # a signal's handler may print, too
+
+    def write(self, stream: str, data: Any) -> int:
+        """Take a piece of a stream, all of it."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), _CHUNK):  # a write of any size is throttled as it goes
+            with self._lock:
+                piece = self._redactors[stream].feed(bytes(view[start : start + _CHUNK]))
+                self._put(stream, self._lines.feed(stream, piece, time.monotonic(), self._stamp()))
+        return len(view)
+
+    def say(self, text: str) -> None:
+        """Write a line of the runner itself."""
+        with self._lock:
+            self._put("stderr", self._lines.say(text, self._stamp()))
+
+    def release(self) -> None:
+        """Write out what is held back, and hold nothing back from now on."""
+        with self._lock:
+            now, stamp = time.monotonic(), self._stamp()
+            for stream, redactor in self._redactors.items():
+                self._put(stream, self._lines.feed(stream, redactor.release(), now, stamp))
+            self._put("stderr", self._lines.release(now, stamp))
+
+    def forget(self) -> None:
+        """Drop what is held (in a forked child: it is the parent's, and so is who holds the lock)."""
+        self._lock = threading.RLock()
+        self._lines.forget()
+        for redactor in self._redactors.values():
+            redactor.forget()
+
+    def _put(self, stream: str, data: bytes) -> None:
+        if data:
+            write_all(self._descriptors[stream], data)
+
+    def _stamp(self) -> str:
+        if self.form == PLAIN:
+            return ""
+        now = time.time()
+        second = int(now)
+        if second != self._second:
+            here = time.localtime(second)
+            if self.form == JSON:
+                zone = time.strftime("%z", here)
+                moment = f"{time.strftime('%Y-%m-%dT%H:%M:%S', here)}.%03d{zone[:3]}:{zone[3:]}"
+            else:
+                moment = time.strftime("%Y-%m-%d %H:%M:%S.%%03d", here)
+            self._second, self._moment = second, moment
+        return self._moment % ((now - second) * 1000)
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, stream: str, descriptor: int, writer: Writer) -> None:
         super().__init__()
-        self._descriptor = descriptor
-        self._redactor = redactor
-        self.name = name
+        self._stream, self._descriptor, self._writer = stream, descriptor, writer
+        self.name = f"<{stream}>"
         self.mode = "wb"
 
     def writable(self) -> bool:
@@ -94,52 +158,52 @@ class _RedactingRaw(io.RawIOBase):
         return os.isatty(self._descriptor)
 
     def write(self, data: Any) -> int:
-        piece = bytes(data)
-        write_all(self._descriptor, self._redactor.feed(piece))
-        return len(piece)
-
-    def release(self) -> None:
-        write_all(self._descriptor, self._redactor.release())
+        return self._writer.write(self._stream, data)
 
 
-_installed: List[Callable[[], None]] = []
 _own: List[str] = []
+_writer = Writer((), STAMPED, 0)  # until ``install``: for what the runner says before it knows its settings
 
 
-def install(tokens: Iterable[str]) -> None:
-    """Put the redaction below ``sys.stdout`` and ``sys.stderr``; what is held is released at exit."""
+def install(tokens: Iterable[str], form: str, rate: int) -> None:
+    """Put the way to the log below ``sys.stdout`` and ``sys.stderr``; what is held is released at exit."""
+    global _writer
     tokens = tuple(tokens)
     _own.extend(tokens)
-    raws: List[_RedactingRaw] = []
+    _writer = Writer(tokens, form, rate)
     for name in ("stdout", "stderr"):
         old: Optional[TextIO] = getattr(sys, name)
         if old is None:
             continue
         old.flush()
-        redactor = Redactor(tokens)
-        raw = _RedactingRaw(old.fileno(), f"<{name}>", redactor)
-        raws.append(raw)
+        raw = _Raw(name, old.fileno(), _writer)
         new = io.TextIOWrapper(io.BufferedWriter(raw), old.encoding, old.errors, line_buffering=True)
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
-        os.register_at_fork(after_in_child=redactor.forget)
+    os.register_at_fork(after_in_child=_writer.forget)
+    atexit.register(release)
 
-    def release_all() -> None:
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        for raw in raws:
-            with contextlib.suppress(OSError):
-                raw.release()
 
-    atexit.register(release_all)
-    _installed.append(release_all)
+def write(stream: str, data: bytes) -> None:
+    """Pass on a piece of ``stdout`` or ``stderr`` that did not come through Python."""
+    _writer.write(stream, data)
 
 
 def release() -> None:
-    """Write out what is held back, before an end that runs no exit handlers."""
-    for release_all in _installed:
-        release_all()
+    """Write out what is held back, at exit or before an end that runs no exit handlers."""
+    _flush()
+    let_go()
+
+
+def let_go() -> None:
+    """Write out what got as far as here, before an end that flushes nothing (``os._exit``)."""
+    with contextlib.suppress(OSError):
+        _writer.release()
+
+
+def form() -> str:
+    """Return in what form lines stand in the log."""
+    return _writer.form
 
 
 def clean(text: str) -> str:
@@ -149,6 +213,12 @@ def clean(text: str) -> str:
 
 def say(text: str) -> None:
     """Write one line of the runner itself into the bot's log."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(f"multibot: {text}\n")
-        sys.stderr.flush()
+    _flush()
+    with contextlib.suppress(OSError):
+        _writer.say(clean(text))
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # the bot may have put anything there
+            stream.flush()

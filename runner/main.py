@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if len(arguments) == 3:
             taken = launch.take_over(int(arguments[2]))
-            logs.install([taken.token])
+            logs.install([taken.token], taken.settings.log_format, taken.settings.log_rate)
             return _resume(taken)
         if len(arguments) != 2:
             raise Misconfigured("usage: python -P -m multibot_runner ID DIGEST")
@@ -72,7 +72,7 @@ def _start(paths: BotPaths, digest: str, start_mono: float) -> int:
         raise process.ParentGone
     try:
         settings, token = launch.load(paths, digest)
-        logs.install([token])
+        logs.install([token], settings.log_format, settings.log_rate)
         account = process.account_for(settings, paths)
         if account is not None:
             launch.check_owner(paths, digest, account)
@@ -228,6 +228,7 @@ def _record_sudden_exit(recorder: Recorder) -> None:
         if isinstance(status, int):
             code = status & 0xFF
             recorder.finish(outcome.stopped(code) if recorder.stopping else outcome.ended(code))
+        logs.let_go()
         leave(status)
 
     os._exit = _exit

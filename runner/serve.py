@@ -15,6 +15,7 @@ import sys
 from typing import Any, List
 from urllib.parse import urlsplit
 
+from multibot_runner import setup_logger
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import RunnerSettings
@@ -37,7 +38,7 @@ def check(settings: RunnerSettings) -> None:
 def run(application: Any, launch: Launch, recorder: Recorder, seen: Sight) -> None:
     """Run the bot until it is stopped, or Telegram refuses its token."""
     if not logging.root.handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        setup_logger("")
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     seen.beat.on(loop)

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multibot_plugin.cli.fleet import Row, empty_row, look, read_status
-from multibot_plugin.cli.output import Context, clean
+from multibot_plugin.cli.log_lines import read_line
+from multibot_plugin.cli.output import Context
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot
 from multibot_plugin.home import Home
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME
 from multibot_runner.protocol import Run
 from multibot_runner.readers import read_runs
-from multibot_runner.redact import redact
 
 if TYPE_CHECKING:
     from multibot_plugin.bots.config import BotConfig, Deployment
@@ -142,10 +142,10 @@ def tail(path: Path, lines: int, tokens: Sequence[str] = ()) -> list[str]:
             return []
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _LOG_TAIL))
-        found = file.read().decode("utf-8", "replace").splitlines()
+        found = file.read().splitlines()
     if size > _LOG_TAIL:  # the first may be the rest of a line, with the rest of a token in it
         found = found[1:]
-    return [clean(redact(line, tokens)) for line in found[-lines:]]
+    return [read_line("", line, tokens).text for line in found[-lines:]]
 
 
 def show_value(name: str, value: Any) -> str:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
+import heapq
 import re
+import resource
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import datetime
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
 
 import click
 
 from multibot_plugin.cli import fleet
-from multibot_plugin.cli.output import Context, clean, colours, complete_bot, pass_context, say, show
+from multibot_plugin.cli.log_files import Follower, parts_of
+from multibot_plugin.cli.log_lines import Line, Wanted, in_time, read_line, since_of
+from multibot_plugin.cli.output import Context, colours, complete_bot, pass_context, say, show
 from multibot_plugin.home import Home, check_installed
 from multibot_runner.protocol import PROGRAM_PREFIX, BadFile, read_file
-from multibot_runner.redact import redact
 
 _POLL_S = 0.2
-_BLOCK = 64 * 1024
-_LONGEST = 256 * 1024  # a line without an end is shown in pieces of this size
-_WORD = 160  # longer than any token: what may be half of one is not shown, or not yet
-_HALF_A_WORD = re.compile(rb"\A\S{1,%d}" % _WORD)
-_UNFINISHED_WORD = re.compile(rb"\S*\Z")
-_BACKUPS = 3  # stdout_logfile_backups of the bots' sections
-_STAMP = re.compile(r"\D{0,3}(\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)")
+_LINES = 20
 _TINTS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
 
 
@@ -39,36 +35,89 @@ class Source:
     path: Path
     tokens: tuple[str, ...]
 
-    def clean(self, line: bytes) -> str:
-        """Return a line as it may be shown on a terminal."""
-        return clean(redact(line.decode("utf-8", "replace").rstrip("\r\n"), self.tokens))
+    def line(self, raw: bytes) -> Line:
+        """Return a line as it may be shown."""
+        return read_line(self.bot, raw, self.tokens)
+
+
+class Since(click.ParamType[float]):
+    name = "time"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return since_of(value, datetime.now())
+        except (ValueError, OverflowError, OSError):
+            self.fail(f"{value!r} is no time: 10m (ago), 14:03 or 2026-11-30T14:03", param, ctx)
+
+
+class Pattern(click.ParamType[str]):
+    name = "pattern"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            re.compile(value)
+        except (re.error, RecursionError, OverflowError) as error:
+            self.fail(f"{value!r} is no regular expression: {error}", param, ctx)
+        return value
 
 
 @click.command()
 @click.argument("bots", nargs=-1, metavar="[BOT]...", shell_complete=complete_bot)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on.")
-@click.option("-n", "--lines", type=click.IntRange(0), default=20, show_default=True, help="Last lines of each bot.")
-@click.option("--json", "as_json", is_flag=True, help='One object per line: {"bot": ..., "line": ...}.')
+@click.option(
+    "-n",
+    "--lines",
+    type=click.IntRange(0),
+    help=f"Last lines of each bot, of those that --grep finds; {_LINES} unless --since says from when.",
+)
+@click.option("--since", type=Since(), metavar="WHEN", help="What was written since 10m (ago), 14:03 or an ISO time.")
+@click.option("--grep", type=Pattern(), metavar="REGEX", help="Only lines in which this is found.")
+@click.option("-i", "--ignore-case", is_flag=True, help="--grep takes capitals and small letters for the same.")
+@click.option("--json", "as_json", is_flag=True, help='One object per line: {"bot", "at", "stream", "line"}.')
 @pass_context
-def logs(context: Context, bots: tuple[str, ...], follow: bool, lines: int, as_json: bool) -> None:
+def logs(
+    context: Context,
+    bots: tuple[str, ...],
+    follow: bool,
+    lines: int | None,
+    since: float | None,
+    grep: str | None,
+    ignore_case: bool,
+    as_json: bool,
+) -> None:
     """Show the last lines of the bots' logs, all bots without any BOT (an id or a pattern, shop-*).
 
-    Lines of several bots are merged by the time they begin with and carry the bot's name. Tokens are taken out and
-    terminal escapes made harmless, whoever wrote them. The database and supervisord are not needed.
+    Lines of several bots are merged by the time they begin with and carry the bot's name; a line without a time belongs
+    to the one before it. Tokens are taken out and terminal escapes made harmless, whoever wrote them. The database and
+    supervisord are not needed.
     """
     sources = _sources(context.home, bots)
+    wanted = Wanted(
+        count=_LINES if lines is None and since is None else lines,
+        since=since,
+        pattern=re.compile(grep, re.IGNORECASE if ignore_case else 0) if grep is not None else None,
+    )
     width = max((len(source.bot) for source in sources), default=0) if len(sources) > 1 else 0
+    shown = False
+    _allow_files()
     with ExitStack() as stack:
-        # Opened before the tails are read, which end where they begin: no line is lost or shown twice.
+        # Opened before the rest is read, which ends where they begin: no line is lost or shown twice.
         followers = [(source, stack.enter_context(Follower(source.path))) for source in sources]
-        tails = {source.bot: _tail(source, lines, follower.position) for source, follower in followers}
-        for bot, line in _merged(tails):
-            _print(bot, line, width, as_json)
+        for line in _written(followers, wanted, stack):
+            _print(line, width, as_json)
+            shown = True
+        if not shown and lines != 0:
+            say("nothing was logged yet" if wanted == Wanted(_LINES) else "nothing was found")
         if follow:
-            for bot, line in _followed(followers):
-                _print(bot, line, width, as_json)
-    if not any(tails.values()):
-        say("nothing was logged yet")
+            for line in _followed(followers, wanted):
+                _print(line, width, as_json)
+
+
+def _allow_files() -> None:
+    """Each bot's log needs a descriptor or two."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _sources(home: Home, words: Sequence[str]) -> list[Source]:
@@ -98,125 +147,32 @@ def _tokens(home: Home, bot: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _tail(source: Source, count: int, end: int | None = None) -> list[str]:
-    """Return the last ``count`` lines, from the rotated files too where the newest does not hold so many.
-
-    ``end``: where the newest file ends (None: where it does now).
-    """
-    lines: list[bytes] = []
-    for path in (source.path, *(source.path.with_name(f"{source.path.name}.{n}") for n in range(1, _BACKUPS + 1))):
-        if len(lines) >= count:
-            break
-        with suppress(FileNotFoundError), path.open("rb") as file:
-            lines = _last(file, count - len(lines), end if path == source.path else None) + lines
-    return [source.clean(line) for line in lines]
+def _written(followers: Iterable[tuple[Source, Follower]], wanted: Wanted, stack: ExitStack) -> Iterator[Line]:
+    """Yield what stands in the logs already, in the order of its time."""
+    logs = []
+    for source, follower in followers:
+        parts = parts_of(source.path, follower, wanted, source.line, stack)
+        logs.append(in_time(map(source.line, chain.from_iterable(part.lines() for part in parts))))
+    for _, line in heapq.merge(*logs, key=lambda item: item[0]):
+        if wanted.has(line):
+            yield line
 
 
-def _last(file: BinaryIO, count: int, end: int | None) -> list[bytes]:
-    """Return the last lines of a file before ``end``, reading it backwards."""
-    position, data = file.seek(0, os.SEEK_END), b""
-    position = position if end is None else min(position, end)
-    while position and data.count(b"\n") <= count and len(data) < max(_LONGEST, count * 1024):
-        step = min(_BLOCK, position)
-        position -= step
-        file.seek(position)
-        data = file.read(step) + data
-    if position:
-        data = _HALF_A_WORD.sub(b"", data)
-    return data.splitlines()[-count:] if count else []
-
-
-def _merged(tails: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
-    """Yield (bot, line) in the order of the time that a line begins with; one without stays behind the one before."""
-    stamped: list[tuple[str, int, str, str]] = []
-    for number, (bot, lines) in enumerate(tails.items()):
-        stamps = [
-            match[1].replace("T", " ").replace(",", ".") if (match := _STAMP.match(line)) else "" for line in lines
-        ]
-        current = next(filter(None, stamps), "")
-        for stamp, line in zip(stamps, lines, strict=True):
-            current = stamp or current
-            stamped.append((current, number, bot, line))
-    for _, _, bot, line in sorted(stamped, key=lambda item: item[:2]):
-        yield bot, line
-
-
-class Follower:
-    """What is appended to one file from now on; it survives the file being rotated, truncated or not there yet.
-
-    ``position``: where it began.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.position = 0
-        self._path = path
-        self._file: BinaryIO | None = None
-        self._rest = b""
-        self._inside = False  # a line: its beginning is not ours
-        with suppress(FileNotFoundError):
-            self._file = path.open("rb")
-            self.position = self._file.seek(0, os.SEEK_END)
-            self._inside = self.position > 0 and os.pread(self._file.fileno(), 1, self.position - 1) != b"\n"
-
-    def __enter__(self) -> Follower:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def lines(self) -> list[bytes]:
-        """Return the lines that were finished since the last call."""
-        data = self._rest + self._read()
-        if self._moved():
-            data += self._read()
-            if self._file:
-                self._file.close()
-            with suppress(FileNotFoundError):
-                self._file = None
-                self._file = self._path.open("rb")
-            data += self._read()
-        whole, newline, self._rest = data.rpartition(b"\n")
-        if len(self._rest) > _LONGEST:
-            cut = len(data) - len(_UNFINISHED_WORD.search(data[-_WORD:])[0])  # type: ignore[index]
-            whole, newline, self._rest = data[:cut], b"\n", data[cut:]
-        if newline and self._inside:
-            whole, self._inside = _HALF_A_WORD.sub(b"", whole), False
-        return whole.split(b"\n") if newline else []
-
-    def _read(self) -> bytes:
-        return self._file.read() if self._file else b""
-
-    def _moved(self) -> bool:
-        """Whether the path is another file now, or this one was cut."""
-        try:
-            there = self._path.stat()
-        except FileNotFoundError:
-            return False
-        if self._file is None:
-            return True
-        here = os.fstat(self._file.fileno())
-        if (there.st_dev, there.st_ino) != (here.st_dev, here.st_ino):
-            return True
-        if here.st_size < self._file.tell():
-            self._file.seek(0)
-        return False
-
-
-def _followed(followers: Iterable[tuple[Source, Follower]]) -> Iterator[tuple[str, str]]:
+def _followed(followers: Sequence[tuple[Source, Follower]], wanted: Wanted) -> Iterator[Line]:
     while True:
-        for source, follower in followers:
-            for line in follower.lines():
-                yield source.bot, source.clean(line)
+        logs = [in_time([source.line(raw) for raw in follower.lines()]) for source, follower in followers]
+        for _, line in heapq.merge(*logs, key=lambda item: item[0]):
+            if wanted.has(line):
+                yield line
         time.sleep(_POLL_S)
 
 
-def _print(bot: str, line: str, width: int, as_json: bool) -> None:
+def _print(line: Line, width: int, as_json: bool) -> None:
     if as_json:
-        show(json.dumps({"bot": bot, "line": line}, ensure_ascii=False))
+        show(line.as_json())
     elif width:
-        tint = _TINTS[sum(bot.encode()) % len(_TINTS)]
-        head = f"{bot:<{width}} │"
-        show(f"{click.style(head, fg=tint) if colours() else head} {line}")
+        tint = _TINTS[sum(line.bot.encode()) % len(_TINTS)]
+        head = f"{line.bot:<{width}} │"
+        show(f"{click.style(head, fg=tint) if colours() else head} {line.text}")
     else:
-        show(line)
+        show(line.text)

@@ -33,6 +33,7 @@ from multibot_plugin.health.incidents import advance, of_bot, open_checks
 from multibot_plugin.health.judgement import ACTOR, DOOR, OWN, Judgement, absent, conclude, own_findings, view
 from multibot_plugin.health.ledger import MOST_UNSAID, Ledger
 from multibot_plugin.health.observe import Observer, Supervisor
+from multibot_plugin.health.old_logs import remove_old
 from multibot_plugin.health.picture import SCHEMA, bot_picture, deliveries_picture, incidents_picture, plugins_picture
 from multibot_plugin.health.recovery import decide
 from multibot_plugin.health.replay import Replayer
@@ -53,6 +54,7 @@ LOOK_TIMEOUT_S = 30.0
 LOCK_PATIENCE_S = 0.5
 LEAST_PAUSE_S = 1.0  # between two ticks, however many events come
 CHANNELS_EVERY_S = 60.0
+LOGS_EVERY_S = 600.0
 GONE_AFTER_S = 15.0  # 'apply' takes a program away and adds it again: only then is a bot removed
 _log = logging.getLogger("multibot.monitor")
 
@@ -87,7 +89,7 @@ class Monitor:
         self._eyes = Worker("eyes")
         self._observer = Observer(home)
         self._channels: dict[str, str] = {}
-        self._channels_mono = float("-inf")
+        self._channels_mono = self._logs_mono = float("-inf")
         self._saved: object = None
         self._coming_up = False
         self._troubles: dict[str, str] = {}
@@ -147,6 +149,9 @@ class Monitor:
         self.hands.act(fleet, now, now_at)
         if now - self._channels_mono >= CHANNELS_EVERY_S:
             self._channels, self._channels_mono = await self.plugins.channels(), now
+        if now - self._logs_mono >= LOGS_EVERY_S:
+            self._logs_mono = now
+            await self._remove_old_logs(fleet, now_at)
         self._write_picture(observations, now, now_at)
 
     def record(self, action: str, detail: Mapping[str, Any], bot: str | None = None) -> None:
@@ -190,6 +195,17 @@ class Monitor:
             self._trouble("rendered", lost)
         else:
             self._troubles.pop("rendered", None)
+
+    async def _remove_old_logs(self, fleet: Fleet, now_at: float) -> None:
+        remove = partial(remove_old, self.home, self.settings["log_keep_s"], now_at, [row.id for row in fleet.rows])
+        try:
+            removed = await self._eyes.call(remove, LOOK_TIMEOUT_S)
+        except Exception as error:  # no reason not to go on
+            self._trouble("logs", f"old logs cannot be removed: {describe(error)}")
+            return
+        self._troubles.pop("logs", None)
+        if removed:
+            _log.info("older than log_keep_s and removed: %s", ", ".join(removed))
 
     async def _ask(self) -> Fleet:
         def ask() -> Mapping[str, Any]:

@@ -878,3 +878,28 @@ def test_plugins_are_told_the_settings_but_not_the_databases_url(tmp_path: Path)
     info = module._info(settings, "x")
     assert "secret" not in repr(info)
     assert info.settings["monitor.tick_s"] == 5.0
+
+
+async def test_old_logs_are_removed_now_and_then_and_what_prevents_it_is_told(place: Place) -> None:
+    place.bot(live={"log_keep_s": 60.0})
+    monitor = await place.monitor()
+    old = place.home.log / "bot-greeter.log.1"
+
+    def rotate() -> None:
+        old.write_text("x")
+        os.utime(old, (1000, 1000))
+
+    rotate()
+    place.beat()
+    await tick(place, monitor)
+    assert not old.exists()
+    rotate()
+    await tick(place, monitor)
+    assert old.exists()
+    place.home.log.rename(place.home.log.with_name("elsewhere"))
+    place.home.log.touch()
+    place.beat()
+    await tick(place, monitor, module.LOGS_EVERY_S)
+    place.beat()
+    await tick(place, monitor)
+    assert any("old logs cannot be removed" in text for text in place.told())

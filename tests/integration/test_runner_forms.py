@@ -222,7 +222,7 @@ def test_a_command_bots_output_is_redacted_too_and_flows(place: Place) -> None:
         import os, time
         token = os.environ["BOT_TOKEN"].encode()
         os.write(1, token[:30])
-        os.write(2, token[30:] + b"\\n")
+        os.write(1, token[30:] + b"\\n")
         os.write(1, b"...")
         time.sleep(600)
     """,

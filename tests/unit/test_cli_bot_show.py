@@ -145,6 +145,8 @@ def test_the_end_of_a_log_is_redacted_and_harmless(tmp_path: Path) -> None:
     assert len(lines) == 2
     assert "AAAA" not in "".join(lines)
     assert "\x1b" not in lines[1]
+    log.write_text('{"at": "2026-11-30T14:03:11.123+00:00", "stream": "stdout", "line": "2026-11-30 14:03:11 said"}\n')
+    assert tail(log, 2) == ["2026-11-30 14:03:11 said"]
     assert tail(tmp_path / "none", 2) == []
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(log)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_rows import invoke
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from multibot_plugin.cli.logs import Follower, Source, _followed, _last, _tail
+from multibot_plugin.cli.log_files import Follower, backwards
+from multibot_plugin.cli.log_lines import Wanted, since_of, time_of
+from multibot_plugin.cli.logs import Source, _followed, _written
 
 TOKEN = "123456789:" + "AbC-_" * 7
 
@@ -18,6 +26,13 @@ TOKEN = "123456789:" + "AbC-_" * 7
 def log(tmp_path: Path) -> Path:
     (tmp_path / "log").mkdir()
     return tmp_path / "log"
+
+
+def shown(*sources: Source, **wanted: Any) -> list[str]:
+    """Return what stands in the logs."""
+    with ExitStack() as stack:
+        followers = [(source, stack.enter_context(Follower(source.path))) for source in sources]
+        return [line.text for line in _written(followers, Wanted(**wanted), stack)]
 
 
 def test_several_logs_are_merged_by_time_and_named(tmp_path: Path, log: Path) -> None:
@@ -50,12 +65,16 @@ def test_rotated_files_are_read_where_the_newest_is_too_short(log: Path) -> None
     (log / "bot-a.log").write_text("5\n6\n")
     (log / "bot-a.log.1").write_text("3\n4\n")
     (log / "bot-a.log.2").write_text("1\n2\n")
-    assert _tail(Source("a", log / "bot-a.log", ()), 5) == ["2", "3", "4", "5", "6"]
+    (log / "bot-a.log.10").write_text("0\n")
+    source = Source("a", log / "bot-a.log", ())
+    assert shown(source, count=5) == ["2", "3", "4", "5", "6"]
+    assert shown(source, count=6) == ["1", "2", "3", "4", "5", "6"]
+    assert shown(source) == ["0", "1", "2", "3", "4", "5", "6"]
 
 
 def test_a_long_log_is_read_from_its_end(log: Path) -> None:
     (log / "bot-a.log").write_text("".join(f"line {n} {'x' * 200}\n" for n in range(20_000)))
-    tail = _tail(Source("a", log / "bot-a.log", ()), 1000)
+    tail = shown(Source("a", log / "bot-a.log", ()), count=1000)
     assert [line.split()[1] for line in tail] == [str(n) for n in range(19_000, 20_000)]
 
 
@@ -74,7 +93,7 @@ def test_tokens_and_escapes_never_reach_the_terminal(tmp_path: Path, log: Path) 
 def test_json_is_one_object_per_line(tmp_path: Path, log: Path) -> None:
     (log / "bot-echo.log").write_text("one\n")
     (line,) = invoke(tmp_path, "logs", "echo", "--json").stdout.splitlines()
-    assert json.loads(line) == {"bot": "echo", "line": "one"}
+    assert json.loads(line) == {"bot": "echo", "at": None, "stream": None, "line": "one"}
 
 
 def test_an_unknown_bot_is_guessed(tmp_path: Path, log: Path) -> None:
@@ -117,6 +136,26 @@ def test_a_follower_survives_rotation_truncation_and_absence(log: Path) -> None:
         assert [*follower.lines(), *follower.lines()] == [b"cut"]
 
 
+def test_a_follower_finds_what_was_rotated_away_more_than_once_but_nothing_old(log: Path) -> None:
+    file, first, second, third = log / "bot-a.log", *(log / f"bot-a.log.{n}" for n in (1, 2, 3))
+    file.write_text("0\n")
+    first.write_text("old\n")
+    os.utime(first, (1000, 1000))
+    with Follower(file) as follower, file.open("a") as out:
+        out.write("1\n")
+        out.flush()
+        for text in ("2\n", "3\n"):
+            for older, newer in ((third, second), (second, first), (first, file)):
+                if newer.exists():
+                    newer.rename(older)
+            file.write_text(text)
+        assert follower.lines() == [b"1", b"2", b"3"]
+        file.unlink()
+        file.write_text("4\n")
+        os.utime(first, (1000, 1000))
+        assert follower.lines() == [b"4"]
+
+
 def test_a_line_without_an_end_is_shown_in_pieces(log: Path) -> None:
     file = log / "bot-a.log"
     with Follower(file) as follower, file.open("ab") as out:
@@ -131,11 +170,13 @@ def test_a_line_without_an_end_is_shown_in_pieces(log: Path) -> None:
 @pytest.mark.parametrize("cut", range(3, 44, 5))
 def test_half_a_token_at_a_cut_is_not_shown(log: Path, cut: int) -> None:
     file = log / "bot-a.log"
-    end = b" " + b"y " * ((256 * 1024 - len(TOKEN) + cut) // 2 - 1)
+    end = b" " + b"y " * ((5 * 65536 - len(TOKEN) + cut) // 2 - 1)
     file.write_bytes(b"x " * 40_000 + TOKEN.encode() + end)
     with file.open("rb") as opened:
-        (line,) = _last(opened, 1, None)
-    assert not any(TOKEN[n : n + 8].encode() in line for n in range(len(TOKEN) - 7))
+        begin, _ = next(backwards(opened, file.stat().st_size))
+    assert 80_000 <= begin <= 80_000 + len(TOKEN)
+    (line,) = shown(Source("a", file, ()), count=1)
+    assert not any(TOKEN[n : n + 8] in line for n in range(len(TOKEN) - 7))
     file.write_bytes(TOKEN[:20].encode())
     with Follower(file) as follower, file.open("ab") as out:
         out.write(TOKEN[20:].encode() + b" said\nnext\n")
@@ -151,6 +192,142 @@ def test_several_are_followed_at_once_and_no_line_is_lost_after_the_tail(log: Pa
         for source in sources:
             with source.path.open("a") as out:
                 out.write(f"from {source.bot}\n")
-        assert _tail(sources[0], 10, followers[0][1].position) == ["old"]
-        followed = _followed(followers)
-        assert (next(followed), next(followed)) == (("a", "from a"), ("b", "from b"))
+        assert [line.text for line in _written(followers, Wanted(10), stack)] == ["old"]
+        followed = _followed(followers, Wanted())
+        assert [(line.bot, line.text) for line in (next(followed), next(followed))] == [
+            ("a", "from a"),
+            ("b", "from b"),
+        ]
+
+
+def test_what_was_written_since_a_time_is_shown_whole_with_the_lines_that_belong_to_it(log: Path) -> None:
+    file = log / "bot-a.log"
+    (log / "bot-a.log.1").write_text(
+        "2026-11-30 09:00:00.000 old\nTraceback of old\n2026-11-30 10:00:00.000 first\n at\n"
+    )
+    file.write_text("2026-11-30 10:00:01.000 second\n" + "2026-11-30 10:00:02.000 more\n" * 30)
+    since = datetime(2026, 11, 30, 9, 30).timestamp()
+    source = Source("a", file, ())
+    assert shown(source, since=since)[:3] == ["2026-11-30 10:00:00.000 first", " at", "2026-11-30 10:00:01.000 second"]
+    assert len(shown(source, since=since)) == 33
+    assert shown(source, since=since, count=1) == ["2026-11-30 10:00:02.000 more"]
+    assert shown(source, since=datetime(2026, 11, 30, 11).timestamp()) == []
+
+
+def test_a_file_that_was_last_written_before_is_not_read(log: Path) -> None:
+    file = log / "bot-a.log"
+    file.write_text("no time\n")
+    (log / "bot-a.log.1").write_text("older\n")
+    os.utime(log / "bot-a.log.1", (1000, 1000))
+    assert shown(Source("a", file, ()), since=2000.0) == ["no time"]
+
+
+def test_grep_looks_for_the_last_lines_that_it_finds(tmp_path: Path, log: Path) -> None:
+    (log / "bot-echo.log.1").write_text("Error 1\nerror 2\nfine\n")
+    (log / "bot-echo.log").write_text("fine\n" * 1000 + "error 3\n" + "fine\n" * 1000)
+    assert invoke(tmp_path, "logs", "--grep", "error [0-9]").stdout == "error 2\nerror 3\n"
+    assert invoke(tmp_path, "logs", "--grep", "^error", "-i").stdout == "Error 1\nerror 2\nerror 3\n"
+    assert invoke(tmp_path, "logs", "--grep", "error", "-i", "-n", "2").stdout == "error 2\nerror 3\n"
+    none = invoke(tmp_path, "logs", "--grep", "nowhere")
+    assert (none.exit_code, none.stdout, none.stderr) == (0, "", "nothing was found\n")
+
+
+def test_grep_cannot_find_what_is_not_shown(tmp_path: Path, log: Path) -> None:
+    (log / "bot-echo.log").write_text(f"a {TOKEN}\n")
+    assert invoke(tmp_path, "logs", "--grep", TOKEN[10:20]).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (("--grep", "("), "'(' is no regular expression: missing ), unterminated subpattern at position 0"),
+        (("--since", "soon"), "'soon' is no time: 10m (ago), 14:03 or 2026-11-30T14:03"),
+        (("--since", "25:00"), "'25:00' is no time: 10m (ago), 14:03 or 2026-11-30T14:03"),
+        (("--since", "99999999d"), "'99999999d' is no time: 10m (ago), 14:03 or 2026-11-30T14:03"),
+    ],
+)
+def test_what_cannot_be_understood_is_one_line(tmp_path: Path, log: Path, words: tuple[str, str], text: str) -> None:
+    result = invoke(tmp_path, "logs", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"multibot: invalid value for '{words[0]}': {text}: see 'multibot logs --help'\n"
+
+
+def test_since_is_a_while_ago_a_clock_or_a_date() -> None:
+    now = datetime(2026, 11, 30, 14, 3, 11)
+    for text, then in (
+        ("10m", datetime(2026, 11, 30, 13, 53, 11)),
+        ("1.5h", datetime(2026, 11, 30, 12, 33, 11)),
+        ("2d", datetime(2026, 11, 28, 14, 3, 11)),
+        ("14:03", datetime(2026, 11, 30, 14, 3)),
+        ("14:04", datetime(2026, 11, 29, 14, 4)),
+        ("2026-11-01", datetime(2026, 11, 1)),
+        ("2026-11-01 10:00", datetime(2026, 11, 1, 10)),
+        ("2026-11-01T10:00Z", datetime(2026, 11, 1, 10, tzinfo=UTC)),
+    ):
+        assert since_of(text, now) == then.timestamp(), text
+
+
+def test_times_are_read_in_every_form() -> None:
+    then = datetime(2026, 11, 30, 14, 3, 11).timestamp()
+    for raw in (b"2026-11-30 14:03:11 x", b"[2026/11/30 14:03:11] x", b"<2026-11-30T14:03:11,000>"):
+        assert time_of(raw) == then
+    zoned = datetime(2026, 11, 30, 14, 3, 11, 500_000, tzinfo=timezone(timedelta(hours=2))).timestamp()
+    assert time_of(b'{"at": "2026-11-30T14:03:11.500+02:00", "line') == zoned
+    assert time_of(b"2026-13-30 14:03:11 x") is None
+    assert time_of(b"at 2026") is None
+
+
+def test_objects_are_shown_as_lines_and_lines_as_objects(tmp_path: Path, log: Path) -> None:
+    at = datetime(2026, 11, 30, 14, 3, 11, 123_000).astimezone()
+    written = {"at": at.isoformat(timespec="milliseconds"), "stream": "stderr", "line": f"bad \x1b[2J {TOKEN}"}
+    bare = {**written, "line": "2026-11-30 14:03:11,120 INFO"}
+    (log / "bot-echo.log").write_text(
+        f"2026-11-30 14:03:11.123 said\n{json.dumps(written)}\n{json.dumps(bare)}\n"
+        '{"at": "2026-11-30T14:03:11.123Z", "mine": 1}\n'
+    )
+    assert invoke(tmp_path, "logs").stdout.splitlines()[:3] == [
+        "2026-11-30 14:03:11.123 said",
+        "2026-11-30 14:03:11.123 bad \\x1b[2J 123456789:<redacted>",
+        "2026-11-30 14:03:11,120 INFO",
+    ]
+    found = [json.loads(line) for line in invoke(tmp_path, "logs", "--json").stdout.splitlines()]
+    assert found[0] == {"bot": "echo", "at": written["at"], "stream": None, "line": "said"}
+    assert found[1] == {"bot": "echo", **written, "line": "bad \\x1b[2J 123456789:<redacted>"}
+    assert found[3]["line"] == '{"at": "2026-11-30T14:03:11.123Z", "mine": 1}'
+
+
+def test_a_long_line_is_shown_in_pieces_that_cut_no_token(log: Path) -> None:
+    file = log / "bot-a.log"
+    file.write_text("x " * 131_060 + TOKEN + " y" * 200_000 + "\nlast")
+    lines = shown(Source("a", file, ()))
+    assert len(lines) > 2
+    assert lines[-1] == "last"
+    assert "".join(lines[:-1]) == "x " * 131_060 + "123456789:<redacted>" + " y" * 200_000
+
+
+WORDS = ("a", "\n", "b c", "\r\n", "\n\n", "ü" * 20_000)
+
+
+@settings(database=None, deadline=None)
+@given(st.lists(st.integers(0, len(WORDS) - 1), max_size=6), st.integers(0, 6))
+def test_the_last_lines_are_those_that_reading_from_the_beginning_ends_with(words: list[int], count: int) -> None:
+    text = "".join(WORDS[word] for word in words)
+    with tempfile.TemporaryDirectory() as directory:
+        file = Path(directory) / "bot-a.log"
+        file.write_bytes(text.encode())
+        lines = [line.rstrip("\r") for line in text.split("\n")]
+        lines = lines if lines[-1] else lines[:-1]
+        assert shown(Source("a", file, ()), count=count) == lines[len(lines) - min(count, len(lines)) :]
+        assert shown(Source("a", file, ())) == lines
+
+
+def test_a_rotation_between_the_two_readings_neither_loses_nor_repeats(log: Path) -> None:
+    file = log / "bot-a.log"
+    file.write_text("one\n")
+    with ExitStack() as stack:
+        follower = stack.enter_context(Follower(file))
+        file.rename(log / "bot-a.log.1")
+        file.write_text("two\n")
+        source = Source("a", file, ())
+        assert [line.text for line in _written([(source, follower)], Wanted(10), stack)] == ["one"]
+        assert follower.lines() == [b"two"]

@@ -1,0 +1,116 @@
+"""A line of a bot's log as people and programs are shown it, and which lines somebody wants to see. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from multibot_plugin.cli.output import clean
+from multibot_runner.redact import redact
+
+# The time that a line begins with, in every form of log_format and as loggers write it.
+_TIME = re.compile(rb'(?:\{"at": "|\D{0,3})(\d{4}[-/]\d\d[-/]\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)'
+                   rb"(Z|[+-]\d\d:?\d\d)?")  # fmt: skip
+_STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+_MOST_UNTIMED = 200
+
+
+@dataclass(frozen=True)
+class Line:
+    """``at``: seconds since the epoch, None where the line does not say it; ``stream``: only the form json knows it.
+
+    ``text`` is for people, with its time; ``said`` is what the bot wrote. Both are harmless for a terminal.
+    """
+
+    bot: str
+    at: float | None
+    stream: str | None
+    text: str
+    said: str
+
+    def as_json(self) -> str:
+        """Return the line as an object; ``at`` in ISO 8601 with its zone."""
+        at = (
+            None if self.at is None else datetime.fromtimestamp(self.at).astimezone().isoformat(timespec="milliseconds")
+        )
+        return json.dumps({"bot": self.bot, "at": at, "stream": self.stream, "line": self.said}, ensure_ascii=False)
+
+
+def read_line(bot: str, raw: bytes, tokens: Iterable[str] = ()) -> Line:
+    """Return a line of a log, without tokens (``tokens`` in whatever form) and terminal escapes."""
+    at, text = time_of(raw), raw.decode("utf-8", "replace").rstrip("\r\n")
+    if at is not None and raw.startswith(b'{"at": "') and (found := _object(text)):
+        said = clean(redact(found["line"], tokens))
+        stamp = "" if _TIME.match(said.encode()) else f"{datetime.fromtimestamp(at).isoformat(' ', 'milliseconds')} "
+        return Line(bot, at, clean(found["stream"]), stamp + said, said)
+    text = clean(redact(text, tokens))
+    return Line(bot, at, None, text, _STAMP.sub("", text, count=1) if _STAMP.match(text) else text)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    names = ("at", "stream", "line")
+    return found if isinstance(found, dict) and all(isinstance(found.get(name), str) for name in names) else None
+
+
+def time_of(raw: bytes) -> float | None:
+    """Return the time that a line begins with; without a zone it is the local one."""
+    match = _TIME.match(raw)
+    if match is None:
+        return None
+    moment = b"%bT%b%b" % (match[1].replace(b"/", b"-"), match[2], match[3] or b"")
+    try:
+        return datetime.fromisoformat(moment.decode()).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def in_time(lines: Iterable[Line]) -> Iterator[tuple[float, Line]]:
+    """Yield each line of one log with the time that it is sorted by.
+
+    A line without one belongs to the line before it; what comes before the first time to that one.
+    """
+    current: float | None = None
+    waiting: list[Line] = []
+    for line in lines:
+        current = line.at if line.at is not None else current
+        waiting.append(line)
+        if current is not None or len(waiting) > _MOST_UNTIMED:
+            for earlier in waiting:
+                yield current or 0.0, earlier
+            waiting.clear()
+    for line in waiting:
+        yield current or 0.0, line
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """``count``: the last so many lines of each log (None: all); ``since``: seconds since the epoch."""
+
+    count: int | None = None
+    since: float | None = None
+    pattern: re.Pattern[str] | None = None
+
+    def has(self, line: Line) -> bool:
+        """Whether a line of the right time is to be shown."""
+        return self.pattern is None or self.pattern.search(line.text) is not None
+
+
+def since_of(text: str, now: datetime) -> float:
+    """Return the moment that ``10m`` (ago), ``14:03`` (the last) or an ISO date means; raises ValueError."""
+    text = text.strip()
+    if match := _DURATION.fullmatch(text):
+        return (now - timedelta(**{_UNITS[match[2]]: float(match[1])})).timestamp()
+    if match := re.fullmatch(r"(\d\d?):(\d\d)(?::(\d\d))?", text):
+        then = now.replace(hour=int(match[1]), minute=int(match[2]), second=int(match[3] or 0), microsecond=0)
+        return (then if then <= now else then - timedelta(days=1)).timestamp()
+    return datetime.fromisoformat(text).timestamp()
