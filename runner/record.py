@@ -50,6 +50,20 @@ class Recorder:
         """Return the digests of this run and the earlier ones."""
         return tuple({run.digest for run in self._runs})
 
+    @property
+    def last_word(self) -> str:
+        """Return what was written down of how the newest run ended."""
+        return self._runs[0].exit.text if self._runs and self._runs[0].exit else ""
+
+    def waits(self, seconds: float) -> None:
+        """Write down how long this run waits, or has waited, before it runs the bot's code."""
+        self._change(waited_s=seconds)
+
+    def bury(self, exit: Exit) -> None:
+        """Write down how the last run, which left no word, ended: nothing follows it."""
+        self._runs = (dataclasses.replace(self._runs[0], exit=exit), *self._runs[1:])
+        self._write_runs()
+
     def begin(self, digest: str) -> None:
         """Write down a new run of this process."""
         run = Run(time.time(), self.heartbeat.start_mono, os.getpid(), digest)

@@ -54,7 +54,7 @@ def test_kill_9_leaves_a_run_without_a_word_and_the_next_start_counts_it_as_a_de
     heartbeat = bot.phase(third, BACKING_OFF)
     assert heartbeat.until_mono is not None
     bot.phase(third, RUNNING)
-    assert "died 2 times in a row: waiting 1 s" in bot.log
+    assert "died 2 times in a row, last: killed (SIGKILL or crash of the interpreter): backing-off for " in bot.log
 
 
 @pytest.mark.parametrize(
@@ -82,12 +82,12 @@ def test_a_stop_during_the_backoff_ends_it_at_once_and_begins_the_tally_anew(pla
     replace_file(bot.paths.runs, encode(died), owner=(owner.st_uid, owner.st_gid))
     process = bot.start()
     bot.phase(process, BACKING_OFF)
-    bot.said("died 9 times in a row: waiting 128 s")
+    bot.said("died 9 times in a row, last: : backing-off for ")
     process.terminate()
     assert process.wait(10) == 0
     assert (bot.exit.cause, bot.runs[0].stopping) == (STOPPED, True)
     assert bot.run_to_end() == 3
-    assert bot.log.count("waiting") == 1
+    assert bot.log.count("backing-off") == 1
 
 
 def test_the_second_instance_waits_at_the_lock_says_so_and_takes_over(place: Place) -> None:
