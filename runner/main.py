@@ -251,7 +251,7 @@ def _run(start: Launch, recorder: Recorder) -> int:
     atexit.register(last)  # called last: Python waits for the bot's own children (multiprocessing) before it
     # A command's stop is enforced by its own loop; the timer is for a loop that hangs itself.
     stop.Stopper(recorder, start.settings.stop_wait_s + (1.0 if command else 0.0), last).install()
-    recorder.update(phase=RUNNING, until_mono=None, status="")
+    recorder.update(phase=RUNNING, start_mono=time.monotonic(), until_mono=None, status="")
     if not command and not start.foreground:
         _record_sudden_exit(start, recorder)
     try:

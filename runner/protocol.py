@@ -154,6 +154,7 @@ class RunnerSettings:
 class Heartbeat:
     """What a runner says of itself, in one small file that it replaces.
 
+    ``start_mono``: since when it is in business: the process, and once it is RUNNING the bot's own code.
     ``loop_mono``: last beat of the event loop, None where the launch form has none that we can see.
     ``poll_*``: the bot's getUpdates calls; ``poll_code`` is the HTTP status of the last failed one, None after a
     success; ``poll_timeout_s`` is the ``timeout`` parameter of the last call. ``polling_seen``: whether this launch
