@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from typing import List, NoReturn, Sequence
@@ -50,8 +51,10 @@ def execute(start: Launch, words: Sequence[str]) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     argv: List[str] = list(words)
     try:
-        os.execvp(argv[0], argv)  # noqa: S606
+        os.execvp(shutil.which(argv[0]) or argv[0], argv)  # noqa: S606
     except OSError as error:
-        sys.stderr.write(f"multibot: {argv[0]}: {error.strerror}\n")
+        # Not found in PATH is "permission denied" where one of its folders is closed to the bot.
+        found = os.path.exists(argv[0]) if os.sep in argv[0] else False
+        sys.stderr.write(f"multibot: {argv[0]}: {error.strerror if found else 'command not found'}\n")
         sys.stderr.flush()
-        os._exit(_NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE)
+        os._exit(_NOT_EXECUTABLE if found else _NOT_FOUND)
