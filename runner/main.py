@@ -96,7 +96,7 @@ def _for_a_person(how: str, paths: BotPaths, digest: str, words: Sequence[str]) 
             foreground.execute(start, words)
         _honour_pythonpath()
         descriptor = foreground.take_lock(start)
-        recorder = Recorder(start.paths, start.start_mono)
+        recorder = Recorder(start.paths, start.start_mono, mute=True)
         recorder.read_runs()
         return _go(start, recorder, descriptor)
     except Misconfigured as error:
@@ -230,7 +230,7 @@ def _exec(start: Launch, recorder: Recorder, descriptor: int) -> int:
 
 
 def _resume(start: Launch) -> int:
-    recorder = Recorder(start.paths, start.start_mono)
+    recorder = Recorder(start.paths, start.start_mono, mute=start.foreground)
     recorder.read_runs()
     if sys.version_info < (3, 10):
         version = ".".join(map(str, sys.version_info[:2]))

@@ -27,13 +27,14 @@ _BURST = 10.0
 
 
 class Recorder:
-    """Keeps the two files of one process. No failure to write reaches the bot.
+    """Keeps the two files of one process (``mute``: writes none of them). No failure to write reaches the bot.
 
     Neither file is forced to the disk: the runtime directory is gone after a reboot anyway.
     """
 
-    def __init__(self, paths: BotPaths, start_mono: float, phase: str = RUNNING) -> None:
+    def __init__(self, paths: BotPaths, start_mono: float, phase: str = RUNNING, mute: bool = False) -> None:
         self.paths = paths
+        self._mute = mute
         self.stopping = False
         self.heartbeat = Heartbeat(pid=os.getpid(), phase=phase, start_mono=start_mono)
         self._runs: Tuple[Run, ...] = ()
@@ -97,6 +98,8 @@ class Recorder:
 
     def write(self) -> None:
         """Write the heartbeat as it is."""
+        if self._mute:
+            return
         data = encode(self.heartbeat)
         try:
             replace_file(self.paths.heartbeat, data, fsync=False)

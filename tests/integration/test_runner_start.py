@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from runners import ROOT, Place, a_place, alive, wait_for
 
+from multibot_runner import family, lock
 from multibot_runner.protocol import (
     BACKING_OFF,
     CRASHED,
@@ -130,6 +131,32 @@ def test_an_orphan_that_keeps_the_lock_is_killed(place: Place) -> None:
     bot.phase(second, RUNNING)
     assert f"process {holder} is an orphan and does not end: killing it" in bot.log
     assert not alive(holder)
+
+
+@pytest.mark.parametrize(("name", "spared"), [(family.FOREGROUND, True), (b"mb-other", False)])
+def test_a_run_of_a_person_in_a_terminal_is_no_orphan(tmp_path: Path, name: bytes, spared: bool) -> None:
+    file = tmp_path / "lock"
+    source = f"""
+import fcntl, time
+open("/proc/self/comm", "w").write("{name.decode()}")
+file = open("{file}", "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
+    descriptor = lock.open_lock(file)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        waiting = lock.Waiting(descriptor, 5.0, lambda text: None)
+        assert [waiting.look(now) for now in (0.0, 4.0, 6.0, 12.0)] == [False] * 4
+        assert spared or holder.wait(10) == -signal.SIGKILL
+        assert alive(holder.pid) is spared
+    finally:
+        os.close(descriptor)
+        holder.kill()
+        holder.communicate()
 
 
 def settings_of(bot: object) -> RunnerSettings:
