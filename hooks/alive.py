@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from multibot_plugin.hookspecs import KILLED, Finding, Health, Level, Observation, hookimpl
 
 _REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
@@ -9,6 +11,7 @@ _WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIG
 _STANDING_S = 30.0
 _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
 _STAYED_S = 60.0  # for a bot that kept dying until it was stopped
+_DAY_S = 86400.0
 _AHEAD_S = 60.0  # a run may have begun since this look began
 
 
@@ -16,6 +19,8 @@ _AHEAD_S = 60.0  # a run may have begun since this look began
 def multibot_check(observation: Observation) -> list[Finding]:
     if observation.state == "quarantined":
         return [_quarantined(observation)]
+    if observation.state == "finished":
+        return []
     findings = [*_standing(observation), *_dying(observation), *_locked_out(observation)]
     if "quarantined" in observation.open and not _back(observation):
         text = "was quarantined; started again, it has not polled yet"
@@ -24,11 +29,24 @@ def multibot_check(observation: Observation) -> list[Finding]:
 
 
 def _quarantined(observation: Observation) -> Finding:
+    waiting = observation.heartbeat
+    if observation.pid is not None and waiting is not None and waiting.until_mono is not None:
+        until_at = observation.now_at + waiting.until_mono - observation.now
+        text = f"quarantined until {_clock(until_at, observation.now_at)}: {waiting.status}"
+        return Finding(
+            observation.bot, "quarantined", Level.CRITICAL, text, Health.DEGRADED, since_mono=waiting.start_mono
+        )
     last = observation.runs[0].exit if observation.runs else None
     why = last.text if last else "it cannot be started; its log says why"
     health = Health.UNAUTHORISED if last and last.cause == _REJECTED else Health.DEGRADED
     since = observation.now - (observation.now_at - last.ended_at) if last else None
     return Finding(observation.bot, "quarantined", Level.CRITICAL, f"quarantined: {why}", health, since_mono=since)
+
+
+def _clock(at: float, now_at: float) -> str:
+    """Return a time to come, for people."""
+    then = datetime.fromtimestamp(at)
+    return f"{then:%H:%M}" if at - now_at < _DAY_S else f"{then:%b %d %H:%M}"
 
 
 def _back(observation: Observation) -> bool:

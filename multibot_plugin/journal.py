@@ -139,13 +139,19 @@ class Journal:
 
     def wishes(self) -> dict[str, bool]:
         """Return the last wish for each bot that the database has not heard of yet, without closing anything."""
+        return {entry.bot: entry.enabled for entry in self._waiting() if isinstance(entry, Wish)}
+
+    def audit(self) -> list[AuditEntry]:
+        """Return what is not in the audit log yet, in its order, without closing anything."""
+        return [entry for entry in self._waiting() if isinstance(entry, AuditEntry)]
+
+    def _waiting(self) -> list[Entry]:
         for _ in range(10):
             try:
-                entries = [entry for path in self._files() if path.exists() for entry in _read(path).entries]
+                return [entry for path in self._files() if path.exists() for entry in _read(path).entries]
             except FileNotFoundError:  # closed or replayed just now: look again
                 continue
-            return {entry.bot: entry.enabled for entry in entries if isinstance(entry, Wish)}
-        return {}
+        return []
 
     def done(self, batch: Batch) -> None:
         """Forget a batch that is in the database. Raises JournalError."""

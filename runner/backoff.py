@@ -1,20 +1,50 @@
-"""How long a bot waits before it starts again. Pure."""
+"""When a bot that died starts again. Pure."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import Tuple
 
-from multibot_runner.protocol import Run
+from multibot_runner.protocol import BACKING_OFF, KILLED, QUARANTINED, RUNNING, Run, RunnerSettings
 
-WINDOW_S = 600.0
+_JITTER = 0.25  # of a wait: what failed together (the network) shall not come back in one moment
 
 
-def deaths_in_a_row(runs: Tuple[Run, ...], now_at: float, longest_s: float, window_s: float = WINDOW_S) -> int:
-    """Return how many deaths count for the start at ``now_at`` (seconds since the epoch).
+@dataclass(frozen=True)
+class Pause:
+    """What comes before a start: ``phase`` RUNNING (nothing), BACKING_OFF or QUARANTINED, and for how long.
 
-    ``runs`` are the earlier runs, newest first; ``longest_s`` is ``backoff_max_s``. A stop or a final exit begins the
-    tally anew, and so does a run that worked for longer than ``window_s``: its own death is the first. The wait
-    before a run is no work, or the tally would fall apart as soon as the waits get as long as the window.
+    ``wait_s`` infinite: until a person starts it. ``text``: why, for people.
+    """
+
+    phase: str
+    wait_s: float = 0.0
+    text: str = ""
+
+
+def before_start(runs: Tuple[Run, ...], settings: RunnerSettings, now_at: float, luck: float) -> Pause:
+    """Return what comes before the start at ``now_at`` (seconds since the epoch).
+
+    ``runs``: the earlier runs, newest first; ``luck``: a random number from 0 to 1.
+    """
+    deaths = deaths_in_a_row(runs, now_at, settings.backoff_reset_s)
+    if not deaths:
+        return Pause(RUNNING)
+    times = "once" if deaths == 1 else f"{deaths} times in a row"
+    text = f"died {times}, last: {runs[0].exit.text if runs[0].exit else KILLED}"
+    if 0 < settings.quarantine_after <= deaths:
+        return Pause(QUARANTINED, settings.quarantine_retry_s or math.inf, text)
+    pause_s = wait_s(deaths, settings.backoff_max_s) * (1 - _JITTER * luck)
+    return Pause(BACKING_OFF if pause_s else RUNNING, pause_s, text)
+
+
+def deaths_in_a_row(runs: Tuple[Run, ...], now_at: float, reset_s: float) -> int:
+    """Return how many deaths count for the start at ``now_at``.
+
+    A stop or a final exit begins the tally anew, and so does a run that worked for longer than ``reset_s``: its own
+    death is the first. The wait before a run is no work, or the tally would fall apart as soon as the waits get as
+    long as that.
     """
     tally = 0
     for index in range(len(runs) - 1, -1, -1):
@@ -24,8 +54,7 @@ def deaths_in_a_row(runs: Tuple[Run, ...], now_at: float, longest_s: float, wind
             continue
         # Killed without a word: it lived until the next start at the latest.
         ended_at = run.exit.ended_at if run.exit else runs[index - 1].started_at if index else now_at
-        worked_s = ended_at - run.started_at - wait_s(tally, longest_s)
-        tally = 1 if worked_s > window_s else tally + 1
+        tally = 1 if ended_at - run.started_at - run.waited_s > reset_s else tally + 1
     return tally
 
 

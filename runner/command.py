@@ -11,7 +11,7 @@ import subprocess
 import time
 from typing import Any, Dict, Optional
 
-from multibot_runner import family, logs, outcome
+from multibot_runner import family, logs, oom, outcome
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import Exit
@@ -19,6 +19,7 @@ from multibot_runner.record import Recorder
 
 GRACE_S = 2.0  # what the program's own children get after it has ended
 _CHUNK = 65536
+_LAST_WORDS = 500
 
 
 def run(launch: Launch, recorder: Recorder) -> Exit:
@@ -50,6 +51,9 @@ class _Child:
         self._deadline: Optional[float] = None  # of a stop
         self._forced = False
         self._status: Optional[int] = None
+        self._terminal = launch.foreground and os.isatty(0)
+        self._kills = oom.look()
+        self._tail = b""
 
     def start(self) -> None:
         words = shlex.split(self._settings.target)
@@ -57,6 +61,8 @@ class _Child:
 
         def prepare() -> None:
             os.setpgid(0, 0)
+            if self._terminal:
+                family.take_terminal()
             # SIGKILL: a program that outlived its runner would be a second poller, and it may ignore SIGTERM.
             family.die_with_parent(signal.SIGKILL)
             if os.getppid() != runner:
@@ -104,7 +110,10 @@ class _Child:
         if stopping:
             text = f"stopped: killed {self._settings.stop_wait_s:g} s after SIGTERM" if self._forced else ""
             return outcome.stopped(code if code >= 0 else None, -code if code < 0 else None, text)
-        return outcome.killed(-code) if code < 0 else outcome.ended(code)
+        if code < 0:
+            return outcome.killed(-code, oom.verdict(self._kills, oom.look()) if code == -signal.SIGKILL else "")
+        lines = self._tail.decode("utf-8", "replace").split("\n")
+        return outcome.ended(code, next((line.strip() for line in reversed(lines) if line.strip()), ""))
 
     def _turn(self, deadline: Optional[float]) -> None:
         """Wait for output, a signal or the deadline, and deal with what there is."""
@@ -127,6 +136,7 @@ class _Child:
         if not data:
             del self._outputs[descriptor]
             return False
+        self._tail = (self._tail + data)[-_LAST_WORDS:]
         with contextlib.suppress(OSError):  # supervisord is gone: its death ends us by a signal
             logs.write(self._outputs[descriptor], data)
         return True

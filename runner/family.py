@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import signal
 from typing import Dict, List, Optional, Tuple
 
 MARK = "MULTIBOT_BOT_RUN"  # in the environment of everything that a bot starts: the bot's runtime directory
-WAITING = b"mb-waits"  # the name (/proc/PID/comm) of a runner until it has the bot's lock
+# Names (/proc/PID/comm) of a runner: until it has the bot's lock, and for as long as a person runs it in a terminal.
+WAITING, FOREGROUND = b"mb-waits", b"mb-run"
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 1, 4, 15, 36
 
@@ -42,6 +44,23 @@ def rename(name: bytes) -> bytes:
     text = ctypes.create_string_buffer(name, 16)
     ctypes.CDLL(None).prctl(_PR_SET_NAME, text, 0, 0, 0)
     return before
+
+
+def name_of(pid: int) -> bytes:
+    """Return a process's name; empty when there is no such process."""
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b""
+
+
+def take_terminal() -> None:
+    """Make this process's group the one that has the terminal: it may read, and Ctrl-C is for it alone."""
+    before = signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # we are in the background until then
+    with contextlib.suppress(OSError):
+        os.tcsetpgrp(0, os.getpgrp())
+    signal.signal(signal.SIGTTOU, before)
 
 
 def parent_of(pid: int) -> Optional[int]:

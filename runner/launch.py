@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
+from multibot_runner import logs, process
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.process import Account
 from multibot_runner.protocol import FORMS, TOKEN, BadFile, BotPaths, RunnerSettings, decode, encode, read_file
@@ -25,6 +26,7 @@ class Launch:
     token: str = field(repr=False)
     dropped: bool = False  # root gave its rights up for this bot
     own_interpreter: bool = True  # multibot's own, not one that the bot brought
+    foreground: bool = False  # a person runs it in a terminal: no part of what is supervised
 
 
 def load(paths: BotPaths, digest: str) -> Tuple[RunnerSettings, str]:
@@ -39,6 +41,30 @@ def load(paths: BotPaths, digest: str) -> Tuple[RunnerSettings, str]:
     if not TOKEN.fullmatch(token):
         raise Misconfigured("its token file does not hold a token")
     return settings, token
+
+
+def enter(paths: BotPaths, digest: str, start_mono: float, parent: int, foreground: bool = False) -> Launch:
+    """Make this process the bot's (user, environment, directory ...), as far as that goes without running its code.
+
+    Raises Misconfigured, ParentGone.
+    """
+    try:
+        settings, token = load(paths, digest)
+        logs.install([token], settings.log_format, settings.log_rate)
+        account = process.account_for(settings, paths)
+        if account is not None:
+            check_owner(paths, digest, account)
+        context = process.context_for(settings, paths, account, parent)
+        process.make_directory(paths.run_dir, account)
+        process.make_directory(paths.work, account)
+        process.give_output(account)
+        process.become(context)
+    except OSError as error:
+        raise Misconfigured(f"{error.filename or paths.bot}: {error.strerror}") from None
+    except (TypeError, ValueError, AttributeError):  # a value of the wrong type; it may be a secret
+        raise Misconfigured(f"{paths.settings(digest)} is damaged: run 'multibot apply'") from None
+    dropped = account is not None and account.uid != 0
+    return Launch(settings, paths, digest, start_mono, token, dropped, foreground=foreground)
 
 
 def check_owner(paths: BotPaths, digest: str, account: Account) -> None:
@@ -66,6 +92,7 @@ def hand_over(launch: Launch, lock: int) -> int:
         "digest": launch.digest,
         "start_mono": launch.start_mono,
         "dropped": launch.dropped,
+        "foreground": launch.foreground,
         "lock": lock,
     }
     descriptor = os.memfd_create("launch", 0)
@@ -84,4 +111,6 @@ def take_over(descriptor: int) -> Launch:
     state, run, bot = data["paths"]
     settings = decode(RunnerSettings, data["settings"].encode())
     paths = BotPaths(Path(state), Path(run), bot)
-    return Launch(settings, paths, data["digest"], data["start_mono"], data["token"], data["dropped"], False)
+    return Launch(
+        settings, paths, data["digest"], data["start_mono"], data["token"], data["dropped"], False, data["foreground"]
+    )

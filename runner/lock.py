@@ -79,7 +79,7 @@ class Waiting:
 
     def _watch(self, pid: int, now: float) -> None:
         parent = family.parent_of(pid)
-        if parent is None or parent == os.getppid():
+        if parent is None or parent == os.getppid() or family.name_of(pid) == family.FOREGROUND:
             self._orphan_since = None
         elif self._orphan_since is None:
             self._orphan_since = now

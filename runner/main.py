@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import itertools
+import math
 import os
 import re
 import sys
@@ -12,34 +13,41 @@ import time
 from pathlib import Path
 from typing import Callable, NoReturn, Optional, Sequence
 
-from multibot_runner import backoff, family, launch, lock, logs, outcome, process, stop, sweep
+from multibot_runner import backoff, family, foreground, launch, lock, logs, outcome, process, stop, sweep
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import (
-    BACKING_OFF,
     BOT_ID,
+    CRASHED,
     EXIT_FINAL,
+    EXIT_FINISHED,
     FINAL_NOT_BEFORE_S,
+    KILLED,
     LOCKED_OUT,
     RUN_VARIABLE,
     RUNNING,
     STATE_VARIABLE,
     BotPaths,
     Exit,
+    Run,
 )
 from multibot_runner.record import Recorder
 
 _DIGEST = re.compile(r"[0-9a-f]{16}")
 _LOOK_S = 0.25  # between two looks at a lock that is not ours
+_ANOTHER_BOOT_S = 60.0
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run a bot; return the exit code of this process (or end it by the signal that ended the bot).
 
-    ``arguments``: id, digest, and after an exec into the bot's interpreter the descriptor of the hand-over.
+    ``arguments``: id, digest, and after an exec into the bot's interpreter the descriptor of the hand-over. Before
+    them ``--run`` (in the foreground, for a person) or ``--exec`` (a command of a person, which follows them).
     """
     start_mono = time.monotonic()
     stop.block()
+    if len(arguments) >= 3 and arguments[0] in ("--run", "--exec"):
+        return _for_a_person(arguments[0], _paths(*arguments[1:3]), arguments[2], arguments[3:])
     try:
         if len(arguments) == 3:
             taken = launch.take_over(int(arguments[2]))
@@ -71,25 +79,31 @@ def _start(paths: BotPaths, digest: str, start_mono: float) -> int:
     if parent == 1 and _orphaned(paths):
         raise process.ParentGone
     try:
-        settings, token = launch.load(paths, digest)
-        logs.install([token], settings.log_format, settings.log_rate)
-        account = process.account_for(settings, paths)
-        if account is not None:
-            launch.check_owner(paths, digest, account)
-        context = process.context_for(settings, paths, account, parent)
-        process.make_directory(paths.run_dir, account)
-        process.make_directory(paths.work, account)
-        process.give_output(account)
-        process.become(context)
-    except OSError as error:
-        return _refuse(paths, digest, start_mono, f"{error.filename or paths.bot}: {error.strerror}")
+        start = launch.enter(paths, digest, start_mono, parent)
     except Misconfigured as error:
         return _refuse(paths, digest, start_mono, str(error))
-    except (TypeError, ValueError, AttributeError):  # a value of the wrong type; it may be a secret
-        return _refuse(paths, digest, start_mono, f"{paths.settings(digest)} is damaged: run 'multibot apply'")
     _honour_pythonpath()
-    dropped = account is not None and account.uid != 0
-    return _hold(Launch(settings, paths, digest, start_mono, token, dropped), name)
+    return _hold(start, name)
+
+
+def _for_a_person(how: str, paths: BotPaths, digest: str, words: Sequence[str]) -> int:
+    """``multibot bot run`` and ``bot exec``: nothing of it is written down as a run of the bot."""
+    try:
+        name = family.rename(family.WAITING)
+        start = launch.enter(paths, digest, time.monotonic(), os.getppid(), foreground=True)
+        if how == "--exec":
+            family.rename(name)
+            foreground.execute(start, words)
+        _honour_pythonpath()
+        descriptor = foreground.take_lock(start)
+        recorder = Recorder(start.paths, start.start_mono, mute=True)
+        recorder.read_runs()
+        return _go(start, recorder, descriptor)
+    except Misconfigured as error:
+        sys.stderr.write(f"multibot: {logs.clean(str(error))}\n")
+        return foreground.EXIT_REFUSED
+    except process.ParentGone:
+        return 1
 
 
 def _orphaned(paths: BotPaths) -> bool:
@@ -138,20 +152,46 @@ def _hold(start: Launch, name: bytes) -> int:
         return 0
     family.rename(name)
     earlier = recorder.read_runs()
+    if start.settings.restart == "never" and earlier and _was_killed(earlier[0]):
+        recorder.bury(outcome.under("never", Exit(time.time(), CRASHED, KILLED)))
+        logs.say(recorder.last_word)
+        return _leave(EXIT_FINAL, start.start_mono)
     recorder.begin(start.digest)
     traces = _traces(start, recorder)
     count = sweep.end(lambda: sweep.members(traces))
     if count:
         logs.say(f"killed {count} process(es) that the last run left behind")
-    deaths = backoff.deaths_in_a_row(earlier, time.time(), start.settings.backoff_max_s)
-    wait_s = backoff.wait_s(deaths, start.settings.backoff_max_s)
-    if wait_s:
-        logs.say(f"died {deaths} times in a row: waiting {wait_s:g} s")
-        recorder.update(phase=BACKING_OFF, until_mono=time.monotonic() + wait_s)
-    if stop.wait(wait_s):
+    pause = backoff.before_start(earlier, start.settings, time.time(), os.urandom(1)[0] / 255)
+    if math.isinf(pause.wait_s):
+        return _end(start, recorder, outcome.gave_up(pause.text))
+    if _waits(recorder, pause):
         recorder.stop()
         recorder.finish(outcome.stopped(0, text="stopped before it was started"))
         return 0
+    return _go(start, recorder, descriptor)
+
+
+def _was_killed(run: Run) -> bool:
+    """Whether a run died without a word, and not with the machine: that is nothing of the bot's."""
+    moved_s = (time.time() - time.monotonic()) - (run.started_at - run.start_mono)
+    return run.exit is None and run.died and abs(moved_s) < _ANOTHER_BOOT_S
+
+
+def _waits(recorder: Recorder, pause: backoff.Pause) -> bool:
+    """Wait as long as ``pause`` says; return True as soon as this process is asked to stop."""
+    if not pause.wait_s:
+        return stop.wait(0)
+    logs.say(f"{pause.text}: {pause.phase} for {pause.wait_s:.3g} s")
+    began = time.monotonic()
+    recorder.waits(pause.wait_s)  # should it be killed meanwhile, that was no work either
+    recorder.update(phase=pause.phase, until_mono=began + pause.wait_s, status=pause.text)
+    stopped = stop.wait(pause.wait_s)
+    recorder.waits(time.monotonic() - began)
+    return stopped
+
+
+def _go(start: Launch, recorder: Recorder, descriptor: int) -> int:
+    """Run the bot, in its own interpreter where it has one."""
     if start.settings.python and start.settings.launch != "command":
         return _exec(start, recorder, descriptor)
     return _run(start, recorder)
@@ -159,7 +199,8 @@ def _hold(start: Launch, name: bytes) -> int:
 
 def _traces(start: Launch, recorder: Recorder) -> sweep.Traces:
     """Return by what a process of this bot is recognised."""
-    return sweep.Traces(start.paths.bot, str(start.paths.run_dir), recorder.digests, os.getuid())
+    digests = (start.digest, *recorder.digests)
+    return sweep.Traces(start.paths.bot, str(start.paths.run_dir), digests, os.getuid())
 
 
 def _take_lock(start: Launch, recorder: Recorder) -> Optional[int]:
@@ -189,7 +230,7 @@ def _exec(start: Launch, recorder: Recorder, descriptor: int) -> int:
 
 
 def _resume(start: Launch) -> int:
-    recorder = Recorder(start.paths, start.start_mono)
+    recorder = Recorder(start.paths, start.start_mono, mute=start.foreground)
     recorder.read_runs()
     if sys.version_info < (3, 10):
         version = ".".join(map(str, sys.version_info[:2]))
@@ -204,13 +245,15 @@ def _resume(start: Launch) -> int:
 def _run(start: Launch, recorder: Recorder) -> int:
     """Run the bot in its form; nothing of it is imported before this."""
     command = start.settings.launch == "command"
+    if start.foreground:
+        foreground.begin(command)
     last = sweep.LastAct(_traces(start, recorder))
     atexit.register(last)  # called last: Python waits for the bot's own children (multiprocessing) before it
     # A command's stop is enforced by its own loop; the timer is for a loop that hangs itself.
     stop.Stopper(recorder, start.settings.stop_wait_s + (1.0 if command else 0.0), last).install()
-    recorder.update(phase=RUNNING, until_mono=None)
-    if not command:
-        _record_sudden_exit(recorder)
+    recorder.update(phase=RUNNING, start_mono=time.monotonic(), until_mono=None, status="")
+    if not command and not start.foreground:
+        _record_sudden_exit(start, recorder)
     try:
         result = _form(start.settings.launch)(start, recorder)
     except Misconfigured as error:
@@ -220,14 +263,17 @@ def _run(start: Launch, recorder: Recorder) -> int:
     return _end(start, recorder, result)
 
 
-def _record_sudden_exit(recorder: Recorder) -> None:
-    """Have ``os._exit`` written down, after which nothing of ours runs; a forked child has no say (record.py)."""
-    leave = os._exit
+def _record_sudden_exit(start: Launch, recorder: Recorder) -> None:
+    """Have ``os._exit`` written down, after which nothing of ours runs; a forked child has no say."""
+    leave, own = os._exit, os.getpid()
 
     def _exit(status: int) -> NoReturn:
-        if isinstance(status, int):
+        if isinstance(status, int) and os.getpid() == own:
             code = status & 0xFF
-            recorder.finish(outcome.stopped(code) if recorder.stopping else outcome.ended(code))
+            end = outcome.stopped(code) if recorder.stopping else outcome.ended(code)
+            end = outcome.under(start.settings.restart, end)
+            recorder.finish(end)
+            status = _leave(end.code or 0, start.start_mono)
         logs.let_go()
         leave(status)
 
@@ -249,7 +295,9 @@ def _form(name: str) -> Callable[[Launch, Recorder], Exit]:
 
 
 def _end(start: Launch, recorder: Recorder, result: Exit) -> int:
-    """Write down how it ended, and end this process the same way."""
+    """Write down how it ended, and end this process the same way, or as the setting ``restart`` wants it."""
+    if not start.foreground:
+        result = outcome.under(start.settings.restart, result)
     recorder.finish(result)
     if result.cause != "stopped":
         logs.say(result.text)
@@ -261,8 +309,8 @@ def _end(start: Launch, recorder: Recorder, result: Exit) -> int:
 
 
 def _leave(code: int, start_mono: float) -> int:
-    """Return ``code``; the final one not before supervisord takes the process for started."""
-    if code == EXIT_FINAL:
+    """Return ``code``; a final one not before supervisord takes the process for started."""
+    if code in (EXIT_FINAL, EXIT_FINISHED):
         with contextlib.suppress(KeyboardInterrupt):
             time.sleep(max(0.0, start_mono + FINAL_NOT_BEFORE_S - time.monotonic()))
     return code

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import signal
+import sys
 import time
 import traceback
 from typing import Optional
 
 from multibot_runner import logs
-from multibot_runner.protocol import CRASHED, EXIT_FINAL, FINISHED, MISCONFIGURED, REJECTED, STOPPED, Exit
+from multibot_runner.protocol import (
+    CRASHED,
+    EXIT_FINAL,
+    EXIT_FINISHED,
+    FINISHED,
+    GAVE_UP,
+    MISCONFIGURED,
+    REJECTED,
+    STOPPED,
+    Exit,
+)
 
 _LONGEST = 300
+_LIBRARIES = ("site-packages", "dist-packages")
 
 
 class Misconfigured(Exception):
@@ -33,24 +47,66 @@ def stopped(code: Optional[int] = None, signal_number: Optional[int] = None, tex
     return Exit(time.time(), STOPPED, text, code=code, signal=signal_number)
 
 
-def ended(code: int) -> Exit:
-    """The bot left by itself with this exit code."""
+def gave_up(text: str) -> Exit:
+    """It died too often, and nobody wants it to be tried again."""
+    return Exit(time.time(), GAVE_UP, text, code=EXIT_FINAL)
+
+
+def under(restart: str, end: Exit) -> Exit:
+    """Return an end as the setting ``restart`` has it: with a code after which supervisord starts nothing, or not."""
+    if restart == "always" or end.cause not in (CRASHED, FINISHED):
+        return end
+    if restart == "on-failure" and end.cause == CRASHED:
+        return end
+    code = EXIT_FINISHED if end.cause == FINISHED else EXIT_FINAL
+    text = end.text if end.cause == FINISHED else f"{end.text}; not started again (restart = {restart})"
+    return dataclasses.replace(end, text=text, code=code, signal=None)
+
+
+def ended(code: int, last_line: str = "") -> Exit:
+    """The bot left by itself with this exit code. ``last_line``: of its output."""
     if code == 0:
         return Exit(time.time(), FINISHED, "ended by itself, exit code 0", code=0)
     if code == EXIT_FINAL:
         return misconfigured(f"ended by itself, exit code {EXIT_FINAL} (configuration error)")
-    return Exit(time.time(), CRASHED, f"ended by itself, exit code {code}", code=code)
+    text = _line(f"ended by itself, exit code {code}{f': {last_line}' if last_line else ''}")
+    # Ours to give: supervisord would take it for a bot that has finished.
+    return Exit(time.time(), CRASHED, text, code=1 if code == EXIT_FINISHED else code)
 
 
-def killed(signal_number: int) -> Exit:
-    return Exit(time.time(), CRASHED, f"killed by {_name(signal_number)}", signal=signal_number)
+def killed(signal_number: int, why: str = "") -> Exit:
+    text = f"killed by {_name(signal_number)}{f' ({why})' if why else ''}"
+    return Exit(time.time(), CRASHED, text, signal=signal_number)
 
 
 def crashed(error: BaseException) -> Exit:
-    """The bot's code raised ``error``; the text is the line that Python prints last."""
+    """The bot's code raised ``error``; the text is the line that Python prints last, and where that was."""
     lines = traceback.TracebackException(type(error), error, None).format_exception_only()
-    text = next((line for line in lines if not line.startswith(" ")), type(error).__name__)
-    return Exit(time.time(), CRASHED, _line(text), code=1)
+    text = _line(next((line for line in lines if not line.startswith(" ")), type(error).__name__))
+    memory = "out of memory: " if isinstance(error, MemoryError) else ""
+    place = _place(error)
+    return Exit(time.time(), CRASHED, f"{memory}{text}{f' ({place})' if place else ''}", code=1)
+
+
+def _place(error: BaseException) -> str:
+    """Return ``FILE:LINE`` of the bot's own code: the last there before it went into a library; "" without any."""
+    if isinstance(error, SyntaxError) and error.filename and error.lineno:
+        return _shown(error.filename, error.lineno)
+    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    own = [(file, line) for file, line in places if _is_the_bots(file)]
+    return _shown(*own[-1]) if own else ""
+
+
+def _shown(file: str, line: int) -> str:
+    """Return ``FILE:LINE``, beginning in the folder of the bot's program where it lies below that."""
+    folder = os.path.join(sys.path[0], "") if sys.path else ""
+    return logs.clean(f"{file.removeprefix(folder)}:{line}")
+
+
+def _is_the_bots(file: str) -> bool:
+    runner, standard = os.path.dirname(os.path.abspath(__file__)), os.path.dirname(os.__file__)
+    library = any(f"{os.sep}{name}{os.sep}" in file for name in _LIBRARIES)
+    return os.path.isabs(file) and not library and not file.startswith((runner + os.sep, standard + os.sep))
 
 
 def _line(text: str) -> str:

@@ -34,12 +34,13 @@ STATE_VARIABLE = "MULTIBOT_STATE"  # how the runner learns of the state and the 
 RUN_VARIABLE = "MULTIBOT_RUN"  # both stand in [supervisord] environment=
 
 # Why a process ended (``Exit.cause``).
-STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED = (
+STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED, GAVE_UP = (
     "stopped",
     "crashed",
     "token-rejected",
     "misconfigured",
     "finished",
+    "gave-up",
 )
 KILLED = "killed (SIGKILL or crash of the interpreter)"  # what is said of a run that died without a word
 # What a runner is doing (``Heartbeat.phase``).
@@ -153,6 +154,7 @@ class RunnerSettings:
 class Heartbeat:
     """What a runner says of itself, in one small file that it replaces.
 
+    ``start_mono``: since when it is in business: the process, and once it is RUNNING the bot's own code.
     ``loop_mono``: last beat of the event loop, None where the launch form has none that we can see.
     ``poll_*``: the bot's getUpdates calls; ``poll_code`` is the HTTP status of the last failed one, None after a
     success; ``poll_timeout_s`` is the ``timeout`` parameter of the last call. ``polling_seen``: whether this launch
@@ -162,7 +164,8 @@ class Heartbeat:
     ``handlers_seen``: whether the bot's handlers can be seen; ``oldest_update_mono`` is when the oldest update arrived
     that is not handled yet (None: none waits), ``handler_latency_s`` how long the last handled one took from its
     arrival. ``sent_*``: the bot's send calls that succeeded. ``ready_mono``, ``watchdog_*``, ``status``: what a command
-    said by sd_notify; ``watchdog_s`` is within what time it has to speak again (None: it has no watchdog).
+    said by sd_notify; ``watchdog_s`` is within what time it has to speak again (None: it has no watchdog). While it
+    waits to start, ``status`` says why.
     """
 
     pid: int
@@ -195,7 +198,10 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Exit:
-    """Why a process ended: ``code`` or ``signal`` (one of them), a cause word, and one line for a person."""
+    """Why a process ended: ``code`` or ``signal`` (one of them), a cause word, and one line for a person.
+
+    ``code`` is that of the runner, as supervisord sees it: EXIT_FINAL and EXIT_FINISHED where it is not started again.
+    """
 
     ended_at: float
     cause: str
@@ -221,10 +227,10 @@ class Run:
 
     @property
     def died(self) -> bool:
-        """Whether this run, known to be over, counts as a death: no stop and no final exit."""
+        """Whether this run, known to be over, counts as a death: no stop, no end that is final or well."""
         if self.exit is None:
             return not self.stopping
-        return self.exit.cause in (CRASHED, FINISHED)
+        return self.exit.cause in (CRASHED, FINISHED) and self.exit.code not in (EXIT_FINAL, EXIT_FINISHED)
 
 
 def encode(value: Any) -> bytes:

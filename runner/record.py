@@ -28,13 +28,15 @@ _BURST = 20.0
 
 
 class Recorder:
-    """Keeps the two files of one process. No failure to write reaches the bot, whose threads may all tell something.
+    """Keeps the two files of one process (``mute``: writes none of them). No failure to write reaches the bot, whose
+    threads may all tell something.
 
     Neither file is forced to the disk: the runtime directory is gone after a reboot anyway.
     """
 
-    def __init__(self, paths: BotPaths, start_mono: float, phase: str = RUNNING) -> None:
+    def __init__(self, paths: BotPaths, start_mono: float, phase: str = RUNNING, mute: bool = False) -> None:
         self.paths = paths
+        self._mute = mute
         self.stopping = False
         self.heartbeat = Heartbeat(pid=os.getpid(), phase=phase, start_mono=start_mono)
         self._runs: Tuple[Run, ...] = ()
@@ -52,6 +54,20 @@ class Recorder:
     def digests(self) -> Tuple[str, ...]:
         """Return the digests of this run and the earlier ones."""
         return tuple({run.digest for run in self._runs})
+
+    @property
+    def last_word(self) -> str:
+        """Return what was written down of how the newest run ended."""
+        return self._runs[0].exit.text if self._runs and self._runs[0].exit else ""
+
+    def waits(self, seconds: float) -> None:
+        """Write down how long this run waits, or has waited, before it runs the bot's code."""
+        self._change(waited_s=seconds)
+
+    def bury(self, exit: Exit) -> None:
+        """Write down how the last run, which left no word, ended: nothing follows it."""
+        self._runs = (dataclasses.replace(self._runs[0], exit=exit), *self._runs[1:])
+        self._write_runs()
 
     def begin(self, digest: str) -> None:
         """Write down a new run of this process."""
@@ -92,6 +108,8 @@ class Recorder:
 
     def write(self) -> None:
         """Write the heartbeat as it is."""
+        if self._mute:
+            return
         self._written = self.heartbeat
         data = encode(self.heartbeat)
         try:

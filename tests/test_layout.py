@@ -21,7 +21,8 @@ PACKAGES = _CONFIG["options"]["packages"].split()
 PURE = (
     "multibot_plugin.bots.config", "multibot_plugin.bots.plan", "multibot_plugin.bots.render",
     "multibot_plugin.health.states", "multibot_plugin.health.incidents", "multibot_plugin.health.recovery",
-    "multibot_plugin.health.judgement", "multibot_plugin.health.picture", "multibot_plugin.health.rules",
+    "multibot_plugin.health.ends", "multibot_plugin.health.judgement", "multibot_plugin.health.lifecycle",
+    "multibot_plugin.health.picture", "multibot_plugin.health.rules",
     "multibot_plugin.alerts.format", "multibot_runner.backoff", "multibot_runner.lines",
     "multibot_runner.redact",
 )  # fmt: skip

@@ -15,6 +15,8 @@ COMMANDS = {
         "start": ("bot_power:start", "start bots, now and whenever the system starts"),
         "stop": ("bot_power:stop", "stop bots, until they are started again"),
         "restart": ("bot_power:restart", "stop and start bots"),
+        "run": ("bot_foreground:run", "run a stopped bot in this terminal, to debug it"),
+        "exec": ("bot_foreground:execute", "run a command as the bot: its user, directory, variables, interpreter"),
     }
 }
 
@@ -30,4 +32,4 @@ class Bots(LazyGroup):
 
 @click.group(cls=Bots, sections=COMMANDS, no_args_is_help=True)
 def bot() -> None:
-    """Create, show, change, delete, start and stop bots."""
+    """Create, show, change, delete, start, stop and debug bots."""

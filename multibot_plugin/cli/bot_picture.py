@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LOG_LINES = 10
 _LOG_TAIL = 64 * 1024
-_AUDIT_ROWS = 30
+_AUDIT_ROWS = 200
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,8 @@ def gather(context: Context, bot: str) -> Picture:
     return Picture(
         bot=bot, row=rows.get(bot) or empty_row(bot),
         at=fleet.at, running=fleet.away is None, config=config, problem=problem,
-        values=context.settings.for_bot(own) | launch, own=own, env=env, changes=changes,
+        values=context.settings.for_bot(own) | launch, own=own, env=env,
+        changes=[*_from_journal(context.home, bot), *changes],
         incidents=[i for i in status.get("incidents", ()) if i.get("bot") == bot],
         runs=read_runs(context.home.bot(bot)),
         log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES, secrets), notes=notes,
@@ -94,6 +95,16 @@ def _from_database(context: Context, bot: str) -> tuple[Any, list[Any], list[str
         return context.run(ask())
     except MultibotError as error:
         return None, [], [], str(error)
+
+
+def _from_journal(home: Home, bot: str) -> list[dict[str, Any]]:
+    """Return what the audit log will hold of a bot when the database has heard of it, newest first."""
+    from datetime import UTC, datetime
+
+    from multibot_plugin.journal import Journal
+
+    rows = [vars(e) | {"at": datetime.fromtimestamp(e.at, UTC)} for e in Journal(home.journal).audit() if e.bot == bot]
+    return rows[::-1]
 
 
 def _read(row: Mapping[str, Any]) -> tuple[BotConfig | None, str]:

@@ -17,8 +17,11 @@ from multibot_plugin.cli.fleet import Fleet, Row, look, select
 from multibot_plugin.cli.output import Context, complete_bot, one_line, pass_context, say, show_json
 from multibot_plugin.cli.wishes import record, remember, wish
 from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, SupervisordAway
+from multibot_plugin.health.lifecycle import Act as Does
+from multibot_plugin.health.lifecycle import Cell, Event, decide, state_of
 from multibot_plugin.locks import locked
-from multibot_runner.protocol import EXIT_FINAL
+from multibot_runner.protocol import EXIT_FINAL, EXIT_FINISHED, lifecycle
+from multibot_runner.readers import read_heartbeat
 
 if TYPE_CHECKING:
     from multibot_plugin.bots.unfinished import Done
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 Act = Literal["start", "stop", "restart"]
+_EVENTS = {"start": Event.START, "stop": Event.STOP, "restart": Event.RESTART}
 _AT_ONCE = 16
 _RESPAWN_S = 3.0  # supervisord's next look at a process that ended by itself comes sooner
 _PAUSE_S = 0.05
@@ -124,7 +128,7 @@ def _told_to_end(context: Context, rows: Sequence[Row]) -> list[Row]:
 
     told = time.monotonic()
     with context.supervisor() as supervisor:
-        for row in rows:
+        for row in filter(_is_to_be_stopped, rows):
             with contextlib.suppress(MultibotError):  # told again, and what is wrong said, when it is waited for
                 supervisor.stop(program(str(row["id"])), None)
     return [{**row, "told_mono": told} for row in rows]
@@ -139,9 +143,17 @@ def _wished(act: Act, rows: Sequence[Row], fleet: Fleet) -> list[str]:
 
 def _selected(context: Context, fleet: Fleet, words: Sequence[str]) -> list[Row]:
     try:
-        return select(fleet.rows, words)
+        return [_as_it_is(context.home, row) for row in select(fleet.rows, words)]
     except NoSuchBot as error:
         raise _not_applied(context, words, {str(row["id"]) for row in fleet.rows}) or error from None
+
+
+def _as_it_is(home: Home, row: Row) -> Row:
+    """Return the row with the state that the runner tells, which the row has only where the monitor looks."""
+    heartbeat = read_heartbeat(home.bot(str(row["id"]))) if row["pid"] else None
+    if heartbeat is None or heartbeat.pid != row["pid"]:
+        return row
+    return {**row, "state": lifecycle(row["statename"], row["exit_code"] or 0, heartbeat.phase)}
 
 
 @contextlib.contextmanager
@@ -218,23 +230,21 @@ def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun
 
     ``begun`` is called when nothing is left but to watch, or nothing can be done.
     """
-    bot = str(row["id"])
+    bot, cell = str(row["id"]), decide(state_of(row), Event.STOP_NOW if act == "stop" and now else _EVENTS[act])
     with context.supervisor() as supervisor:
         try:
             if act == "stop":
-                return _stop(context, supervisor, row, now)
-            return (_start if act == "start" else _restart)(context, supervisor, row, now, begun)
+                return _stop(context, supervisor, row, cell)
+            if cell.act == Does.LEAVE:
+                return Outcome(bot, True, cell.words)
+            if cell.act == Does.STOP_START:
+                stop_for_good(supervisor, row, now)
+            return _begin(context, supervisor, row, cell.words, begun)
         except SupervisordAway:
             raise
         except MultibotError as error:
             begun(bot, failed=True)
             return Outcome(bot, False, f"failed: {error}")
-
-
-def _start(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool, begun: Done) -> Outcome:
-    if row["state"] == "running":
-        return Outcome(row["id"], True, "is running already")
-    return _begin(context, supervisor, row, "started", begun)
 
 
 def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], done: str, told: Done) -> Outcome:
@@ -250,20 +260,23 @@ def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], don
     return Outcome(bot, False, verdict.told, took)
 
 
-def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> Outcome:
+def _is_to_be_stopped(row: Row) -> bool:
+    return decide(state_of(row), Event.STOP).act == Does.STOP
+
+
+def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], cell: Cell) -> Outcome:
     from multibot_plugin.bots.leftovers import end_left
     from multibot_plugin.supervisor.faults import program
 
     begun, bot = row["told_mono"], str(row["id"])
-    over = not row["pid"] and _over(row["statename"], row["exit_code"])
-    if not over:
-        stop_for_good(supervisor, row, now)
+    if cell.act != Does.LEAVE:
+        stop_for_good(supervisor, row, cell.act == Does.KILL)
     left = end_left(context.home, bot, lambda: supervisor.running(program(bot)))
     too = f"; killed {left} process(es) that it left behind" if left else ""
-    if over:
-        return Outcome(bot, True, f"is stopped already{too}")
+    if cell.act == Does.LEAVE:
+        return Outcome(bot, True, f"{cell.words}{too}")
     took = time.monotonic() - begun
-    return Outcome(bot, True, f"{'killed' if now else 'stopped'} in {took:.1f} s{too}", took)
+    return Outcome(bot, True, f"{cell.words} in {took:.1f} s{too}", took)
 
 
 def stop_for_good(supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> None:
@@ -284,11 +297,6 @@ def stop_for_good(supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> 
 
 def _over(statename: str, exit_code: int) -> bool:
     """Whether supervisord will leave a program in this state alone (EXITED with another code means: start it again)."""
-    return statename in ("STOPPED", "FATAL", "UNKNOWN") or (statename == "EXITED" and exit_code == EXIT_FINAL)
-
-
-def _restart(context: Context, supervisor: Supervisor, row: Mapping[str, Any], now: bool, begun: Done) -> Outcome:
-    if _over(row["statename"], row["exit_code"]):
-        return _begin(context, supervisor, row, "started", begun)
-    stop_for_good(supervisor, row, now)
-    return _begin(context, supervisor, row, "restarted", begun)
+    if statename == "EXITED":
+        return exit_code in (EXIT_FINAL, EXIT_FINISHED)
+    return statename in ("STOPPED", "FATAL", "UNKNOWN")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import datetime
-from itertools import pairwise
 from typing import Any
 
 import click
 
 from multibot_plugin.cli.bot_picture import Picture, gather, masked, show_value
-from multibot_plugin.cli.fleet import condition, stopper, symbol
+from multibot_plugin.cli.ends import ends
+from multibot_plugin.cli.fleet import condition, in_words, stopper, symbol
 from multibot_plugin.cli.output import (
     Context,
     clean,
@@ -27,9 +27,7 @@ from multibot_plugin.cli.output import (
     spoken,
 )
 from multibot_plugin.cli.remedies import Remedy, remedy
-from multibot_runner.protocol import KILLED, Run
 
-_LAST_ENDS = 5
 _LOG, _NEXT, _TITLE = "Log (", "Next:", 10
 _DAY_S = 86400.0
 
@@ -76,7 +74,7 @@ def headline(picture: Picture) -> str:
     row, word = picture.row, condition(picture.row)
     cause = one_line(str(row["cause"] or ""))
     who = clean(stopper(picture.changes)) if row["state"] == "stopped" else ""
-    return f"{picture.bot} — {word}{_since(picture)}{who}{f': {cause}' if cause else ''}"
+    return f"{picture.bot} — {in_words(word, f'{_since(picture)}{who}', cause)}"
 
 
 def _since(picture: Picture) -> str:
@@ -168,33 +166,9 @@ def _side(setting: str, value: Any) -> str:
 
 
 def _ends(picture: Picture) -> Iterator[str]:
-    """Yield a line for each of the last runs that are over, newest first.
-
-    A run that was killed left no word: it was over when the next one began, or when supervisord saw its end.
-    """
-    row, after = picture.row, picture.row["stop_at"]
-    over = [run for run in picture.runs if run.exit is not None or run.pid != row["pid"]][:_LAST_ENDS]
-    newer = {id(run): before.started_at for before, run in pairwise(picture.runs)}
-    for run in over:
-        ended_at = newer.get(id(run), after if after and after >= run.started_at else None)
-        seen = row["end"] if run is over[0] and row["end"] and row["end"]["at"] >= run.started_at else None
-        yield _end(run, ended_at, picture.at, seen)
-
-
-def _end(run: Run, seen_at: float | None, now_at: float, seen: Mapping[str, Any] | None) -> str:
-    """Return the line of one end. ``seen``: how supervisord saw it, which it tells of the last one only."""
-    ended, killed = run.exit, KILLED if run.died else "killed while it was stopping"
-    at = ended.ended_at if ended else seen["at"] if seen else seen_at
-    how, text = "killed", killed
-    if seen and seen["signal"]:
-        text = f"by {seen['signal']}{'' if run.died else ' while it was stopping'}"
-    elif seen:
-        how = f"exit {seen['code']}"
-    if ended:
-        how = f"exit {ended.code}" if ended.code is not None else ended.cause
-        how, text = f"signal {ended.signal}" if ended.signal else how, one_line(ended.text or ended.cause)
-    ran = f"ran {duration(at - run.started_at)}" if at else f"started {clock(run.started_at, now_at)}"
-    return f"{clock(at, now_at):<9} {how:<9} {text:<44} {ran}"
+    for end in ends(picture.runs, picture.row, picture.changes):
+        ran = f"ran {duration(end.ran_s)}" if end.at else f"started {clock(end.started_at, picture.at)}"
+        yield f"{clock(end.at, picture.at):<9} {end.how:<9} {one_line(end.text):<44} {ran}"
 
 
 def next_step(picture: Picture, command: Callable[[str], str]) -> Remedy:
@@ -235,6 +209,7 @@ def as_json(picture: Picture) -> dict[str, Any]:
             "incidents": [dict(incident) for incident in picture.incidents],
             "changes": [_plain(change) for change in picture.changes],
             "runs": [asdict(run) for run in picture.runs],
+            "ends": [asdict(end) for end in ends(picture.runs, picture.row, picture.changes)],
             "log": {"file": str(picture.log), "lines": list(picture.log_lines)},
             "notes": list(picture.notes),
         }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from multibot_plugin.cli.output import one_line
 from multibot_plugin.cli.remedies import remedy
 from multibot_plugin.home import Home
-from multibot_runner.protocol import BACKING_OFF, EXIT_FINAL, LOCKED_OUT, Heartbeat, Run
+from multibot_runner.protocol import BACKING_OFF, EXIT_FINAL, EXIT_FINISHED, LOCKED_OUT, QUARANTINED, Heartbeat, Run
 from multibot_runner.readers import read_heartbeat, read_live, read_runs
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _explained(home: Home, verdict: Verdict, row: Mapping[str, Any]) -> Verdict:
     """Return a failure with the runner's words for it, and what to type."""
     bot = str(row["id"])
     reason = one_line(last_words(read_runs(home.bot(bot))))[:200].rstrip(" .:")
-    final = ", and does not start again by itself" if row["state"] == "quarantined" else ""
+    final = ", and does not start again by itself" if row["state"] == "quarantined" and not row["pid"] else ""
     todo = remedy(row, reason, home.command).commands or (home.command(f"logs {bot}"),)
     return Verdict(False, f"{verdict.text}{f': {reason}' if reason else ''}{final}", todo)
 
@@ -75,12 +75,13 @@ def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now:
     """Return how a start came out, None while that is not known yet. ``now`` is CLOCK_MONOTONIC. Pure."""
     statename = row["statename"]
     if statename == "EXITED":
-        return Verdict(False, "gave up") if row["exit_code"] == EXIT_FINAL else None
+        known = {EXIT_FINAL: Verdict(False, "gave up"), EXIT_FINISHED: Verdict(True, "has finished")}
+        return known.get(row["exit_code"])
     if statename == "FATAL" or (statename == "BACKOFF" and row["spawn_error"]):
         return Verdict(False, "could not be started")
     if statename != "RUNNING" or heartbeat is None or heartbeat.pid != row["pid"]:
         return None
-    if heartbeat.phase == BACKING_OFF:
+    if heartbeat.phase in (BACKING_OFF, QUARANTINED):
         return Verdict(False, "died, and waits before its next start")
     if heartbeat.phase == LOCKED_OUT:
         return None

@@ -63,7 +63,7 @@ def without(context: Context, away: SupervisordAway) -> Fleet:
 
 def explained(home: Home, row: Row) -> Row:
     """Return the row with a cause where a bot does not stay up: its runner's words tell more than supervisord's."""
-    if row["cause"] or row["state"] not in ("quarantined", "backing-off"):
+    if row["cause"] or row["state"] not in ("quarantined", "backing-off", "finished"):
         return row
     last = next((run for run in read_runs(home.bot(row["id"])) if run.pid != row["pid"]), None)
     if last is None:
@@ -152,19 +152,26 @@ def condition(row: Row) -> str:
     return str(row["health"] if row["state"] == "running" else row["state"])
 
 
+def in_words(word: str, since: str, cause: str) -> str:
+    """Return ``degraded since 14:03: cause``; a cause that tells until when it is so takes the place of since when."""
+    if cause.startswith("until "):
+        return f"{word} {cause}"
+    return f"{word}{since}{f': {cause}' if cause else ''}"
+
+
 def symbol(row: Row) -> str:
-    """Return ● healthy, ▲ warning, ✖ critical, ○ stopped or … in between."""
+    """Return ● healthy, ▲ warning, ✖ critical, ○ stopped or finished, … in between."""
     state, health = row["state"], row["health"]
     if state in ("quarantined", "backing-off") or (state == "running" and health in _SERIOUS):
         return "✖"
     if state != "running":
-        return "○" if state == "stopped" else "…"
+        return "○" if state in ("stopped", "finished") else "…"
     return {Health.HEALTHY: "●", Health.UNKNOWN: "…"}.get(health, "▲")
 
 
 def health_words(row: Row) -> str:
     """Return the cell HEALTH: ``● healthy``, and where nothing can be seen of its polls: ``● healthy (no view)``."""
-    if row["state"] == "stopped":
+    if row["state"] in ("stopped", "finished"):
         return NOTHING
     blind = row["launch"] == "command" or row["cause"] == NO_POLL_SEEN
     unseen = " (no view)" if blind and row["health"] == Health.HEALTHY else ""
@@ -173,4 +180,4 @@ def health_words(row: Row) -> str:
 
 def is_well(row: Row) -> bool:
     """Whether nothing is wrong with this bot and it is not stopped."""
-    return symbol(row) in "●…"
+    return row["state"] == "finished" or symbol(row) in "●…"

@@ -225,6 +225,8 @@ def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Dat
 
 def _is_worth_a_line(row: Row, seen: Fleet) -> bool:
     """Whether a bot is not simply well. That no bot's health is known without the monitor is said once, for all."""
+    if row["state"] == "finished":
+        return False
     return fleet.symbol(row) != "●" and (row["state"] != "running" or row["health"] != "unknown" or _reports(seen))
 
 
@@ -235,7 +237,7 @@ def _reports(seen: Fleet) -> bool:
 def _sentence(row: Row, database: Database, now: float) -> str:
     state, health = row["state"], row["health"]
     word = health if state == "running" else state
-    at = row["stop_at"] if state in ("stopped", "quarantined", "backing-off") else row["start_at"]
+    at = row["stop_at"] if state in ("stopped", "quarantined", "backing-off", "finished") else row["start_at"]
     if state == "stopping":
         at = None  # supervisord does not say since when
     since = f" since {moment(at, now)}" if at else ""
@@ -246,8 +248,7 @@ def _sentence(row: Row, database: Database, now: float) -> str:
     if state == "stopped" and not at and row["statename"]:
         since = " (not started since supervisord began)"
     who = _who(row, database) if state == "stopped" else ""
-    cause = row["cause"] or row["spawn_error"] or ""
-    return f"{word}{since}{who}{f': {cause}' if cause else ''}"
+    return fleet.in_words(word, f"{since}{who}", row["cause"] or row["spawn_error"] or "")
 
 
 def _who(row: Row, database: Database) -> str:

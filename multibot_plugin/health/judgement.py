@@ -14,6 +14,7 @@ from multibot_plugin.health.rules import ending_of, is_deserted
 from multibot_plugin.health.states import Alert, Finding, Health, Level, Observation
 from multibot_plugin.journal import AuditEntry
 from multibot_plugin.plugins import Answer, PluginStatus
+from multibot_runner.protocol import Exit, Run
 
 OWN = "multibot"  # the monitor as the source of findings about itself
 ACTOR, DOOR = "multibot", "monitor"
@@ -124,6 +125,12 @@ def unwatched(last: str, since_at: float, away_s: float, host: str, now_at: floa
     )  # fmt: skip
     detail = {"lasted_s": f"{away_s:.0f}"}
     return alert, AuditEntry(number, now_at, ACTOR, DOOR, None, "monitor.away", detail, host)
+
+
+def ending(bot: str, run: Run, end: Exit, host: str) -> AuditEntry:
+    """Return what is recorded of a process that could not tell how it ended; the same as long as it is the same one."""
+    number = str(uuid.uuid5(_NAMESPACE, f"end/{bot}/{run.pid}/{run.started_at:.6f}"))
+    return AuditEntry(number, end.ended_at, ACTOR, DOOR, bot, "bot.killed", {"pid": run.pid, "cause": end.text}, host)
 
 
 def restart_id(decision: Decision, now_at: float) -> str:

@@ -30,7 +30,7 @@ from multibot_plugin.errors import BadValue, MultibotError
 from multibot_plugin.health.absence import absence
 from multibot_plugin.health.act import Hands
 from multibot_plugin.health.incidents import advance, of_bot, open_checks
-from multibot_plugin.health.judgement import ACTOR, DOOR, OWN, Judgement, absent, conclude, own_findings, view
+from multibot_plugin.health.judgement import ACTOR, DOOR, OWN, Judgement, absent, conclude, ending, own_findings, view
 from multibot_plugin.health.ledger import MOST_UNSAID, Ledger
 from multibot_plugin.health.observe import Observer, Supervisor
 from multibot_plugin.health.old_logs import remove_old
@@ -181,6 +181,7 @@ class Monitor:
         tracks = self.ledger.tracks  # replaced at a tick, never changed
         look = partial(self._observer.look, fleet, at, lambda bot: open_checks(tracks, bot))
         seen = await self._eyes.call(look, LOOK_TIMEOUT_S)
+        self.ledger.entries += [ending(*news, self.host) for news in self._observer.news()]
         if "status" in self._troubles:  # nor can the bots write there: what they said last is no sign of anything
             seen = [replace(o, heartbeat=None) for o in seen]
         return seen

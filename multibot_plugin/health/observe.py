@@ -14,11 +14,13 @@ from typing import Any, Protocol
 
 import psutil
 
+from multibot_plugin.health.ends import completed, witnessed
 from multibot_plugin.health.rules import Fleet, Row
 from multibot_plugin.health.states import Observation
 from multibot_plugin.home import Home
 from multibot_plugin.settings import BOT_SETTINGS
-from multibot_runner.protocol import lifecycle
+from multibot_runner import oom
+from multibot_runner.protocol import Exit, Run, lifecycle
 from multibot_runner.readers import UNKNOWN, read_heartbeat, read_live, read_runs
 
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -40,21 +42,34 @@ class Supervisor(Protocol):
 
 
 class Observer:
-    """Looks at the bots of one installation; remembers only what a difference needs (CPU times)."""
+    """Looks at the bots of one installation; remembers what a difference needs (CPU times, the kernel's counters), and
+    how runs ended that left no word: supervisord forgets that with the next end.
+    """
 
     def __init__(self, home: Home) -> None:
         self._home = home
         self._meter = Meter()
         self._failed: set[str] = set()
+        self._kills = oom.look()
+        self._ends: dict[str, dict[tuple[int, float], Exit]] = {}
+        self._news: list[tuple[str, Run, Exit]] = []
+
+    def news(self) -> list[tuple[str, Run, Exit]]:
+        """Return the ends (by bot) that were found out since this was asked last."""
+        news, self._news = self._news, []
+        return news
 
     def look(
         self, fleet: Fleet, clock: tuple[float, float], open_checks: Callable[[str], frozenset[str]]
     ) -> list[Observation]:
         """Return one observation per bot. ``clock``: monotonic and wall time; ``open_checks``: by bot."""
         self._meter.begin(row.pid for row in fleet.rows if row.pid)
-        return [self._look_at(row, clock, open_checks(row.id)) for row in fleet.rows]
+        before, self._kills = self._kills, oom.look()
+        memory = oom.verdict(before, self._kills)
+        self._ends = {row.id: self._ends.get(row.id, {}) for row in fleet.rows}
+        return [self._look_at(row, clock, open_checks(row.id), memory) for row in fleet.rows]
 
-    def _look_at(self, row: Row, clock: tuple[float, float], open_checks: frozenset[str]) -> Observation:
+    def _look_at(self, row: Row, clock: tuple[float, float], open_checks: frozenset[str], memory: str) -> Observation:
         seen = Observation(
             bot=row.id, now=clock[0], now_at=clock[1], launch=UNKNOWN, enabled=row.enabled,
             state=lifecycle(row.statename, row.exit_code, None), pid=row.pid,
@@ -62,7 +77,7 @@ class Observer:
             connections=None, settings=DEFAULTS, open=open_checks,
         )  # fmt: skip
         try:
-            seen = replace(seen, **self._more(row))
+            seen = replace(seen, **self._more(row, memory))
         except Exception:  # whatever is wrong with one bot must not cost the others; supervisord's word remains
             if row.id not in self._failed:
                 _log.exception("looking at %s", row.id)
@@ -71,19 +86,29 @@ class Observer:
             self._failed.discard(row.id)
         return seen
 
-    def _more(self, row: Row) -> dict[str, Any]:
+    def _runs(self, row: Row, memory: str) -> tuple[Run, ...]:
+        """Return the bot's runs with how they ended, also where they could not tell."""
+        runs, known = read_runs(self._home.bot(row.id)), self._ends[row.id]
+        found = witnessed(runs, row.pid, row.end, memory)
+        if found is not None and (key := (found[0].pid, found[0].started_at)) not in known:
+            known[key] = found[1]
+            self._news.append((row.id, *found))
+        self._ends[row.id] = {key: known[key] for run in runs if (key := (run.pid, run.started_at)) in known}
+        return completed(runs, known)
+
+    def _more(self, row: Row, memory: str) -> dict[str, Any]:
         """Return what the bot's files and the kernel add to supervisord's row."""
         paths = self._home.bot(row.id)
         launch, live = read_live(paths)
         heartbeat = read_heartbeat(paths)
         if heartbeat is not None and heartbeat.pid != row.pid:  # of an earlier process
             heartbeat = None
-        memory, cpu, connections = self._meter.measure(row.pid) if row.pid else (None, None, None)
+        resident, cpu, connections = self._meter.measure(row.pid) if row.pid else (None, None, None)
         own = {name: value for name, value in live.items() if name in DEFAULTS}
         phase = heartbeat.phase if heartbeat else None
         return {
             "launch": launch, "state": lifecycle(row.statename, row.exit_code, phase),
-            "heartbeat": heartbeat, "runs": read_runs(paths), "memory_bytes": memory, "cpu_percent": cpu,
+            "heartbeat": heartbeat, "runs": self._runs(row, memory), "memory_bytes": resident, "cpu_percent": cpu,
             "connections": connections, "settings": MappingProxyType({**DEFAULTS, **own}),
         }  # fmt: skip
 

@@ -11,7 +11,7 @@ from multibot_plugin.health.states import Observation
 HOUR_S = 3600.0
 # A process cannot be judged before it had time to come up, whatever the bot's own start_grace_s says.
 _LEAST_GRACE_S = 5.0
-_FINAL = "It does not start again by itself."
+_FINAL, _LATER = "It does not start again by itself.", "It is tried again then."
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def decide(observation: Observation, incidents: Sequence[Track], restarts: Seque
     now = observation.now
     if observation.state == "quarantined" and observation.enabled:
         final = next((t for t in incidents if t.finding.check == "quarantined"), None)
-        return Decision(observation.bot, False, final, _FINAL) if final else nothing
+        return Decision(observation.bot, False, final, _LATER if observation.pid else _FINAL) if final else nothing
     if busy or not observation.enabled or observation.state != "running" or observation.pid is None:
         return nothing
     track = next((t for t in incidents if t.finding.restart and t.ripe(now)), None)

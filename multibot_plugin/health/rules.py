@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from multibot_plugin.health.ends import Sight
 from multibot_plugin.health.states import NO_POLL_SEEN, Finding, Health, Observation, health_of
 from multibot_runner.protocol import BOT_ID, KILLED, Heartbeat, Run
 
@@ -24,6 +25,7 @@ class Row:
     """A bot as supervisord has it (a row of ``multibot.getBots``). ``pid`` None: no process.
 
     ``start_at``, ``stop_at``: seconds since the epoch, 0 never. ``enabled``: ``autostart`` in supervisord's memory.
+    ``end``: the last end of one of its processes.
     """
 
     id: str
@@ -35,6 +37,7 @@ class Row:
     stop_at: float
     exit_code: int
     stop_wait_s: float = 10.0
+    end: Sight | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,12 @@ def _read_row(item: Mapping[str, Any], at: float) -> Row | None:
         uptime_s=max(0.0, at - float(item["start_at"])) if pid else None, enabled=bool(item.get("enabled")),
         start_at=float(item.get("start_at") or 0), stop_at=float(item.get("stop_at") or 0),
         exit_code=int(item.get("exit_code") or 0), stop_wait_s=float(item.get("stop_wait_s") or 0),
+        end=_read_end(item.get("end")),
     )  # fmt: skip
+
+
+def _read_end(item: Any) -> Sight | None:
+    return Sight(float(item["at"]), item["code"], item["signal"] or "") if item else None
 
 
 def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[Health, str]:
@@ -107,6 +115,7 @@ def _beside(text: str, *shown: str) -> str:
     """Return a finding's text as it stands beside the bot's state and health, without saying them a second time."""
     for word in shown:
         text = text.removeprefix(f"{word}: ")
+        text = text.removeprefix(f"{word} ") if text.startswith(f"{word} until ") else text
     return text
 
 
@@ -205,13 +214,17 @@ def is_wish(contrary: Contrary, now: float) -> bool:
 def is_deserted(observation: Observation) -> bool:
     """Return whether nobody wants this bot to run, so that nothing can be wrong with it.
 
-    A stopped bot that is still enabled may be on its way through a restart.
+    A stopped bot that is still enabled may be on its way through a restart; one that has finished did what it should.
     """
+    if observation.state == "finished":
+        return True
     return not observation.enabled and observation.state not in ("running", "starting")
 
 
 def ending_of(observation: Observation) -> str:
     """Return what to say of this bot's incidents that are over; "": it is well again."""
+    if observation.state == "finished":
+        return "has finished"
     if is_deserted(observation):
         return "was stopped"
     return "is quarantined now" if observation.state == "quarantined" else ""

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from runners import ROOT, Place, a_place, alive, wait_for
 
+from multibot_runner import family, lock
 from multibot_runner.protocol import (
     BACKING_OFF,
     CRASHED,
@@ -54,7 +55,7 @@ def test_kill_9_leaves_a_run_without_a_word_and_the_next_start_counts_it_as_a_de
     heartbeat = bot.phase(third, BACKING_OFF)
     assert heartbeat.until_mono is not None
     bot.phase(third, RUNNING)
-    assert "died 2 times in a row: waiting 1 s" in bot.log
+    assert "died 2 times in a row, last: killed (SIGKILL or crash of the interpreter): backing-off for " in bot.log
 
 
 @pytest.mark.parametrize(
@@ -82,12 +83,12 @@ def test_a_stop_during_the_backoff_ends_it_at_once_and_begins_the_tally_anew(pla
     replace_file(bot.paths.runs, encode(died), owner=(owner.st_uid, owner.st_gid))
     process = bot.start()
     bot.phase(process, BACKING_OFF)
-    bot.said("died 9 times in a row: waiting 128 s")
+    bot.said("died 9 times in a row, last: : backing-off for ")
     process.terminate()
     assert process.wait(10) == 0
     assert (bot.exit.cause, bot.runs[0].stopping) == (STOPPED, True)
     assert bot.run_to_end() == 3
-    assert bot.log.count("waiting") == 1
+    assert bot.log.count("backing-off") == 1
 
 
 def test_the_second_instance_waits_at_the_lock_says_so_and_takes_over(place: Place) -> None:
@@ -130,6 +131,32 @@ def test_an_orphan_that_keeps_the_lock_is_killed(place: Place) -> None:
     bot.phase(second, RUNNING)
     assert f"process {holder} is an orphan and does not end: killing it" in bot.log
     assert not alive(holder)
+
+
+@pytest.mark.parametrize(("name", "spared"), [(family.FOREGROUND, True), (b"mb-other", False)])
+def test_a_run_of_a_person_in_a_terminal_is_no_orphan(tmp_path: Path, name: bytes, spared: bool) -> None:
+    file = tmp_path / "lock"
+    source = f"""
+import fcntl, time
+open("/proc/self/comm", "w").write("{name.decode()}")
+file = open("{file}", "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(600)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
+    descriptor = lock.open_lock(file)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        waiting = lock.Waiting(descriptor, 5.0, lambda text: None)
+        assert [waiting.look(now) for now in (0.0, 4.0, 6.0, 12.0)] == [False] * 4
+        assert spared or holder.wait(10) == -signal.SIGKILL
+        assert alive(holder.pid) is spared
+    finally:
+        os.close(descriptor)
+        holder.kill()
+        holder.communicate()
 
 
 def settings_of(bot: object) -> RunnerSettings:

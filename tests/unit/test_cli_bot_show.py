@@ -13,6 +13,7 @@ import pytest
 
 from multibot_plugin.cli.bot_picture import Picture, show_value, tail
 from multibot_plugin.cli.bot_show import as_json, clock, describe, headline, next_step
+from multibot_plugin.cli.ends import ends
 from multibot_plugin.cli.remedies import Remedy
 from multibot_plugin.settings import load
 from multibot_runner.protocol import KILLED, Exit, Run
@@ -86,7 +87,10 @@ def test_supervisord_tells_the_signal_of_the_last_end_that_left_no_word() -> Non
     runs = (Run(NOW - 3700, 2.0, 42, "d"), Run(NOW - 4000, 1.0, 41, "d"))
     row = ROW | {"end": {"at": NOW - 3705, "code": None, "signal": "SIGSEGV"}}
     (line,) = [line for line in describe(replace(picture(runs=runs), row=row), command) if "SIGSEGV" in line]
-    assert line.strip() == f"{clock(NOW - 3705, NOW):<9} {'killed':<9} {'by SIGSEGV':<44} ran 4m 55s"
+    assert (
+        line.strip()
+        == f"{clock(NOW - 3705, NOW):<9} {'SIGSEGV':<9} {'killed by SIGSEGV (a crash in C code)':<44} ran 4m 55s"
+    )
     row = ROW | {"end": {"at": NOW - 5000, "code": None, "signal": "SIGSEGV"}}  # of an earlier run
     assert "SIGSEGV" not in "\n".join(describe(replace(picture(runs=runs), row=row), command))
 
@@ -98,6 +102,42 @@ def test_a_killed_run_without_a_next_one_ended_when_supervisord_saw_it() -> None
     assert f"{clock(NOW - 60, NOW):<9} killed    {'killed while it was stopping':<44} ran 30s" in text
     text = "\n".join(describe(replace(picture(runs=(run,)), row=row | {"stop_at": NOW - 900}), command))
     assert f"?         killed    {'killed while it was stopping':<44} started {clock(NOW - 90, NOW)}" in text
+
+
+def audit(age_s: float, action: str, actor: str, door: str, **detail: Any) -> dict[str, Any]:
+    at = datetime.fromtimestamp(NOW - age_s, UTC)
+    return {"at": at, "actor": actor, "door": door, "host": "h", "action": action, "detail": detail}
+
+
+def test_who_asked_for_an_end_and_what_others_saw_of_it_is_told_for_each() -> None:
+    def run(age_s: float, pid: int, **changes: Any) -> Run:
+        return Run(NOW - age_s, 1.0, pid, "d", **changes)
+
+    def stop(age_s: float) -> Exit:
+        return Exit(NOW - age_s, "stopped", "stopped, exit code 0", code=0)
+
+    runs = (
+        run(10, 9), run(100, 8, stopping=True, exit=stop(95)), run(200, 7, stopping=True, exit=stop(190)), run(300, 6),
+        run(400, 5, exit=Exit(NOW - 390, "crashed", "ValueError: no (bot.py:3)", code=1)),
+        run(500, 4, stopping=True), run(600, 3, stopping=True, exit=stop(580)),
+    )  # fmt: skip
+    changes = (
+        audit(90, "bot.disabled", "an operator", "supervisorctl"),
+        audit(190.5, "bot.restarted", "multibot", "monitor", cause="over its memory limit: 300 MB of 256 MB"),
+        audit(299, "bot.killed", "multibot", "monitor", pid=6, cause="killed by SIGKILL (probably out of memory)"),
+        audit(402, "bot.stopped", "ada", "multibot bot stop"),
+    )
+    shown = ends(runs, ROW | {"pid": 9, "stop_wait_s": 12.0}, changes)
+    assert [(end.how, end.text) for end in shown] == [
+        ("exit 0", "stopped by an operator (supervisorctl)"),
+        ("exit 0", "restarted by multibot: over its memory limit: 300 MB of 256 MB"),
+        ("killed", "killed by SIGKILL (probably out of memory)"),
+        ("exit 1", "ValueError: no (bot.py:3)"),
+        ("killed", "stopped by ada (multibot bot stop) (killed while it was stopping)"),
+        ("exit 0", "stopped, exit code 0"),
+    ]
+    assert [end.died for end in shown] == [False, False, True, True, False, False]
+    assert len(ends([run(n, n) for n in range(1, 40)], ROW | {"pid": 1}, ())) == 20
 
 
 def test_the_last_change_is_told_without_a_secret() -> None:

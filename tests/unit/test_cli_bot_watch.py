@@ -123,7 +123,7 @@ def test_a_failed_start_says_why_and_what_to_type(tmp_path: Path, state: str, te
     paths.run_dir.mkdir(parents=True)
     paths.runs.write_bytes(encode((Run(NOW, 1.0, 7, "d", exit=Exit(NOW, "crashed", text, code=78)),)))
     verdict = _explained(
-        home, Verdict(False, "gave up"), row(id="a", state=state, health="unknown", statename="EXITED")
+        home, Verdict(False, "gave up"), row(id="a", state=state, health="unknown", statename="EXITED", pid=None)
     )
     command = f"multibot --home {tmp_path}"
     assert (

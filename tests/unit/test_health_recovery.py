@@ -43,8 +43,10 @@ def test_a_used_budget_leaves_the_alert(budget: int, said: str) -> None:
 
 def test_a_quarantined_bot_is_said_to_stay_down() -> None:
     final = track(finding=finding("quarantined"))
-    decision = decide(observation(state="quarantined"), [track(), final], [], busy=False)
+    decision = decide(observation(state="quarantined", pid=None), [track(), final], [], busy=False)
     assert decision == Decision("greeter", False, final, "It does not start again by itself.")
+    waiting = decide(observation(state="quarantined"), [track(), final], [], busy=False)
+    assert waiting.said == "It is tried again then."
     assert decide(observation(state="quarantined", enabled=False), [final], [], busy=False) == Decision(
         "greeter", False
     )

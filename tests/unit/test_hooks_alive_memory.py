@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
 from watched import NOW, NOW_AT, PID, heartbeat, observation
 
 from multibot_hooks import alive, memory
+from multibot_plugin.health.rules import judge
 from multibot_plugin.hookspecs import Exit, Health, Level, Run
 
 MB = 1024**2
@@ -86,6 +88,20 @@ def test_a_quarantined_bot_is_critical_and_says_why(exit: Exit | None, text: str
     assert (found.text, found.health, found.level) == (f"quarantined: {text}", health, Level.CRITICAL)
     assert not found.restart
     assert alive.multibot_check(replace(seen, runs=()))[0].text.endswith("its log says why")
+
+
+def test_a_bot_that_waits_in_quarantine_says_until_when_and_one_that_has_finished_says_nothing() -> None:
+    why = "died 10 times in a row, last: ValueError: no"
+    waiting = heartbeat(phase="quarantined", start_mono=NOW - 60, until_mono=NOW + 3540, status=why)
+    seen = observation(state="quarantined", heartbeat=waiting, runs=(run(60, PID), run(70, exit=CRASH)))
+    (found,) = alive.multibot_check(seen)
+    assert found.text == f"quarantined until {datetime.fromtimestamp(NOW_AT + 3540):%H:%M}: {why}"
+    assert (found.level, found.since_mono) == (Level.CRITICAL, NOW - 60)
+    assert judge(seen, [found])[1] == found.text.removeprefix("quarantined ")
+    later = replace(seen, heartbeat=replace(waiting, until_mono=NOW + 2 * 86400))
+    assert f"until {datetime.fromtimestamp(NOW_AT + 2 * 86400):%b %d %H:%M}:" in alive.multibot_check(later)[0].text
+    done = observation(state="finished", pid=None, heartbeat=None, runs=(run(10),), open=frozenset({"deaths"}))
+    assert alive.multibot_check(done) == []
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from multibot_runner import outcome
+from multibot_runner import oom, outcome
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.process import read_env_file
-from multibot_runner.protocol import CRASHED, EXIT_FINAL, FINISHED, MISCONFIGURED, REJECTED
+from multibot_runner.protocol import CRASHED, EXIT_FINAL, EXIT_FINISHED, FINISHED, MISCONFIGURED, REJECTED, Exit, Run
 
 
 def test_an_env_file_is_lines_of_key_and_value(tmp_path: Path) -> None:
@@ -42,16 +42,18 @@ def test_no_env_file_is_no_variables() -> None:
 def test_the_text_of_a_crash_is_the_line_that_python_prints_last() -> None:
     def text_of(source: str) -> str:
         try:
-            exec(compile(source, "bot.py", "exec"))
+            exec(compile(source, "/srv/bot.py", "exec"))
         except BaseException as error:
             return outcome.crashed(error).text
         raise AssertionError
 
-    assert text_of("import absent_module") == "ModuleNotFoundError: No module named 'absent_module'"
-    assert text_of("def f(:") == "SyntaxError: invalid syntax"
-    assert text_of("raise ValueError('one\\ntwo')") == "ValueError: one"
-    assert text_of("raise KeyError('x' * 1000)").endswith("…")
-    assert text_of(f"raise RuntimeError('bad 123456:{'A' * 35}')") == "RuntimeError: bad 123456:<redacted>"
+    assert text_of("import absent_module") == "ModuleNotFoundError: No module named 'absent_module' (/srv/bot.py:1)"
+    assert text_of("def f(:") == "SyntaxError: invalid syntax (/srv/bot.py:1)"
+    assert text_of("raise ValueError('one\\ntwo')") == "ValueError: one (/srv/bot.py:1)"
+    assert text_of("raise KeyError('x' * 1000)").endswith("… (/srv/bot.py:1)")
+    bad = text_of(f"raise RuntimeError('bad 123456:{'A' * 35}')")
+    assert bad == "RuntimeError: bad 123456:<redacted> (/srv/bot.py:1)"
+    assert text_of("raise MemoryError") == "out of memory: MemoryError (/srv/bot.py:1)"
 
 
 def test_the_cause_follows_from_the_way_it_ended() -> None:
@@ -61,6 +63,41 @@ def test_the_cause_follows_from_the_way_it_ended() -> None:
     assert (outcome.rejected(401).cause, outcome.rejected(401).code) == (REJECTED, EXIT_FINAL)
     assert outcome.killed(11).text == "killed by SIGSEGV"
     assert outcome.killed(64 + 50).text == "killed by signal 114"
+    assert outcome.killed(9, "probably out of memory").text == "killed by SIGKILL (probably out of memory)"
+    assert outcome.ended(3, "Error: no").text == "ended by itself, exit code 3: Error: no"
+    assert outcome.ended(EXIT_FINISHED).code == 1  # what that code says is for us to say
+
+
+@pytest.mark.parametrize(
+    ("restart", "end", "code", "died"),
+    [
+        ("always", outcome.ended(0), 0, True), ("always", outcome.ended(3), 3, True),
+        ("on-failure", outcome.ended(0), EXIT_FINISHED, False), ("on-failure", outcome.ended(3), 3, True),
+        ("never", outcome.ended(0), EXIT_FINISHED, False), ("never", outcome.ended(3), EXIT_FINAL, False),
+        ("never", outcome.killed(11), EXIT_FINAL, False), ("never", outcome.stopped(0), 0, False),
+    ],
+)  # fmt: skip
+def test_what_an_end_means_under_the_setting_restart(restart: str, end: Exit, code: int, died: bool) -> None:
+    seen = outcome.under(restart, end)
+    assert (seen.code, Run(1.0, 1.0, 1, "d", exit=seen).died) == (code, died)
+    assert (seen.cause, seen.signal) == (end.cause, None)
+    assert seen.text == end.text or seen.text == f"{end.text}; not started again (restart = never)"
+
+
+def test_what_the_kernel_counts_tells_whether_memory_was_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "bots").mkdir()
+    (tmp_path / "self" / "cgroup").write_text("0::/bots\n")
+    group, system = tmp_path / "bots" / "memory.events", tmp_path / "vmstat"
+    looks = []
+    for in_group, in_all in ((0, 4), (0, 5), (1, 6)):
+        group.write_text(f"low 0\noom {in_group}\noom_kill {in_group}\noom_group_kill 0\n")
+        system.write_text(f"nr_free_pages 7\noom_kill {in_all}\n")
+        looks.append(oom.look(tmp_path, tmp_path))
+    assert oom.verdict(looks[0], looks[0]) == ""
+    assert oom.verdict(looks[0], looks[1]) == "probably out of memory"
+    assert oom.verdict(looks[1], looks[2]) == "out of memory: the limit of its control group"
+    assert oom.verdict(oom.look(tmp_path / "absent"), looks[2]) == ""
 
 
 def test_importing_the_runner_changes_nothing_in_this_process() -> None:

@@ -1,0 +1,54 @@
+"""How a process ended that left no word, from what others saw of it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from multibot_runner.protocol import CRASHED, KILLED, Exit, Run
+
+_CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"}  # of the interpreter, or of C code in it
+
+
+@dataclass(frozen=True)
+class Sight:
+    """An end as supervisord saw it: when (wall time), with what code or by which signal (its name; "" with a code)."""
+
+    at: float
+    code: int | None
+    signal: str
+
+    @property
+    def words(self) -> str:
+        """What is to be said of it where the bot was not asked to end."""
+        if not self.signal:
+            return f"ended without a word, exit code {self.code}"
+        if self.signal == "SIGKILL":
+            return "killed by SIGKILL from outside, not by multibot"
+        return f"killed by {self.signal}{' (a crash in C code)' if self.signal in _CRASHES else ''}"
+
+
+def is_wordless(run: Run) -> bool:
+    """Whether a run, known to be over, died and nobody of its own process said how."""
+    return run.died if run.exit is None else run.exit.text.startswith(KILLED)
+
+
+def witnessed(runs: tuple[Run, ...], pid: int | None, sight: Sight | None, memory: str) -> tuple[Run, Exit] | None:
+    """Return the newest run that is over and how it ended, where it left no word and supervisord saw it.
+
+    ``pid``: of the living process. ``memory``: what the kernel's counters say of a SIGKILL since the last look.
+    """
+    run = next((run for run in runs if run.pid != pid), None)
+    if run is None or sight is None or not is_wordless(run) or sight.at < run.started_at:
+        return None
+    words = f"killed by SIGKILL ({memory})" if sight.signal == "SIGKILL" and memory else sight.words
+    return run, Exit(sight.at, CRASHED, words, code=None if sight.signal else sight.code)
+
+
+def completed(runs: tuple[Run, ...], known: Mapping[tuple[int, float], Exit]) -> tuple[Run, ...]:
+    """Return the runs with the ends that are known by pid and start, where they left no word themselves."""
+    return tuple(
+        replace(run, exit=known[run.pid, run.started_at])
+        if (run.pid, run.started_at) in known and is_wordless(run) and not run.stopping else run
+        for run in runs
+    )  # fmt: skip

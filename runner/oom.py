@@ -1,0 +1,48 @@
+"""Whether the kernel's out-of-memory killer was at work: it says so in counters only."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+_CGROUPS, _PROC = Path("/sys/fs/cgroup"), Path("/proc")
+
+
+@dataclass(frozen=True)
+class Kills:
+    """How many processes it has killed: in this process's control group, and on the whole machine."""
+
+    group: Optional[int] = None
+    system: Optional[int] = None
+
+
+def look(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Kills:
+    """Return the counters as they are; None where there is none (of a group: cgroup v1, and the root)."""
+    group = None
+    with contextlib.suppress(OSError):
+        for line in (proc / "self" / "cgroup").read_text().splitlines():
+            if line.startswith("0::/"):
+                group = _count(cgroups / line[len("0::/") :] / "memory.events")
+    return Kills(group, _count(proc / "vmstat"))
+
+
+def verdict(before: Kills, after: Kills) -> str:
+    """Return what is to be said of a SIGKILL between two looks; "": memory was not the reason. Pure."""
+    if _rose(before.group, after.group):
+        return "out of memory: the limit of its control group"
+    return "probably out of memory" if _rose(before.system, after.system) else ""
+
+
+def _rose(before: Optional[int], after: Optional[int]) -> bool:
+    return before is not None and after is not None and after > before
+
+
+def _count(path: Path) -> Optional[int]:
+    with contextlib.suppress(OSError, ValueError):
+        for line in path.read_text().splitlines():
+            name, _, value = line.partition(" ")
+            if name == "oom_kill":
+                return int(value)
+    return None

@@ -1,0 +1,242 @@
+"""The table of states and events (health/lifecycle.py) against a real supervisord and the real runner."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import psutil
+import pytest
+from system import System, wait_for
+
+from multibot_plugin.health.lifecycle import TABLE, Act, Event, State, state_of
+from multibot_plugin.supervisor.client import Supervisor
+from multibot_plugin.supervisor.faults import program
+from multibot_runner.protocol import CRASHED, STOPPED, Exit, Run, encode, lifecycle, replace_file
+from multibot_runner.readers import read_heartbeat, read_runs
+
+# What a bot does is in a file: "live", a number (leave with it), or "deaf" (live, and ignore SIGTERM).
+BOT = """#!/bin/sh
+while :; do
+    read -r act < "$0.$BOT" || act=live
+    case $act in
+        live) trap - TERM ;;
+        deaf) trap '' TERM; : > "$HOME/deaf" ;;
+        *) exit "$act" ;;
+    esac
+    sleep 0.1
+done
+"""
+BOTS = {state: f"is-{state.name.lower().replace('_', '-')}" for state in State}
+
+
+class Stage:
+    """One bot for each state, in it whenever ``set`` was called."""
+
+    def __init__(self, system: System) -> None:
+        self.system, self.home = system, system.home
+        self.supervisor = Supervisor.of(system.home)
+        self.script = system.bots / "states"
+        self.script.write_text(BOT)
+        self.script.chmod(0o755)
+        self.holder: subprocess.Popen[bytes] | None = None
+        for state, bot in BOTS.items():
+            self.act(bot, "live")
+            most = "3" if state in (State.RUNNING, State.QUARANTINED) else "10"
+            settings = ("--stop-wait-s", "1s", "--restart", "on-failure", "--quarantine-after", most)
+            words = ("--command", str(self.script), "--env", f"BOT={bot}", "--no-check", "--no-start")
+            system.create_bot(bot, *words, *settings)
+            self.start(bot)
+        for bot in BOTS.values():
+            wait_for(lambda: self.runs(bot), f"{bot}, a first time")  # noqa: B023
+
+    def act(self, bot: str, what: str) -> None:
+        file = self.script.with_name(f"states.{bot}")
+        file.with_suffix(".new").write_text(f"{what}\n")
+        file.with_suffix(".new").replace(file)
+
+    def row(self, bot: str) -> dict[str, Any]:
+        """Return supervisord's row with what the runner itself says of its phase."""
+        row, heartbeat = self.supervisor.row(bot), read_heartbeat(self.home.bot(bot))
+        phase = heartbeat.phase if heartbeat and heartbeat.pid == row["pid"] else None
+        return {**row, "state": lifecycle(row["statename"], row["exit_code"] or 0, phase)}
+
+    def wait(self, bot: str, *states: State) -> dict[str, Any]:
+        row: dict[str, Any] = {}
+
+        def there() -> bool:
+            row.update(self.row(bot))
+            return state_of(row) in states
+
+        wait_for(there, f"{bot} in {states}: {row}")
+        return row
+
+    def runs(self, bot: str) -> bool:
+        """Whether the bot's own code runs."""
+        heartbeat = read_heartbeat(self.home.bot(bot))
+        return heartbeat is not None and heartbeat.pid == self.row(bot)["pid"] and heartbeat.phase == "running"
+
+    def history(self, bot: str, deaths: int) -> None:
+        """Have the next start find so many deaths in a row."""
+        paths, now = self.home.bot(bot), 1_700_000_000.0
+        died = [Run(now - n, 1.0, 1, "d", exit=Exit(now - n, CRASHED, "ValueError: no", code=1)) for n in range(deaths)]
+        begin = Run(now - 90, 1.0, 1, "d", exit=Exit(now - 90, STOPPED, "stopped", code=0))
+        owner = paths.run_dir.stat()
+        replace_file(paths.runs, encode([*died, begin]), owner=(owner.st_uid, owner.st_gid))
+
+    def start(self, bot: str) -> None:
+        self.supervisor.start(program(bot), None)
+
+    def set(self) -> dict[State, dict[str, Any]]:
+        """Bring every bot into its state; return their rows."""
+        self.clear()
+        for state, bot in BOTS.items():
+            self.act(bot, {"GIVEN_UP": "78", "FINISHED": "0", "STOPPING": "deaf"}.get(state.name, "live"))
+            self.history(bot, {"BACKING_OFF": 8, "QUARANTINED": 3}.get(state.name, 0))
+        self.hold(BOTS[State.STARTING])
+        for state, bot in BOTS.items():
+            if state is not State.STOPPED:
+                self.start(bot)
+        rows = {state: self.wait(bot, state) for state, bot in BOTS.items() if state is not State.STOPPING}
+        wait_for(lambda: self.runs(BOTS[State.RUNNING]), "a bot that runs")
+        wait_for((self.home.bot(BOTS[State.STOPPING]).work / "deaf").exists, "a bot that ignores SIGTERM")
+        self.supervisor.stop(program(BOTS[State.STOPPING]), None)
+        rows[State.STOPPING] = self.wait(BOTS[State.STOPPING], State.STOPPING)
+        return rows
+
+    def clear(self) -> None:
+        self.let_go()
+        for bot in BOTS.values():
+            (self.home.bot(bot).work / "deaf").unlink(missing_ok=True)
+            self.supervisor.stop(program(bot), None, now=True)
+        for bot in BOTS.values():
+            self.wait(bot, State.STOPPED, State.GIVEN_UP, State.FINISHED)
+            self.act(bot, "live")
+
+    def hold(self, bot: str) -> None:
+        """Have a person run the bot in a terminal: supervisord's process waits at the lock."""
+        words = [*self.system.cli, "--home", str(self.home.config), "bot", "run", bot, "--no-check"]
+        self.holder = subprocess.Popen(words, stderr=subprocess.DEVNULL, env=self.system.environment)
+        children = psutil.Process(self.holder.pid).children
+        wait_for(children, "the bot in the terminal")
+
+    def let_go(self) -> None:
+        if self.holder is not None:
+            self.holder.terminate()
+            self.holder.wait(30)
+            self.holder = None
+
+
+@pytest.fixture(scope="module")
+def stage(installation: System) -> Iterator[Stage]:
+    made = Stage(installation)
+    try:
+        yield made
+    finally:
+        made.clear()
+        made.supervisor.close()
+        for bot in BOTS.values():
+            installation.run("bot", "delete", bot, "--yes", "--purge")
+
+
+@contextlib.contextmanager
+def letting_go(stage: Stage) -> Iterator[None]:
+    """Let the one in the terminal end while a command waits for the bot."""
+    timer = threading.Timer(0.5, stage.let_go)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+
+
+@pytest.mark.parametrize("event", [Event.START, Event.STOP, Event.STOP_NOW, Event.RESTART])
+def test_what_a_person_does_in_each_state(stage: Stage, event: Event) -> None:
+    before = stage.set()
+    for bot in (BOTS[State.GIVEN_UP], BOTS[State.FINISHED]):
+        stage.act(bot, "live")
+    with letting_go(stage):
+        answer = stage.system.json(*str(event).split(), *BOTS.values())
+    told = {bot["id"]: bot["text"] for bot in answer["bots"]}
+    for state, bot in BOTS.items():
+        cell = TABLE[event][state]
+        assert cell is not None
+        assert told[bot].startswith(cell.words), (state, told[bot])
+        after = stage.row(bot)
+        if cell.act == Act.LEAVE:
+            assert (after["pid"], state_of(after)) == (before[state]["pid"], cell.then), state
+        elif cell.then == State.STOPPING:
+            assert state_of(after) == State.STOPPED, state
+        elif state is not State.STARTING or cell.act == Act.STOP_START:
+            assert after["pid"] not in (None, before[state]["pid"]), state
+            assert state_of(after) in (State.STARTING, State.RUNNING), state
+        else:
+            assert after["pid"] == before[state]["pid"]
+
+
+def test_a_change_in_each_state(stage: Stage) -> None:
+    before = stage.set()
+    for bot in (BOTS[State.GIVEN_UP], BOTS[State.FINISHED]):
+        stage.act(bot, "live")
+    # Whatever stands still by a person's wish stays so; the others are wanted.
+    wanted = {bot: state is not State.STOPPED for state, bot in BOTS.items()}
+    stage.system.sql(
+        'UPDATE bot_configs SET enabled = id <> $1, settings = settings || \'{"backoff_reset_s": "599s"}\'',
+        BOTS[State.STOPPED],
+    )
+    with letting_go(stage):
+        stage.system.run("apply")
+    for state, bot in BOTS.items():
+        cell = TABLE[Event.CHANGE][state]
+        assert cell is not None
+        after = stage.wait(bot, State.STARTING, State.RUNNING) if wanted[bot] else stage.row(bot)
+        assert after["digest"] != before[state]["digest"], state
+        assert wanted[bot] == (cell.then == State.STARTING)
+        assert wanted[bot] or state_of(after) == State.STOPPED
+
+
+def test_a_run_in_a_terminal_in_each_state(stage: Stage) -> None:
+    stage.set()
+    stage.let_go()
+    stage.wait(BOTS[State.STARTING], State.RUNNING)
+    for state in (State.RUNNING, State.BACKING_OFF, State.QUARANTINED):
+        said = stage.system.run("bot", "run", BOTS[state], "--no-check", code=6).stderr
+        assert f"bot {BOTS[state]!r} {TABLE[Event.RUN][state].words} (pid " in said  # type: ignore[union-attr]
+    for state in (State.STOPPED, State.GIVEN_UP, State.FINISHED):
+        stage.act(BOTS[state], "7")
+        stage.system.run("bot", "run", BOTS[state], "--no-check", code=7)
+        assert state_of(stage.row(BOTS[state])) == state
+
+
+def test_what_happens_by_itself_in_each_state(stage: Stage) -> None:
+    begun = stage.set()
+    bots: Mapping[State, str] = BOTS
+    seen: dict[tuple[Event, State], State] = {}
+
+    def kill(state: State) -> None:
+        os.kill(int(stage.row(bots[state])["pid"]), signal.SIGKILL)
+
+    # stopping: what ends then has been stopped
+    seen[Event.STOP_DONE, State.STOPPING] = state_of(stage.wait(bots[State.STOPPING], State.STOPPED))
+    # waiting runners that are killed wait anew
+    for state in (State.BACKING_OFF, State.QUARANTINED):
+        kill(state)
+        wait_for(lambda: stage.row(bots[state])["pid"] not in (None, begun[state]["pid"]), "a new runner")  # noqa: B023
+        seen[Event.KILLED, state] = state_of(stage.wait(bots[state], state))
+    # the lock is free: the code runs
+    stage.let_go()
+    seen[Event.UP, State.STARTING] = state_of(stage.wait(bots[State.STARTING], State.RUNNING))
+    wait_for(lambda: stage.runs(bots[State.STARTING]), "its code")
+    # three deaths in a row: at once, after a wait, and one too many
+    bot = bots[State.RUNNING]
+    stage.act(bot, "3")
+    seen[Event.DEATH, State.RUNNING] = state_of(stage.wait(bot, State.BACKING_OFF))
+    seen[Event.ONE_TOO_MANY, State.RUNNING] = state_of(stage.wait(bot, State.QUARANTINED))
+    assert read_runs(stage.home.bot(bot))[1].waited_s > 0  # a wait came before the last one
+    seen[Event.WAIT_OVER, State.BACKING_OFF] = State.RUNNING
+    assert seen == {key: TABLE[key[0]][key[1]].then for key in seen}  # type: ignore[union-attr]
