@@ -113,6 +113,8 @@ class _Child:
         if code < 0:
             return outcome.killed(-code, oom.verdict(self._kills, oom.look()) if code == -signal.SIGKILL else "")
         lines = self._tail.decode("utf-8", "replace").split("\n")
+        if len(self._tail) == _LAST_WORDS:  # the first may be the rest of a line, and of a token in it
+            del lines[0]
         return outcome.ended(code, next((line.strip() for line in reversed(lines) if line.strip()), ""))
 
     def _turn(self, deadline: Optional[float]) -> None:
