@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, Tuple
 
 from multibot_runner import logs, process
+from multibot_runner.lines import PLAIN
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.process import Account
 from multibot_runner.protocol import FORMS, TOKEN, BadFile, BotPaths, RunnerSettings, decode, encode, read_file
@@ -43,6 +44,12 @@ def load(paths: BotPaths, digest: str) -> Tuple[RunnerSettings, str]:
     return settings, token
 
 
+def install_logs(settings: RunnerSettings, token: str, foreground: bool) -> None:
+    """Have what is written from now on go to the log as the settings say; a terminal shows all of it as it is."""
+    form, rate = (PLAIN, 0) if foreground else (settings.log_format, settings.log_rate)
+    logs.install([token], form, rate)
+
+
 def enter(paths: BotPaths, digest: str, start_mono: float, parent: int, foreground: bool = False) -> Launch:
     """Make this process the bot's (user, environment, directory ...), as far as that goes without running its code.
 
@@ -50,7 +57,7 @@ def enter(paths: BotPaths, digest: str, start_mono: float, parent: int, foregrou
     """
     try:
         settings, token = load(paths, digest)
-        logs.install([token], settings.log_format, settings.log_rate)
+        install_logs(settings, token, foreground)
         account = process.account_for(settings, paths)
         if account is not None:
             check_owner(paths, digest, account)

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         if len(arguments) == 3:
             taken = launch.take_over(int(arguments[2]))
-            logs.install([taken.token], taken.settings.log_format, taken.settings.log_rate)
+            launch.install_logs(taken.settings, taken.token, taken.foreground)
             return _resume(taken)
         if len(arguments) != 2:
             raise Misconfigured("usage: python -P -m multibot_runner ID DIGEST")

@@ -222,3 +222,14 @@ def test_an_endless_line_and_a_huge_one_are_passed_on(place: Place) -> None:
     wait_for(lambda: "end" in bot.log, "the end")
     first, second, *_ = map(bare, bot.log.splitlines())
     assert (first, second) == ("y" * 3_000_000, "end")
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_in_a_terminal_everything_is_shown_as_it_was_written(place: Place, foreign: bool, own_python: Path) -> None:
+    python = str(own_python) if foreign else ""
+    source = "import sys\nprint('err', file=sys.stderr)\nfor _ in range(2000): print('x' * 99)"
+    bot = place.script(source, log_format="json", log_rate=1024, python=python)
+    words = [sys.executable, "-P", "-m", "multibot_runner", "--run", bot.id, bot.digest]
+    done = subprocess.run(words, env=place.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == ("x" * 99 + "\n") * 2000
+    assert done.stderr.startswith("err\n")

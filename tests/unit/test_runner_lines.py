@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multibot_runner.lines import Lines
+from multibot_runner.lines import BURST_S, Lines, Throttle
 from multibot_runner.logs import Writer
 
 SECRET = "AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw_-9"
@@ -182,6 +182,28 @@ def test_a_lasting_flood_is_told_every_ten_seconds_and_logged_in_part() -> None:
     assert all("not logged in 10 s" in line for line in told)
     assert seen.count("x") * 100 <= 1000 * (100 + 10)
     assert seen.count("x") * 100 >= 1000 * 80
+
+
+@settings(database=None, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 12), st.integers(1, 4000)), max_size=60))
+def test_whatever_comes_no_more_is_logged_than_the_rate_allows_and_all_is_logged_or_counted(
+    written: list[tuple[float, int]],
+) -> None:
+    throttle, now, logged, told = Throttle(1000), NOW, 0, 0
+
+    def count(text: str) -> int:
+        found = re.match(r"[\d,]+ lines? \(([\d.]+) (K?)B\)", text)
+        return round(float(found[1]) * (1024 if found[2] else 1)) if found else 0
+
+    for pause_s, size in written:
+        now += pause_s
+        admitted, text = throttle.admit(b"x" * size, size, now)
+        logged += size * admitted
+        told += count(text)
+        assert logged <= 1000 * (now - NOW + BURST_S) + 4000
+    told += count(throttle.tell(now))
+    whole = sum(size for _, size in written)
+    assert abs(logged + told - whole) <= 52 * len(written)  # it is told in tenths of a KB
 
 
 def test_the_time_before_a_line_counts() -> None:
