@@ -11,7 +11,7 @@ import subprocess
 import time
 from typing import Any, Dict, Optional
 
-from multibot_runner import family, logs, oom, outcome
+from multibot_runner import family, logs, notify, oom, outcome
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import Exit
@@ -29,21 +29,24 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
     for descriptor in (wake, waker):
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    child = _Child(launch, wake)
+    sayings = notify.Notify(launch.paths.run_dir / "notify", recorder, launch.settings.watchdog_s)
+    child = _Child(launch, wake, sayings)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake the loop
     signal.signal(signal.SIGTERM, child.on_term)
     child.start()
     status = child.watch()
     signal.set_wakeup_fd(-1)
+    sayings.close()
     return child.exit(status, recorder.stopping)
 
 
 class _Child:
-    def __init__(self, launch: Launch, wake: int) -> None:
+    def __init__(self, launch: Launch, wake: int, sayings: notify.Notify) -> None:
         self._settings = launch.settings
+        self._sayings = sayings
         # Python writes into a pipe by the block, and what is in the block is lost when it is killed.
         self._environment: Dict[str, str] = {
-            "PYTHONUNBUFFERED": "1", **os.environ, launch.settings.token_var: launch.token,
+            "PYTHONUNBUFFERED": "1", **sayings.environment, **os.environ, launch.settings.token_var: launch.token,
         }  # fmt: skip
         self._wake = wake
         self._pid = 0
@@ -120,7 +123,9 @@ class _Child:
     def _turn(self, deadline: Optional[float]) -> None:
         """Wait for output, a signal or the deadline, and deal with what there is."""
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready, _, _ = select.select([self._wake, *self._outputs], [], [], pause)
+        said, pause = self._sayings.watched(pause)
+        ready, _, _ = select.select([self._wake, *self._outputs, *said], [], [], pause)
+        self._sayings.read(ready)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake, _CHUNK)

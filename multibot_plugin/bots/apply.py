@@ -54,6 +54,7 @@ def load(
     deployments: dict[str, Deployment] = {}
     owners: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
+    ports: dict[int, str] = {}
     for row in rows:
         bot = str(row["id"])
         if bot in taken:
@@ -63,6 +64,9 @@ def load(
             config = BotConfig.from_row(row)
             deployment = deploy(replace(config, enabled=wishes.get(bot, config.enabled)), fleet, key)
             owners[bot] = owner_of(deployment)
+            port = deployment.settings.port
+            if port and (other := ports.setdefault(port, bot)) != bot:
+                raise BadValue(f"bot {bot!r}: port {port} is already the port of {other!r}: give it another one")
             deployments[bot] = deployment
         except BadValue as error:
             problems[bot] = str(error)

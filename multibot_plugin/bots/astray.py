@@ -7,6 +7,7 @@ A directory that vanished, a mount that is missing, a file that somebody emptied
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 
 from multibot_plugin.bots.files import deployed, read_text
 from multibot_plugin.bots.render import read_rendered
@@ -24,7 +25,7 @@ def astray(home: Home, known: Collection[str]) -> str:
     """
     rendered, why = set[str](), ""
     try:
-        rendered.update(read_rendered(read_text(home.rendered)))
+        rendered |= _bots(read_text(home.rendered))
     except MultibotError as error:
         why = f" ({error})"
     ours = under_way(home)
@@ -37,6 +38,11 @@ def astray(home: Home, known: Collection[str]) -> str:
         danger = "'supervisorctl update' would stop them"
         return f"{home.rendered} does not name {_named(unnamed)}{why}: {danger}{'; ' if why else ', '}{cure}"
     return ""
+
+
+@lru_cache(maxsize=1)  # at every tick the same
+def _bots(text: str) -> frozenset[str]:
+    return frozenset(read_rendered(text))
 
 
 def _named(bots: Collection[str]) -> str:

@@ -72,6 +72,7 @@ class BotConfig:
         if not isinstance(self.token, str) or not TOKEN.fullmatch(self.token):
             raise BadValue(f"{where}: its token does not look like one from @BotFather (123456789:AA...)")
         self._check_target(where)
+        self._check_webhook(where)
         if not isinstance(self.env, Mapping):
             raise BadValue(f"{where}: env is not an object")
         for key, value in self.env.items():
@@ -79,6 +80,13 @@ class BotConfig:
                 raise BadValue(f"{where}: env {key!r} is not a name of an environment variable")
             if not isinstance(value, str) or "\0" in value:
                 raise BadValue(f"{where}: env {key} is not a text without NUL")
+
+    def _check_webhook(self, where: str) -> None:
+        if self.launch == "build" and self.settings.get("receives") == "webhook":
+            if not self.settings.get("port"):
+                raise BadValue(f"{where} is to receive by webhook: add the port to listen on (--port 8443)")
+            if not self.settings.get("webhook_url"):
+                raise BadValue(f"{where} is to receive by webhook: add its public URL (--webhook-url https://...)")
 
     def _check_target(self, where: str) -> None:
         if self.launch == "build" and not _BUILD.fullmatch(self.target):
@@ -133,6 +141,10 @@ def deploy(config: BotConfig, fleet: Settings, key: bytes) -> Deployment:
                               uid=config.uid, **restart)  # fmt: skip
     if len(encode(settings)) > FILE_CAP:
         raise BadValue(f"bot {config.id!r}: its environment and settings are larger than {FILE_CAP // 1024} KiB")
-    canonical = json.dumps([asdict(settings), config.token], sort_keys=True).encode()
-    digest = hmac.new(key, canonical, hashlib.sha256).hexdigest()[:16]
+    digest = digest_of(settings, config.token, key)
     return Deployment(config.id, digest, config.enabled, settings, live, config.token)
+
+
+def digest_of(settings: RunnerSettings, token: str, key: bytes) -> str:
+    canonical = json.dumps([asdict(settings), token], sort_keys=True).encode()
+    return hmac.new(key, canonical, hashlib.sha256).hexdigest()[:16]

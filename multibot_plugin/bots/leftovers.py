@@ -21,6 +21,11 @@ def end_left(home: Home, bot: str, running: Callable[[], int] = lambda: 0) -> in
     return sum(end(lambda t=traces: _left(t, running)) for traces in _traces(home.bot(bot)))  # type: ignore[misc]
 
 
+def processes(home: Home, bot: str) -> set[int]:
+    """Return every living process of a bot, its runner included."""
+    return {pid for traces in _traces(home.bot(bot)) for pid in members(traces)}
+
+
 def end_all_left(home: Home) -> int:
     """Kill what the bots of this installation left, when its supervisord has ended; return how many processes."""
     top = home.state / "bots"

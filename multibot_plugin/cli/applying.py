@@ -110,10 +110,25 @@ def say_result(context: Context, result: Result, besides: str = "") -> None:
     for bot, text in _lines(result):
         if bot != besides:
             say(f"{bot}: {one_line(text)}")
+    for line in _taken_ports(context, result.plan):
+        say(line)
     if others := result.plan.others:
         names = f"{', '.join(others[:5])}{', ...' if len(others) > 5 else ''}"
         verb = "differs" if len(others) == 1 else "differ"
         say(f"{names}: {verb} from what is applied, left as it is: '{context.home.command('apply')}'")
+
+
+def _taken_ports(context: Context, plan: Plan) -> Iterator[str]:
+    """Yield a line for each bot that was started or changed and whose port somebody else listens on."""
+    touched = {*plan.added, *(change.bot for change in plan.changed)}
+    ports = {bot: d.settings.port for bot, d in plan.deployments.items() if bot in touched and d.settings.port}
+    if ports:
+        from multibot_plugin.bots.ports import listening, stranger
+
+        now = listening()
+        for bot, port in ports.items():
+            if who := stranger(context.home, bot, port, now):
+                yield f"{bot}: its port {port} is in use by {who}: end that, or give {bot} another one (--port)"
 
 
 def say_environment(context: Context) -> None:

@@ -84,6 +84,7 @@ async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotCo
             remedy = context.home.command(f"bot set {draft.id} ...")
             raise Refused(f"bot {draft.id!r} exists already: change it with '{remedy}', or choose another id")
         checks.check_token_free(draft.id, draft.token, rows)
+        check_port(context, draft, values, rows, check)
         telegram = check_token(draft.token, values["bot_api_url"]) if check else None
         with translated(connection):
             async with connection.transaction():
@@ -95,6 +96,15 @@ async def _store(context: Context, draft: BotConfig, check: bool) -> tuple[BotCo
                 row = await insert_bot(connection, context.actor, config)
                 check_renders(context, [*rows, row], draft.id)
     return config, telegram
+
+
+def check_port(context: Context, config: BotConfig, values: Mapping[str, Any], rows: list[Any], check: bool) -> None:
+    """Raise unless the bot's port is its own (``check`` False: who listens there now is not asked)."""
+    from multibot_plugin.bots.ports import check_port_free, check_port_unused
+
+    check_port_free(config.id, values["port"], rows)
+    if check:
+        check_port_unused(context.home, config.id, values["port"])
 
 
 def check_place(context: Context, config: BotConfig, values: Mapping[str, Any], check: bool) -> None:

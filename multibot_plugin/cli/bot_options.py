@@ -79,6 +79,8 @@ def setting_options(command: _F) -> _F:
     """Add an option for every setting a bot can have, and ``--env``."""
     for setting in reversed(BOT_SETTINGS):
         metavar = _SPECIAL_METAVARS.get(setting.name) or _METAVARS.get(setting.kind.name, "TEXT")
+        if setting.kind.name == "choice":
+            metavar = setting.kind.expected.removeprefix("one of ").replace(", ", "|")
         default = f" (default {setting.kind.show(setting.default)})" if setting.default else ""
         text = f"{setting.help[:1].upper()}{setting.help[1:]}{default}."
         command = click.option(flag(setting), setting.name, metavar=metavar, help=text)(command)

@@ -11,7 +11,7 @@ import click
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
 from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result
-from multibot_plugin.cli.bot_create import check_place, check_renders, outcome
+from multibot_plugin.cli.bot_create import check_place, check_port, check_renders, outcome
 from multibot_plugin.cli.output import Context, complete_bot, pass_context, say, show_json
 from multibot_plugin.errors import BadValue, MultibotError
 
@@ -90,6 +90,8 @@ async def _store(context: Context, bot: str, changes: dict[str, Any], check: boo
         config = BotConfig.from_row(merged(before, changes))
         values = context.settings.for_bot(config.settings)
         _check_token(config, values, rows, changes, check)
+        if "port" in changes.get("settings", {}):
+            check_port(context, config, values, rows, check)
         with translated(connection):
             async with connection.transaction():
                 if os.geteuid() == 0 and not values["user"] and config.uid is None:

@@ -10,11 +10,12 @@ from pathlib import Path
 from multibot_plugin.cli.alerting import ask_telegram, unsent, where_alerts_go
 from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Found, Patient
 from multibot_plugin.cli.config import problems
-from multibot_plugin.cli.output import size
+from multibot_plugin.cli.output import count, size
 from multibot_plugin.errors import MultibotError, Refused
 from multibot_plugin.home import Home, user_name
 
 _GIB = 1024**3
+_LISTENS_WITHIN_S = 15.0
 _JOURNAL_LARGE = 1024 * 1024
 
 
@@ -45,6 +46,29 @@ def _alert_remedies(patient: Patient) -> tuple[str, ...]:
         home.command("config set alerts.telegram.chat_id 123456789"),
         home.command("doctor"),
     )
+
+
+def ports(patient: Patient) -> Found:
+    """Nobody else listens on a bot's port, and a bot that has one does."""
+    from multibot_plugin.bots.files import read_deployment, read_text
+    from multibot_plugin.bots.ports import listening, stranger
+    from multibot_plugin.bots.render import read_rendered
+
+    home = patient.context.home
+    made = (read_deployment(home, section) for section in read_rendered(read_text(home.rendered)).values())
+    declared = {d.id: d.settings.port for d in made if d is not None and d.settings.port}
+    if not declared:
+        return ()
+    now, found = listening(), []
+    up = {row["id"] for row in patient.fleet.rows if row["state"] == "running" and row["uptime_s"] > _LISTENS_WITHIN_S}
+    for bot, port in declared.items():
+        if who := stranger(home, bot, port, now):
+            cure = home.command(f"bot set {bot} --port N")
+            found.append(Check("ports", BAD, f"port {port} of {bot} is in use by {who}", (cure,)))
+        elif bot in up and port not in now:
+            text = f"port {port} of {bot}: nobody listens on it"
+            found.append(Check("ports", WARNING, text, (home.command(f"logs {bot}"),)))
+    return found or Check("ports", GOOD, f"{count(len(declared), 'port')} of bots, nobody else on one")
 
 
 def isolation(patient: Patient) -> Found:

@@ -22,6 +22,7 @@ CHECKS: Sequence[tuple[str, Callable[[Patient], Found]]] = (
     ("rendered", checks.rendered),
     ("descriptors", checks.descriptors),
     ("alerts", checks_host.alerts),
+    ("ports", checks_host.ports),
     ("isolation", checks_host.isolation),
     ("files", checks_host.files),
     ("journal", checks_host.journal),

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Protocol
-
-import psutil
+from typing import Any, NamedTuple, Protocol
 
 from multibot_plugin.health.ends import completed, witnessed
 from multibot_plugin.health.rules import Fleet, Row
@@ -23,8 +21,9 @@ from multibot_runner import oom
 from multibot_runner.protocol import Exit, Run, lifecycle
 from multibot_runner.readers import UNKNOWN, read_heartbeat, read_live, read_runs
 
-_SOCKET = re.compile(r"socket:\[(\d+)\]")
+_SOCKET = "socket:["
 _ESTABLISHED = "01"
+_PAGE, _TICKS_PER_S = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 _log = logging.getLogger("multibot.monitor")
 DEFAULTS: Mapping[str, Any] = {s.name: s.default for s in BOT_SETTINGS if s.applies == "live"} | {"receives": "auto"}
 
@@ -63,7 +62,7 @@ class Observer:
         self, fleet: Fleet, clock: tuple[float, float], open_checks: Callable[[str], frozenset[str]]
     ) -> list[Observation]:
         """Return one observation per bot. ``clock``: monotonic and wall time; ``open_checks``: by bot."""
-        self._meter.begin(row.pid for row in fleet.rows if row.pid)
+        self._meter.begin([row.pid for row in fleet.rows if row.pid])
         before, self._kills = self._kills, oom.look()
         memory = oom.verdict(before, self._kills)
         self._ends = {row.id: self._ends.get(row.id, {}) for row in fleet.rows}
@@ -113,48 +112,74 @@ class Observer:
         }  # fmt: skip
 
 
-class Meter:
-    """Memory, CPU and connections of processes with their children. One pass over /proc per tick, objects reused."""
+class _Process(NamedTuple):
+    """One process at the beginning of a tick. ``start`` tells it from an earlier one with its pid; both in ticks."""
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
-        self._proc = proc
-        self._known: dict[int, psutil.Process] = {}
+    parent: int
+    start: int
+    cpu: int
+    memory_bytes: int
+
+
+class Meter:
+    """Memory, CPU and connections of processes with their children.
+
+    One pass over /proc per tick, one small file per process: psutil's objects took three times as long.
+    """
+
+    def __init__(self, proc: Path = Path("/proc"), now: Callable[[], float] = time.monotonic) -> None:
+        self._proc, self._now = proc, now
+        self._table: dict[int, _Process] = {}
+        self._began, self._lasted_s = now(), 0.0
+        self._before: dict[int, _Process] = {}  # of the tick before
         self._children: dict[int, list[int]] = {}
         self._established: frozenset[str] = frozenset()
 
     def begin(self, pids: Any) -> None:
         """Begin a tick in which the trees of ``pids`` are measured."""
+        now = self._now()
+        self._lasted_s, self._began = now - self._began, now
+        self._before, self._table = self._table, self._read_all()
         self._children = {}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                self._children.setdefault(process.ppid(), []).append(process.pid)
-        wanted = {member for pid in pids for member in self._tree(pid)}
-        self._known = {pid: p for pid, p in self._known.items() if pid in wanted}
-        self._established = self._connected() if wanted else frozenset()
+        for pid, process in self._table.items():
+            self._children.setdefault(process.parent, []).append(pid)
+        self._established = self._connected() if pids else frozenset()
 
     def measure(self, pid: int) -> tuple[int | None, float | None, int | None]:
         """Return resident bytes, percent of one core since the last tick, and established connections of a tree.
 
-        None three times when the process is gone or not ours to see.
+        None three times when the process is gone.
         """
-        found, memory, cpu, connections = False, 0, 0.0, 0
+        found, memory, ticks, connections = False, 0, 0, 0
         for member in self._tree(pid):
-            with contextlib.suppress(psutil.Error, OSError):
-                process = self._process(member)
-                with process.oneshot():
-                    used = process.cpu_percent()
-                    memory += process.memory_info().rss
-                cpu += used
+            process = self._table.get(member)
+            if process is None:
+                continue
+            try:
                 connections += self._sockets(member)
-                found = found or member == pid
+            except PermissionError:  # its memory is hidden, and so are its descriptors
+                pass
+            except OSError:
+                continue
+            before = self._before.get(member)
+            memory += process.memory_bytes
+            ticks += process.cpu - before.cpu if before and before.start == process.start else 0
+            found = found or member == pid
+        cpu = 100.0 * ticks / _TICKS_PER_S / self._lasted_s if self._lasted_s > 0 else 0.0
         return (memory, round(cpu, 1), connections) if found else (None, None, None)
 
-    def _process(self, pid: int) -> psutil.Process:
-        known = self._known.get(pid)
-        if known is None or not known.is_running():  # is_running compares the time of creation: a pid may come again
-            known = self._known[pid] = psutil.Process(pid)
-            known.cpu_percent()
-        return known
+    def _read_all(self) -> dict[int, _Process]:
+        found = {}
+        top = f"{self._proc}/"
+        for name in os.listdir(self._proc):
+            if name.isdecimal():
+                with contextlib.suppress(OSError, ValueError, IndexError), open(f"{top}{name}/stat", "rb") as file:
+                    # The name, in parentheses, may hold anything; what follows it begins with field 3 of proc(5).
+                    fields = file.read().rpartition(b")")[2].split()
+                    found[int(name)] = _Process(
+                        int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]), int(fields[21]) * _PAGE
+                    )
+        return found
 
     def _tree(self, pid: int) -> list[int]:
         members, seen = [pid], {pid}  # pids are used again while they are listed: a circle is possible
@@ -175,9 +200,9 @@ class Meter:
         return frozenset(inodes)
 
     def _sockets(self, pid: int) -> int:
-        folder, count = self._proc / str(pid) / "fd", 0
+        folder, count = f"{self._proc}/{pid}/fd", 0
         for name in os.listdir(folder):
             with contextlib.suppress(OSError):
-                match = _SOCKET.fullmatch(os.readlink(folder / name))
-                count += bool(match and match[1] in self._established)
+                link = os.readlink(f"{folder}/{name}")
+                count += link.startswith(_SOCKET) and link[len(_SOCKET) : -1] in self._established
         return count

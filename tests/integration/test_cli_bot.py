@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,12 @@ import pytest
 from system import System, command, new_token, registered, wait_for
 
 ROOT = os.geteuid() == 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
 
 
 def snapshot(system: System) -> tuple[object, ...]:
@@ -68,7 +75,9 @@ def test_a_bot_that_is_not_to_be_started_is_stored_and_rendered_but_does_not_run
 
 
 def test_what_is_wrong_is_refused_with_the_remedy_and_leaves_nothing_behind(system: System) -> None:
-    system.create_bot("shop", *command(system), "--no-start")
+    busy = socket.create_server(("127.0.0.1", 0))
+    own, used = str(free_port()), str(busy.getsockname()[1])
+    system.create_bot("shop", *command(system), "--no-start", "--port", own)
     here = system.directory / "wrong"
     here.mkdir(exist_ok=True)
     (here / "missing.py").write_text("import no_such_library\n")
@@ -96,6 +105,10 @@ def test_what_is_wrong_is_refused_with_the_remedy_and_leaves_nothing_behind(syst
         (("new", *good, "--env-file", "/no/such/env"), fresh, 2, "env-file"),
         (("new", *good, "--workdir", "/no/such/dir"), fresh, 2, "create it first"),
         (("new", *good, "--user", "no-such-account"), fresh, 2 if ROOT else 6, "no-such-account"),
+        (("new", *good, "--port", own), fresh, 6, f"port {own} of 'new' is already the port of 'shop'"),
+        (("new", *good, "--port", used), fresh, 6, f"port {used} of 'new' is in use by"),
+        (("new", "--build", f"{system.bots}/build_echo.py:build", "--receives", "webhook"), fresh, 2, "--port 8443"),
+        (("new", *good, "--receives", "mail"), fresh, 2, "one of auto, polling, webhook, nothing"),
         (("new",), fresh, 2, "--script FILE"),
     ]  # fmt: skip
     before = snapshot(system)
@@ -107,6 +120,28 @@ def test_what_is_wrong_is_refused_with_the_remedy_and_leaves_nothing_behind(syst
         assert snapshot(system) == before, words
     system.run("bot", "create", "new", *good, code=2)
     assert snapshot(system) == before
+    busy.close()
+
+
+def test_a_port_that_two_bots_have_or_somebody_else_is_told_by_apply_and_doctor(system: System) -> None:
+    ports = free_port(), free_port()
+    for bot, port in zip(("first", "second"), ports, strict=True):
+        system.create_bot(bot, *command(system), "--no-start", "--port", str(port))
+    same = "UPDATE bot_configs SET settings = settings || jsonb_build_object('port', $1::int) WHERE id = $2"
+    system.sql(same, ports[0], "second")
+    done = system.run("apply", code=1)
+    assert f"second: left as it is: bot 'second': port {ports[0]} is already the port of 'first'" in done.stderr
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        used = busy.getsockname()[1]
+        system.sql(same, used, "second")
+        done = system.run("apply")
+        assert f"second: its port {used} is in use by" in done.stderr
+        told = json.loads(system.run("doctor", "-o", "json", code=1).stdout)["checks"]
+        (check,) = [c for c in told if c["check"] == "ports"]
+        assert check["text"].startswith(f"port {used} of second is in use by")
+        assert check["remedies"][0].endswith("bot set second --port N")
+    told = json.loads(system.run("doctor", "-o", "json", code=None).stdout)["checks"]
+    assert [c["text"] for c in told if c["check"] == "ports"] == ["2 ports of bots, nobody else on one"]
 
 
 @pytest.mark.root
