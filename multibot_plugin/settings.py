@@ -260,7 +260,7 @@ SETTINGS: tuple[Setting, ...] = (
             "no successful getUpdates for so long: deaf; 0: automatic (45 s, or three polls and 15 s)", most=_WEEK_S),
     # The loop beats every 3 s.
     Setting("frozen_after_s", SECONDS, 30.0, "both", "live",
-            "build bots: event loop silent for so long: frozen", least=10.0, most=_WEEK_S),
+            "an event loop that is silent for so long: frozen (where one can be seen)", least=10.0, most=_WEEK_S),
     Setting("start_grace_s", SECONDS, 30.0, "both", "live", "time a bot has to make its first poll", most=_WEEK_S),
     # Python alone needs 10 MB; "100" is somebody's 100MB.
     Setting("slow_after_s", SECONDS, 60.0, "both", "live",

@@ -52,7 +52,8 @@ class _Finder(importlib.abc.MetaPathFinder):
         spec = importlib.util.find_spec(name)
         if spec is None or spec.loader is None:
             return None
-        spec.loader = _Loader(spec.loader, hook)
+        # Those names are of packages: a bot's own telegram.py shall find what it imports.
+        spec.loader = _Loader(spec.loader, hook if spec.submodule_search_locations else Hook(hook.after))
         return spec
 
 

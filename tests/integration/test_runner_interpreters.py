@@ -150,6 +150,11 @@ def test_a_build_bot_whose_interpreter_lacks_the_library_is_told_so(place: Place
     bot = place.bot("build", f"{place.file('a_bot.py', 'def build(builder): pass')}:build", python=bare_python)
     assert bot.run_to_end() == 78
     assert "has no python-telegram-bot" in bot.exit.text
+    place.bot(
+        "build", "a_bot:build", bot=bot, python=bare_python, receives="webhook", port=1, webhook_url="https://x/y"
+    )
+    assert bot.run_to_end() == 78
+    assert bot.exit.text == f'webhooks need tornado: {bare_python} -m pip install "python-telegram-bot[webhooks]"'
 
 
 def test_the_folder_works_when_copied_alone_into_a_foreign_interpreter(place: Place, bare_python: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from typing import NoReturn
 
@@ -36,3 +37,60 @@ def test_on_a_full_disk_the_heartbeat_goes_into_the_file_that_is_there(
     for changes in (longer, shorter):
         recorder.update(**changes)
         assert read_heartbeat(paths) == recorder.heartbeat
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> record.Recorder:
+    paths = BotPaths(tmp_path, tmp_path, "greeter")
+    paths.run_dir.mkdir(parents=True)
+    return record.Recorder(paths, 1.0)
+
+
+def test_however_busy_a_bot_is_it_costs_one_file_per_beat_and_some_more(
+    recorder: record.Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(record, "replace_file", lambda path, data, **options: written.append(data))
+    monkeypatch.setattr("time.monotonic", lambda: recorder._credited_mono)  # all within one moment
+    for _ in range(500):
+        recorder.poll_started(10.0)
+        recorder.poll_succeeded(3)
+        recorder.sent()
+        recorder.handled(3, 0.1)
+    assert len(written) == 20
+    for count in (21, 22):
+        recorder.beat()
+        assert len(written) == count
+    assert b'"handled_count": 1500' in written[-1]
+    recorder.poll_failed(409)
+    assert len(written) == 23
+
+
+def test_that_no_update_waits_any_more_is_written_before_a_poll_that_may_be_long(
+    recorder: record.Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: recorder._credited_mono)
+    for _ in range(40):
+        recorder.update(oldest_update_mono=5.0)
+    recorder.update(oldest_update_mono=None)
+    before = read_heartbeat(recorder.paths)
+    recorder.poll_started(50.0)
+    after = read_heartbeat(recorder.paths)
+    assert before is not None
+    assert after is not None
+    assert (before.oldest_update_mono, after.oldest_update_mono) == (5.0, None)
+
+
+def test_threads_of_a_bot_lose_nothing_and_a_stop_stays_one(recorder: record.Recorder) -> None:
+    def work() -> None:
+        for _ in range(300):
+            recorder.delivered(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    recorder.stop()
+    for thread in threads:
+        thread.join()
+    assert recorder.heartbeat.update_count == 1200
+    assert recorder.heartbeat.phase == "stopping"
