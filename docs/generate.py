@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from multibot_plugin import hookspecs
+from multibot_plugin.health.lifecycle import TABLE, WISHES, Act, Cell, Event, State
 from multibot_plugin.settings import EFFECTS, SETTINGS, Setting
 from multibot_plugin.supervisor.inside.parts import Parts
 from multibot_plugin.supervisor.inside.requests import FAULTS
@@ -67,7 +68,29 @@ def parts_table() -> str:
     return "| option | default | what it does |\n|---|---|---|\n" + "\n".join(rows)
 
 
+def _cell(cell: Cell | None, state: State) -> str:
+    if cell is None:
+        return "–"
+    if cell.act == Act.RUN:
+        return "runs it in this terminal"
+    done = "" if cell.act == Act.LEAVE else "refused: " if cell.act == Act.REFUSE else f"{cell.act}: "
+    words = f"{done}{f'“{cell.words}”' if cell.words else ''}".rstrip(": ")
+    follows = "" if cell.then == state else f"→ {cell.then}"
+    return " ".join(filter(None, (words, follows))) or "stays so"
+
+
+def lifecycle_tables() -> str:
+    tables = []
+    for events in (WISHES, [event for event in Event if event not in WISHES]):
+        head = [f"`{event}`" if event.startswith("bot ") else str(event) for event in events]
+        lines = [["", *head], ["---"] * (len(events) + 1)]
+        lines += [[f"**{state}**", *(_cell(TABLE[event][state], state) for event in events)] for state in State]
+        tables.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    return "\n\n".join(tables)
+
+
 PARTS = {
+    "lifecycle.md": lifecycle_tables,
     "inside-supervisord.md": parts_table,
     "settings.md": settings_table,
     "plugins.md": lambda: f"{hooks_part()}\n\n## The types\n\n{types_part()}",

@@ -181,7 +181,7 @@ def _waits(recorder: Recorder, pause: backoff.Pause) -> bool:
     """Wait as long as ``pause`` says; return True as soon as this process is asked to stop."""
     if not pause.wait_s:
         return stop.wait(0)
-    logs.say(f"{pause.text}: {pause.phase} for {pause.wait_s:.3g} s")
+    logs.say(f"{pause.text}: {pause.phase} for {pause.wait_s:.{0 if pause.wait_s > 9 else 1}f} s")
     began = time.monotonic()
     recorder.waits(pause.wait_s)  # should it be killed meanwhile, that was no work either
     recorder.update(phase=pause.phase, until_mono=began + pause.wait_s, status=pause.text)

@@ -19,12 +19,15 @@ class Kills:
 
 
 def look(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Kills:
-    """Return the counters as they are; None where there is none (of a group: cgroup v1, and the root)."""
+    """Return the counters as they are; None where there is none (of the root group, for example)."""
     group = None
     with contextlib.suppress(OSError):
         for line in (proc / "self" / "cgroup").read_text().splitlines():
-            if line.startswith("0::/"):
-                group = _count(cgroups / line[len("0::/") :] / "memory.events")
+            _, controllers, path = line.split(":", 2)
+            if not controllers and group is None:
+                group = _count(cgroups / path.lstrip("/") / "memory.events")
+            elif "memory" in controllers.split(","):  # cgroup v1
+                group = _count(cgroups / "memory" / path.lstrip("/") / "memory.oom_control")
     return Kills(group, _count(proc / "vmstat"))
 
 

@@ -106,7 +106,7 @@ def _state(picture: Picture) -> Iterator[tuple[str, str]]:
         process = [f"pid {row['pid']}, up {duration(row['uptime_s'])}"]
     else:
         code = row["exit_code"]
-        process = ["none" + (f" (exit {code})" if code and row["state"] != "stopped" else "")]
+        process = ["none" + (f" (exit {code})" if code and row["state"] not in ("stopped", "finished") else "")]
     process += [f"restarts: {row['restarts_24h']} in 24 h"] if row["restarts_24h"] is not None else []
     process += ["starts with the system"] if row["enabled"] else ["does not start with the system"]
     yield "Process", " · ".join(process)

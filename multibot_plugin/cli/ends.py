@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +10,7 @@ from typing import Any
 
 from multibot_plugin.cli.fleet import Row
 from multibot_plugin.health.ends import Sight, is_wordless
-from multibot_runner.protocol import KILLED, STOPPED, Run
+from multibot_runner.protocol import EXIT_FINISHED, KILLED, STOPPED, Run
 
 MOST = 20
 _LATE_S = 60.0  # a stop past multibot is written down some seconds after it
@@ -17,6 +18,7 @@ _MORE_S = 20.0  # beyond a bot's own time to stop
 _ASKED = {"bot.stopped": "stopped", "bot.disabled": "stopped", "bot.restarted": "restarted",
           "bot.changed": "restarted for a change", "bot.deleted": "deleted"}  # fmt: skip
 _SEEN = "bot.killed"
+_SIGNAL = re.compile(r"killed by (SIG\w+)")
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]]) -> t
     """Return how a run ended, in a word and in a sentence."""
     how = "killed"
     if run.exit is not None:
-        how = f"exit {run.exit.code}" if run.exit.code is not None else run.exit.cause
+        code = 0 if run.exit.code == EXIT_FINISHED else run.exit.code  # the bot's own, which ours stands for
+        how = f"exit {code}" if code is not None else run.exit.cause
         how = _signal(run.exit.signal) if run.exit.signal else how
     elif seen is not None:
         how = seen.signal or f"exit {seen.code}"
@@ -73,7 +76,9 @@ def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]]) -> t
             return how, "killed while it was stopping"
         return how, run.exit.text or run.exit.cause
     witnesses = [str(row["detail"].get("cause") or "") for row in told]
-    return how, next(filter(None, witnesses), seen.words if seen else run.exit.text if run.exit else KILLED)
+    text = next(filter(None, witnesses), seen.words if seen else run.exit.text if run.exit else KILLED)
+    named = _SIGNAL.match(text)
+    return named[1] if named else how, text
 
 
 def _told(run: Run, audit: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

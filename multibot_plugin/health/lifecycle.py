@@ -26,7 +26,7 @@ class State(StrEnum):
 
 
 class Event(StrEnum):
-    """What people do (the first ones, ``WISHES``) and what happens."""
+    """What people do, and what happens."""
 
     START = "bot start"
     STOP = "bot stop"
@@ -68,6 +68,7 @@ class Cell:
     words: str = ""
 
 
+# What people do; the rest happens.
 WISHES = (Event.START, Event.STOP, Event.STOP_NOW, Event.RESTART, Event.CHANGE, Event.RUN)
 IMPOSSIBLE = None  # an event that cannot come in this state
 

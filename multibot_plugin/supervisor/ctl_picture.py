@@ -27,8 +27,7 @@ def describe(answer: Mapping[str, Any], home: Home | None, ctl: str = "") -> Ite
     ``ctl``: what stands before a command of supervisorctl ("" in its shell).
     """
     row = answer["bot"] if home is None else fleet.explained(home, answer["bot"])
-    cause = f": {one_line(row['cause'])}" if row["cause"] else ""
-    yield f"{fleet.symbol(row)} {row['id']} — {row['state']}{cause}"
+    yield f"{fleet.symbol(row)} {row['id']} — {fleet.in_words(row['state'], '', one_line(row['cause'] or ''))}"
     for column in listing.COLUMNS:
         if column.title not in _LEFT_OUT and (cell := column.cell(row)) != NOTHING:
             yield f"   {column.title:<14} {one_line(cell)}"

@@ -131,7 +131,7 @@ def test_who_asked_for_an_end_and_what_others_saw_of_it_is_told_for_each() -> No
     assert [(end.how, end.text) for end in shown] == [
         ("exit 0", "stopped by an operator (supervisorctl)"),
         ("exit 0", "restarted by multibot: over its memory limit: 300 MB of 256 MB"),
-        ("killed", "killed by SIGKILL (probably out of memory)"),
+        ("SIGKILL", "killed by SIGKILL (probably out of memory)"),
         ("exit 1", "ValueError: no (bot.py:3)"),
         ("killed", "stopped by ada (multibot bot stop) (killed while it was stopping)"),
         ("exit 0", "stopped, exit code 0"),

@@ -98,6 +98,10 @@ def test_what_the_kernel_counts_tells_whether_memory_was_the_reason(tmp_path: Pa
     assert oom.verdict(looks[0], looks[1]) == "probably out of memory"
     assert oom.verdict(looks[1], looks[2]) == "out of memory: the limit of its control group"
     assert oom.verdict(oom.look(tmp_path / "absent"), looks[2]) == ""
+    (tmp_path / "self" / "cgroup").write_text("4:cpu,memory:/bots\n0::/\n")
+    (tmp_path / "memory" / "bots").mkdir(parents=True)
+    (tmp_path / "memory" / "bots" / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 7\n")
+    assert oom.look(tmp_path, tmp_path) == oom.Kills(7, 6)
 
 
 def test_importing_the_runner_changes_nothing_in_this_process() -> None:

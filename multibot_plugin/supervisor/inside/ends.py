@@ -12,6 +12,8 @@ from typing import Any
 
 from supervisor import events
 
+from multibot_runner.protocol import EXIT_FINISHED
+
 WINDOWS = {"10m": 600.0, "1h": 3600.0, "24h": 86_400.0}
 _MOST = 1000  # ends of one program that are remembered
 
@@ -65,7 +67,7 @@ class Ends:
             return
         past = self._pasts.setdefault(process.config.name, Past())
         past.end = end_of(status, time.time())
-        if not process.killing:
+        if not process.killing and past.end.code != EXIT_FINISHED:
             past.deaths.append(time.monotonic())
 
     def _removed(self, event: Any) -> None:
