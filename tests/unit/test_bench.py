@@ -63,7 +63,7 @@ def test_what_ours_does_by_stocks_command_is_held_against_stocks_own_row() -> No
 def test_a_section_is_replaced_and_the_others_stay() -> None:
     from document import TITLES, with_section
 
-    first, second = TITLES.values()
+    first, second, *_ = TITLES.values()
     page = with_section(with_section("", second, "b"), first, "a\n")
     assert page.endswith(f"## {first}\n\na\n\n## {second}\n\nb\n")
     assert with_section(page, first, "c") == page.replace("a\n\n##", "c\n\n##")

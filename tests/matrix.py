@@ -1,0 +1,39 @@
+"""What the manager says of each kind of bot in each kind of trouble: the words that docs/health.md shows.
+
+``integration/test_matrix.py`` provokes every cell by a real fault. Pure; docs/generate.py reads it.
+"""
+
+from __future__ import annotations
+
+# Launch form and program, as a reader knows them, and where the bot lies.
+FORMS = {
+    "build, python-telegram-bot": ("build", "{bots}/build_echo.py:build"),
+    "script, python-telegram-bot": ("script", "{bots}/script_echo.py"),
+    "script, aiogram": ("script", "{bots}/aiogram_echo.py"),
+    "script, pyTelegramBotAPI": ("script", "{bots}/telebot_echo.py"),
+    "script, pyTelegramBotAPI async": ("script", "{bots}/telebot_async_echo.py"),
+    "command, grammY (Node)": ("command", "node {bots}/node/echo.js"),
+    "command, sh and curl": ("command", "/bin/sh {bots}/shell_echo.sh"),
+}
+UNSEEN = "not visible"  # it lives, and that is all that can be seen
+_SEEN, _COMMANDS = 5, 2  # how many of FORMS run in the runner, and how many beside it
+# In the order of FORMS: a health, the check where that is degraded, or UNSEEN.
+WORDS = {
+    "none": ("healthy",) * _SEEN + (UNSEEN,) * _COMMANDS,
+    "its event loop is blocked": ("frozen", "deaf", "deaf", "healthy", "deaf", UNSEEN, UNSEEN),
+    "getUpdates hangs": ("deaf",) * _SEEN + (UNSEEN,) * _COMMANDS,
+    "connections are dropped": ("deaf",) * _SEEN + (UNSEEN,) * _COMMANDS,
+    "Telegram answers 502": ("deaf",) * _SEEN + (UNSEEN,) * _COMMANDS,
+    "a second poller elsewhere (409)": ("conflicted",) * _SEEN + ("deaths", UNSEEN),
+    "its token is revoked before it starts": ("unauthorised",) * _SEEN + ("deaths", UNSEEN),
+    "its token is revoked while it runs": ("unauthorised",) * _SEEN + ("deaths", UNSEEN),
+    "flood wait (429)": ("throttled",) * _SEEN + (UNSEEN,) * _COMMANDS,
+    "a handler is slow": ("slow",) * _SEEN + (UNSEEN,) * _COMMANDS,
+    "it crashes in a loop": ("deaths",) * (_SEEN + _COMMANDS),
+}
+
+
+def table() -> str:
+    """Return the table for docs/health.md."""
+    rows = [["trouble", *FORMS], ["---"] * (len(FORMS) + 1), *([name, *words] for name, words in WORDS.items())]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
