@@ -1,12 +1,12 @@
-"""The form ``build``: a function of the bot's makes a python-telegram-bot Application, and we run it.
+"""The form ``build``: a function of the bot's makes a python-telegram-bot Application, and we run it (serve.py).
 
-``build(builder)`` or ``build(builder, bot)``: the builder has the token and the server already; ``bot`` is a
-``BotContext``.
+``build(builder)`` or ``build(builder, bot)``: the builder has the token, the server and, where aiolimiter is installed,
+a rate limiter already; ``bot`` is a ``BotContext``. A function whose first parameter is called ``application`` gets the
+finished Application to register its handlers with.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import importlib
 import importlib.util
@@ -15,15 +15,15 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any, Callable, List
+from typing import Any, Callable, Iterator, List
 
-from multibot_runner import outcome, polls, script
+from multibot_runner import outcome, script, serve, sight
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import BotPaths, Exit, RunnerSettings
 from multibot_runner.record import Recorder
 
-BEAT_S = 3.0
+_READY = ("application", "app")  # how the parameter of a function that only registers is called
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,13 @@ class BotContext:
 
 
 def run(launch: Launch, recorder: Recorder) -> Exit:
-    """Build the bot and poll until it is stopped or its token is refused; raises Misconfigured."""
-    watch = polls.PollWatch(recorder, launch.settings.bot_api_url, launch.token)
-    polls.install(watch, spare_cryptography=launch.own_interpreter)
+    """Build the bot and run it until it is stopped or its token is refused; raises Misconfigured."""
+    seen = sight.install(launch, recorder)
     recorder.update(polling_seen=True)
     sys.argv = [launch.settings.target]
     try:
-        application = _build(launch)
-        _poll(application, launch, recorder, watch)
+        serve.check(launch.settings)
+        serve.run(_build(launch), launch, recorder, seen)
         result = outcome.ended(0)
     except Misconfigured:
         raise
@@ -55,7 +54,7 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
     script.end_threads()
     if recorder.stopping:
         return outcome.stopped(result.code, result.signal)
-    return outcome.rejected(watch.rejected) if watch.rejected else result
+    return outcome.rejected(seen.watch.rejected) if seen.watch.rejected else result
 
 
 def _build(launch: Launch) -> Any:
@@ -65,24 +64,62 @@ def _build(launch: Launch) -> Any:
     except ModuleNotFoundError as error:
         raise Misconfigured(f"{sys.executable} has no python-telegram-bot: {error}") from None
     logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs every URL, and the token is part of it
-    url = launch.settings.bot_api_url
-    builder = Application.builder().token(launch.token).base_url(f"{url}/bot").base_file_url(f"{url}/file/bot")
-    arguments: List[Any] = [builder]
-    if _takes_context(function):
-        logger = logging.getLogger(launch.settings.bot)
-        arguments.append(BotContext(launch.settings.bot, launch.settings, logger, launch.paths))
-    application = function(*arguments)
+    target = launch.settings.target
+    with _traps(target, Application):
+        application = _call(function, _prepared(launch, Application.builder()), launch)
     if inspect.iscoroutine(application):
         application.close()
-    target = launch.settings.target
+        raise Misconfigured(f"{target} is an async function: make it a plain one (def), what waits goes into post_init")
     if not isinstance(application, Application):
         kind = type(application).__name__
         raise Misconfigured(f"{target} must return the Application (builder.build()), it returned {kind}")
     if application.bot.token != launch.token:
         raise Misconfigured(f"{target} sets another token: leave .token() to multibot")
-    if application.updater is None:
+    if application.updater is None and launch.settings.receives != "nothing":
         raise Misconfigured(f"{target} built an Application without an Updater: leave .updater(None) out")
     return application
+
+
+def _prepared(launch: Launch, builder: Any) -> Any:
+    url = launch.settings.bot_api_url
+    builder = builder.token(launch.token).base_url(f"{url}/bot").base_file_url(f"{url}/file/bot")
+    if importlib.util.find_spec("aiolimiter") is None:
+        return builder
+    from telegram.ext import AIORateLimiter
+
+    return builder.rate_limiter(AIORateLimiter())
+
+
+def _call(function: Callable[..., Any], builder: Any, launch: Launch) -> Any:
+    """Return what the bot's function makes: of the builder, or of the finished Application."""
+    names = _positional(function)
+    ready = builder.build() if names and names[0] in _READY else None
+    arguments: List[Any] = [builder if ready is None else ready]
+    if len(names) >= 2:
+        logger = logging.getLogger(launch.settings.bot)
+        arguments.append(BotContext(launch.settings.bot, launch.settings, logger, launch.paths))
+    made = function(*arguments)
+    return ready if ready is not None and made is None else made
+
+
+@contextlib.contextmanager
+def _traps(target: str, application: Any) -> Iterator[None]:
+    """Say in one line what a function may not do with what it is given."""
+
+    def refuse(self: Any, *args: Any, **options: Any) -> Any:
+        raise Misconfigured(f"{target} runs the bot itself: leave run_polling() out and return the Application")
+
+    kept = application.run_polling, application.run_webhook
+    application.run_polling = application.run_webhook = refuse
+    try:
+        yield
+    except RuntimeError as error:
+        frames = inspect.getinnerframes(error.__traceback__, 0) if error.__traceback__ else []
+        if not frames or not frames[-1].filename.endswith("_applicationbuilder.py"):
+            raise
+        raise Misconfigured(f"{target}: {error} (the builder has its token and its server already)") from None
+    finally:
+        application.run_polling, application.run_webhook = kept
 
 
 def find_function(target: str) -> Callable[..., Any]:
@@ -125,41 +162,13 @@ def _import_module(name: str) -> Any:
         raise Misconfigured(f"no module named {error.name!r} in {os.getcwd()} or in {sys.executable}") from None
 
 
-def _takes_context(function: Callable[..., Any]) -> bool:
+def _positional(function: Callable[..., Any]) -> List[str]:
+    """Return the names of the arguments that a function takes by position; two for ``*arguments``."""
     try:
-        kinds = [p.kind for p in inspect.signature(function).parameters.values()]
+        parameters = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
-        return False
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(kind in positional for kind in kinds) >= 2 or inspect.Parameter.VAR_POSITIONAL in kinds
-
-
-def _poll(application: Any, launch: Launch, recorder: Recorder, watch: polls.PollWatch) -> None:
-    if not logging.root.handlers:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-
-    def beat() -> None:
-        recorder.beat()
-        loop.call_later(BEAT_S, beat)
-
-    async def leave() -> None:
-        # The library gives up polling without a word. Its updater raises that when it is stopped, and what the bot
-        # wants saved at a stop would not be: so it is stopped here, before the rest.
-        await asyncio.sleep(0.1)
-        while not application.running and not recorder.stopping:  # noqa: ASYNC110 - it has not got as far yet
-            await asyncio.sleep(0.1)
-        if not recorder.stopping:
-            with contextlib.suppress(Exception):
-                await application.updater.stop()
-            application.stop_running()
-
-    def refused() -> None:
-        if not tasks and not recorder.stopping:
-            tasks.append(loop.create_task(leave()))
-
-    tasks: List[asyncio.Task[None]] = []
-    loop.call_soon(beat)
-    watch.on_rejected = refused
-    application.run_polling(timeout=round(launch.settings.poll_timeout_s), bootstrap_retries=-1)
+        return [""]
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return ["", ""]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]

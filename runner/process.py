@@ -83,6 +83,8 @@ def context_for(settings: RunnerSettings, paths: BotPaths, account: Optional[Acc
     if account is not None:
         environment.update(HOME=account.home, USER=account.name, LOGNAME=account.name)
     env = {**settings.env, "BOT_API_URL": settings.bot_api_url, family.MARK: str(paths.run_dir)}
+    if settings.port:
+        env["PORT"] = str(settings.port)
     directory = Path(settings.workdir) if settings.workdir else paths.work
     return Context(account, parent, directory, environment, settings.env_file, env)
 

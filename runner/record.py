@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import threading
 import time
 from pathlib import Path
-from typing import Any, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from multibot_runner.protocol import (
     RUNNING,
@@ -22,12 +23,12 @@ from multibot_runner.protocol import (
 )
 from multibot_runner.readers import read_runs
 
-_WRITES_PER_S = 5.0
+_WRITES_PER_S = 0.5  # besides the beats and what is urgent
 _BURST = 10.0
 
 
 class Recorder:
-    """Keeps the two files of one process. No failure to write reaches the bot.
+    """Keeps the two files of one process. No failure to write reaches the bot, whose threads may all tell something.
 
     Neither file is forced to the disk: the runtime directory is gone after a reboot anyway.
     """
@@ -37,6 +38,8 @@ class Recorder:
         self.stopping = False
         self.heartbeat = Heartbeat(pid=os.getpid(), phase=phase, start_mono=start_mono)
         self._runs: Tuple[Run, ...] = ()
+        self._lock = threading.RLock()  # SIGTERM may come, and be written down, within an update
+        self._written = self.heartbeat
         self._credit = _BURST
         self._credited_mono = time.monotonic()
 
@@ -70,19 +73,26 @@ class Recorder:
             self._change(exit=exit)
 
     def update(self, **changes: Any) -> None:
-        """Change the heartbeat. A new phase or poll code is written at once, the rest at most about 5 times a second.
+        """Change the heartbeat.
 
-        What is left unwritten then is at most 0.2 s older than what stands in the file.
+        A new phase or poll code is written at once, the rest with the next beat of the bot's loop or, some times
+        sooner, when it comes: a bot costs one small file per beat, however busy it is.
         """
-        if self._foreign():
+        self._update(lambda _: changes)
+
+    def _update(self, changes: Callable[[Heartbeat], Dict[str, Any]], at_once: bool = False) -> None:
+        if self._foreign():  # before the lock, which another thread may have held when this child was forked
             return
-        before, self.heartbeat = self.heartbeat, dataclasses.replace(self.heartbeat, **changes)
-        urgent = (before.phase, before.poll_code) != (self.heartbeat.phase, self.heartbeat.poll_code)
-        if self._may_write() or urgent:
-            self.write()
+        with self._lock:
+            new = dataclasses.replace(self.heartbeat, **changes(self.heartbeat))
+            self.heartbeat = dataclasses.replace(new, phase=STOPPING) if self.stopping else new
+            before, new = self._written, self.heartbeat
+            if self._may_write() or at_once or (before.phase, before.poll_code) != (new.phase, new.poll_code):
+                self.write()
 
     def write(self) -> None:
         """Write the heartbeat as it is."""
+        self._written = self.heartbeat
         data = encode(self.heartbeat)
         try:
             replace_file(self.paths.heartbeat, data, fsync=False)
@@ -92,24 +102,50 @@ class Recorder:
 
     def beat(self) -> None:
         """Write down that the event loop turns."""
-        self.update(loop_mono=time.monotonic())
+        now = time.monotonic()
+        self._update(lambda _: {"loop_mono": now}, at_once=True)
 
     def poll_started(self, timeout_s: Optional[float]) -> None:
-        self.update(
-            polling_seen=True,
-            poll_start_mono=time.monotonic(),
-            poll_timeout_s=timeout_s,
-            poll_count=self.heartbeat.poll_count + 1,
+        """Nothing else may be heard until it ends: that no update waits any more is written at once."""
+        now = time.monotonic()
+        waited = self._written.oldest_update_mono is not None and self.heartbeat.oldest_update_mono is None
+        self._update(
+            lambda before: {
+                "polling_seen": True,
+                "poll_start_mono": now,
+                "poll_timeout_s": timeout_s,
+                "poll_count": before.poll_count + 1,
+            },
+            at_once=waited,
         )
 
     def poll_succeeded(self, updates: int) -> None:
-        now = time.monotonic()
-        seen = {"update_mono": now, "update_count": self.heartbeat.update_count + updates} if updates else {}
-        self.update(poll_success_mono=now, poll_code=None, **seen)
+        self.delivered(updates)
+        self.update(poll_success_mono=time.monotonic(), poll_code=None, flood_until_mono=None)
 
-    def poll_failed(self, code: Optional[int]) -> None:
-        """``code``: the HTTP status, None where no answer came."""
-        self.update(poll_failure_mono=time.monotonic(), poll_code=code)
+    def poll_failed(self, code: Optional[int], retry_after_s: Optional[float] = None) -> None:
+        """``code``: the HTTP status, None where no answer came. ``retry_after_s``: what Telegram wants with a 429."""
+        now = time.monotonic()
+        until = None if retry_after_s is None else now + retry_after_s
+        self.update(poll_failure_mono=now, poll_code=code, flood_until_mono=until)
+
+    def delivered(self, updates: int) -> None:
+        """So many updates arrived, by a poll or by webhook."""
+        if updates:
+            now = time.monotonic()
+            self._update(lambda before: {"update_mono": now, "update_count": before.update_count + updates})
+
+    def handled(self, updates: int, latency_s: float) -> None:
+        """The bot is done with so many updates, the last of them so long after its arrival."""
+        self._update(lambda before: {"handled_count": before.handled_count + updates, "handler_latency_s": latency_s})
+
+    def handler_failed(self) -> None:
+        self._update(lambda before: {"handler_errors": before.handler_errors + 1})
+
+    def sent(self) -> None:
+        """The bot sent something, and Telegram took it."""
+        now = time.monotonic()
+        self._update(lambda before: {"sent_mono": now, "sent_count": before.sent_count + 1})
 
     def _foreign(self) -> bool:
         """Whether this is a child that the bot forked: it has no say here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import importlib.machinery
 import io
@@ -10,21 +11,21 @@ import runpy
 import sys
 import threading
 import types
-from typing import Any
+from typing import Optional
 
-from multibot_runner import logs, outcome, polls
+from multibot_runner import logs, outcome, sight
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import Exit
 from multibot_runner.record import Recorder
+from multibot_runner.target import words_of
 
 
 def run(launch: Launch, recorder: Recorder) -> Exit:
-    """Run ``launch.settings.target`` (a path, or ``-m PACKAGE``) to its end; raises Misconfigured."""
+    """Run ``launch.settings.target`` (target.py) to its end; raises Misconfigured."""
     settings = launch.settings
     os.environ[settings.token_var] = launch.token
-    watch = polls.PollWatch(recorder, settings.bot_api_url, launch.token)
-    polls.install(watch, spare_cryptography=launch.own_interpreter)
+    watch = sight.install(launch, recorder).watch
     try:
         _execute(settings.target)
         result = outcome.ended(0)
@@ -72,31 +73,41 @@ def exit_code(error: SystemExit) -> int:
 
 
 def _execute(target: str) -> None:
-    if target.startswith("-m "):
-        sys.argv = target[3:].split()
-        sys.path.insert(0, os.getcwd())
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-        return
-    sys.argv = [target]
-    if os.path.isdir(target):
-        runpy.run_path(target, run_name="__main__")
-        return
+    """Do what ``python TARGET`` does, in a new module ``__main__``."""
     try:
-        with io.open_code(target) as file:
-            source = file.read()
-    except OSError as error:
-        raise Misconfigured(f"script {target}: {error.strerror}") from None
-    if source.startswith(b"PK\x03\x04"):
-        runpy.run_path(target, run_name="__main__")
-        return
-    sys.path.insert(0, os.path.dirname(os.path.realpath(target)))
-    # Not runpy.run_path: it takes the module away again while threads of the script may still need it.
+        words = words_of(target)
+    except ValueError as error:
+        raise Misconfigured(f"script {target}: {error}") from None
     module = types.ModuleType("__main__")
-    namespace: dict[str, Any] = module.__dict__
-    loader = importlib.machinery.SourceFileLoader("__main__", target)
-    namespace.update(__file__=target, __builtins__=__builtins__, __cached__=None, __loader__=loader)
-    sys.modules["__main__"] = module
-    exec(compile(source, target, "exec", dont_inherit=True), namespace)  # noqa: S102 - it is what this is for
+    module.__dict__.update(__builtins__=builtins, __annotations__={})
+    if words[0] == "-m":
+        sys.argv, sys.modules["__main__"] = words[1:], module
+        sys.path.insert(0, os.getcwd())
+        runpy._run_module_as_main(words[1])  # type: ignore[attr-defined]
+        return
+    source = _read(words[0])
+    sys.argv, sys.modules["__main__"] = words, module
+    if source is None:
+        sys.path.insert(0, words[0])
+        runpy._run_module_as_main("__main__", alter_argv=False)  # type: ignore[attr-defined]
+        return
+    sys.path.insert(0, os.path.dirname(os.path.realpath(words[0])))
+    # Not runpy.run_path: it takes the module away again while threads of the script may still need it.
+    loader = importlib.machinery.SourceFileLoader("__main__", words[0])
+    module.__dict__.update(__file__=words[0], __cached__=None, __loader__=loader)
+    exec(compile(source, words[0], "exec", dont_inherit=True), module.__dict__)  # noqa: S102 - it is what this is for
+
+
+def _read(script: str) -> Optional[bytes]:
+    """Return a script's source; None for a directory or a zip file, in which Python looks for ``__main__``."""
+    if os.path.isdir(script):
+        return None
+    try:
+        with io.open_code(script) as file:
+            source: bytes = file.read()
+    except OSError as error:
+        raise Misconfigured(f"script {script}: {error.strerror}") from None
+    return None if source.startswith(b"PK\x03\x04") else source
 
 
 def end_threads() -> None:

@@ -1,0 +1,48 @@
+"""aiohttp (aiogram, pyTelegramBotAPI's AsyncTeleBot): its calls of the Bot API, seen."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Dict
+from urllib.parse import urlsplit
+
+from multibot_runner.polls import PollWatch, form
+
+
+def patch(watch: PollWatch, aiohttp: Any) -> None:
+    """Stand before ``ClientSession._request``, through which every request of a session goes."""
+    session = aiohttp.ClientSession
+    plain, build_url = session._request, session._build_url
+
+    @functools.wraps(plain)
+    async def request(self: Any, method: str, url: Any, **options: Any) -> Any:
+        try:
+            asked = str(build_url(self, url))
+        except Exception:  # aiohttp's own words for that
+            return await plain(self, method, url, **options)
+        target = watch.rewrite(asked)
+        parts = urlsplit(target)
+        call = watch.begin(parts.path, lambda: _parameters(parts.query, options))
+        url = url if target is asked else target
+        if call is None:
+            return await plain(self, method, url, **options)
+        try:
+            response = await plain(self, method, url, **options)
+            body = await response.read() if call.polling else b""  # the library gets it again, from memory
+        except Exception:  # a cancelled poll (a stop) is no failure
+            watch.fail(call)
+            raise
+        watch.end(call, response.status, body)
+        return response
+
+    session._request = request
+
+
+def _parameters(query: str, options: Dict[str, Any]) -> Dict[str, Any]:
+    found: Dict[str, Any] = dict(form(query))
+    for given in (options.get("params"), options.get("json")):
+        found.update(given or {})
+    data = options.get("data")
+    fields = getattr(data, "_fields", None)  # of a FormData: (names, headers, value)
+    found.update({names["name"]: value for names, _, value in fields} if fields is not None else data or {})
+    return found
