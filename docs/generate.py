@@ -46,7 +46,8 @@ def hooks_part() -> str:
 
 
 def types_part() -> str:
-    kinds = (hookspecs.Observation, hookspecs.Finding, hookspecs.Alert, hookspecs.MonitorInfo, hookspecs.Heartbeat)
+    kinds = (hookspecs.Observation, hookspecs.Finding, hookspecs.Alert, hookspecs.MonitorInfo, hookspecs.Heartbeat,
+             hookspecs.WebhookInfo)  # fmt: skip
     parts = []
     for kind in kinds:
         fields = ", ".join(f"`{f}`" for f in kind.__dataclass_fields__)

@@ -1,7 +1,7 @@
 """Does the bot hear? Its getUpdates calls, as its own process stamped them; the first trouble that applies is told.
 
-Only what the launch form shows counts: a command bot's polls are invisible, and a script that never polled may be
-one that only sends.
+Only what can be seen counts. Of a command's polls, a webhook, and a script that never polled (it may only send)
+Telegram is asked instead (webhook.py).
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from multibot_plugin.hookspecs import Finding, Health, Heartbeat, Level, Observation, hookimpl
+
+from . import webhook
 
 _REJECTED = (401, 404)
 _CONFLICT, _FLOOD = 409, 429
@@ -33,15 +36,18 @@ def multibot_check(observation: Observation) -> list[Finding]:
         if check in observation.open and (first is None or check != first.check):
             if finding is not None:
                 findings.append(replace(finding, restart=False))
-            elif not _heard(observation, heartbeat):
+            elif not _heard(observation, heartbeat, check):
                 findings.append(_held(observation, check))
     return findings
 
 
 def _unauthorised(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
-    if heartbeat.poll_code not in _REJECTED:
+    code, since = heartbeat.poll_code, heartbeat.poll_failure_mono
+    if code not in _REJECTED and observation.webhook is not None:
+        code, since = observation.webhook.code, None
+    if code not in _REJECTED:
         return None
-    text, since = f"unauthorised: Telegram rejects its token ({heartbeat.poll_code})", heartbeat.poll_failure_mono
+    text = f"unauthorised: Telegram rejects its token ({code})"
     return Finding(observation.bot, "unauthorised", Level.CRITICAL, text, Health.UNAUTHORISED, since_mono=since)
 
 
@@ -61,6 +67,9 @@ def _conflicted(observation: Observation, heartbeat: Heartbeat) -> Finding | Non
     if seen is None or seen.pid != heartbeat.pid:
         seen = _conflicts[observation.bot] = _Conflicts(heartbeat.pid)
     failed = heartbeat.poll_failure_mono
+    if place := webhook.taken(observation):
+        text = f"conflicted: a webhook takes its updates to {place}, so it cannot poll: it has to delete the webhook"
+        return Finding(observation.bot, "conflicted", Level.CRITICAL, text, Health.CONFLICTED)
     if heartbeat.poll_code == _CONFLICT and failed is not None and failed not in seen.times:
         seen.times.append(failed)
     if not _fighting(seen.times, observation.now, "conflicted" in observation.open):
@@ -80,31 +89,40 @@ def _fighting(times: Iterable[float], now: float, told: bool) -> bool:
 
 
 def _frozen(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
-    if heartbeat.loop_mono is None:
+    if heartbeat.watchdog_s:
+        since, limit_s = heartbeat.watchdog_mono, heartbeat.watchdog_s
+        if since is None:
+            since, limit_s = _began(heartbeat), max(limit_s, float(observation.settings["start_grace_s"]))
+        text = "frozen: no WATCHDOG=1 from it for"
+    elif heartbeat.loop_mono is not None:
+        since, limit_s = heartbeat.loop_mono, float(observation.settings["frozen_after_s"])
+        text = "frozen: its event loop stands still for"
+    else:
         return None
-    silent_s = observation.now - heartbeat.loop_mono
-    if silent_s <= float(observation.settings["frozen_after_s"]):
+    if observation.now - since <= limit_s:
         return None
-    text = f"frozen: its event loop stands still for {_span(silent_s)}"
-    since = heartbeat.loop_mono
+    text = f"{text} {webhook.span(observation.now - since)}"
     return Finding(observation.bot, "frozen", Level.CRITICAL, text, Health.FROZEN, restart=True, since_mono=since)
 
 
 def _deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
+    if not observation.polls:
+        return webhook.deaf(observation, heartbeat)
     limit_s = deaf_after_s(heartbeat, float(observation.settings["deaf_after_s"]))
     grace_s = float(observation.settings["start_grace_s"])
-    began = max(heartbeat.start_mono, heartbeat.until_mono or 0.0)
+    flooded_until = heartbeat.flood_until_mono or 0.0
+    if flooded_until > observation.now:  # it does what Telegram wants
+        return None
+    began = max(_began(heartbeat), flooded_until)
     if heartbeat.poll_success_mono is not None:
-        silent_s = observation.now - heartbeat.poll_success_mono
-        text = f"deaf: no successful getUpdates for {_span(silent_s)}"
+        silent_s = observation.now - max(heartbeat.poll_success_mono, flooded_until)
+        text = f"deaf: no successful getUpdates for {webhook.span(silent_s)}"
     elif heartbeat.poll_start_mono is not None:
         silent_s, limit_s = observation.now - began, max(limit_s, grace_s)
-        text = f"deaf: no successful getUpdates since its start {_span(silent_s)} ago"
-    elif observation.launch == "build":
-        silent_s, limit_s = observation.now - began, grace_s
-        text = f"deaf: no getUpdates since its start {_span(silent_s)} ago"
+        text = f"deaf: no successful getUpdates since its start {webhook.span(silent_s)} ago"
     else:
-        return None
+        silent_s, limit_s = observation.now - began, grace_s
+        text = f"deaf: no getUpdates since its start {webhook.span(silent_s)} ago"
     if silent_s <= limit_s:
         return None
     since, flooded = observation.now - silent_s, heartbeat.poll_code == _FLOOD
@@ -114,10 +132,13 @@ def _deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
 
 
 def _throttled(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
-    if heartbeat.poll_code != _FLOOD:
+    until_s = (heartbeat.flood_until_mono or 0.0) - observation.now
+    if not observation.polls or (heartbeat.poll_code != _FLOOD and until_s <= 0):
         return None
     # No restart: its first poll would come before Telegram wants it.
     text = "throttled: Telegram asks it to poll less often (429)"
+    if until_s > 0:
+        text = f"throttled: Telegram wants no poll until {_clock(observation.now_at + until_s)} (429)"
     return Finding(observation.bot, "throttled", Level.WARNING, text, Health.THROTTLED, for_s=_THROTTLED_S)
 
 
@@ -126,22 +147,30 @@ def deaf_after_s(heartbeat: Heartbeat, override_s: float) -> float:
     return override_s or max(45.0, 3 * (heartbeat.poll_timeout_s or 0.0) + 15.0)
 
 
-def _heard(observation: Observation, heartbeat: Heartbeat) -> bool:
-    """Whether this process shows that it is well, or cannot show anything."""
-    if heartbeat.poll_success_mono is not None:
-        return True
-    return observation.launch != "build" and not heartbeat.polling_seen
+def _began(heartbeat: Heartbeat) -> float:
+    """Return since when the bot's own code runs."""
+    return max(heartbeat.start_mono, heartbeat.until_mono or 0.0)
+
+
+def _heard(observation: Observation, heartbeat: Heartbeat, check: str) -> bool:
+    """Whether this process, which the check finds nothing wrong with, shows that it is well or cannot show anything."""
+    if check == "frozen" and heartbeat.watchdog_s:
+        return heartbeat.watchdog_mono is not None
+    if heartbeat.poll_success_mono is not None or observation.polls:
+        return heartbeat.poll_success_mono is not None
+    return observation.webhook is not None or (observation.uptime_s or 0.0) > webhook.ASKED_WITHIN_S
 
 
 def _held(observation: Observation, check: str) -> Finding:
     """Return what is still the matter with a bot that is coming up again: a restart alone cures nothing."""
-    text = f"{check}: no successful getUpdates yet since it came back"
+    shown = "no successful getUpdates" if observation.polls else "no sign of life"
+    text = f"{check}: {shown} yet since it came back"
     level = Level.WARNING if check == "throttled" else Level.CRITICAL
     return Finding(observation.bot, check, level, text, Health(check))
 
 
-def _span(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+def _clock(at: float) -> str:
+    return f"{datetime.fromtimestamp(at):%H:%M:%S}"
 
 
 _RULES = {

@@ -16,12 +16,12 @@ from typing import Any
 
 import pluggy
 
-from multibot_plugin.health.states import Alert, Finding, Health, Level, Observation
+from multibot_plugin.health.states import Alert, Finding, Health, Level, Observation, WebhookInfo
 from multibot_runner.protocol import KILLED, Exit, Heartbeat, Run
 from multibot_runner.redact import redact
 
 __all__ = ["KILLED", "Alert", "Exit", "Finding", "Health", "Heartbeat", "Level", "MonitorInfo", "Observation", "Run",
-           "hookimpl", "multibot_channel", "multibot_check", "multibot_configure", "multibot_send_alert",
+           "WebhookInfo", "hookimpl", "multibot_channel", "multibot_check", "multibot_configure", "multibot_send_alert",
            "redact"]  # fmt: skip
 
 PROJECT = "multibot"

@@ -221,6 +221,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("monitor.plugin_timeout_s", SECONDS, 10.0, "fleet", "monitor",
             "a plugin that needs longer for one call is reported and, after five times, disabled",
             least=0.1, most=600.0),
+    Setting("monitor.probe_s", SECONDS, 60.0, "fleet", "monitor",
+            "time between two questions to Telegram (getWebhookInfo) about a bot whose polls are not seen; 0: never",
+            least=1.0, most=86400.0),
     Setting("bot_api_url", URL, "https://api.telegram.org", "both", "restart", "Bot API server that bots talk to"),
     Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL", most=3600.0),
     # Telegram holds a poll for 50 s at most; with 0 a bot would ask without a pause.

@@ -131,6 +131,10 @@ def deploy(config: BotConfig, fleet: Settings, key: bytes) -> Deployment:
                               uid=config.uid, **restart)  # fmt: skip
     if len(encode(settings)) > FILE_CAP:
         raise BadValue(f"bot {config.id!r}: its environment and settings are larger than {FILE_CAP // 1024} KiB")
-    canonical = json.dumps([asdict(settings), config.token], sort_keys=True).encode()
-    digest = hmac.new(key, canonical, hashlib.sha256).hexdigest()[:16]
+    digest = digest_of(settings, config.token, key)
     return Deployment(config.id, digest, config.enabled, settings, live, config.token)
+
+
+def digest_of(settings: RunnerSettings, token: str, key: bytes) -> str:
+    canonical = json.dumps([asdict(settings), token], sort_keys=True).encode()
+    return hmac.new(key, canonical, hashlib.sha256).hexdigest()[:16]

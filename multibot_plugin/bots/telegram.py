@@ -1,19 +1,23 @@
-"""What Telegram (or the server in its place) says of a token, and of a chat that alerts go to."""
+"""What Telegram (or the server in its place) says of a token, of a bot's webhook, and of a chat that alerts go to."""
 
 from __future__ import annotations
 
 import json
+import os
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Mapping
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 
 from multibot_plugin.errors import MultibotError, Refused
+from multibot_plugin.health.states import WebhookInfo
 from multibot_runner.redact import redact
 
 _TIMEOUT_S = 10.0
+_LONGEST_WORDS = 200
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,38 @@ def check_chat(token: str, bot_api_url: str, chat: str, timeout_s: float = _TIME
     raise MultibotError(f"{_shown(bot_api_url)} answers getChat with {code} {text}: this was not checked")
 
 
-def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str) -> tuple[Any, int, str]:
+def webhook_info(token: str, bot_api_url: str, wanted: str, env: Mapping[str, str], now: float,
+                 timeout_s: float = _TIMEOUT_S) -> WebhookInfo:  # fmt: skip
+    """Return what getWebhookInfo says of a bot; ``wanted``: the URL that its webhook should have ("": any).
+
+    ``env``: the bot's own variables, of which proxies count. Raises MultibotError when the server cannot be asked.
+    """
+    result, code, said = _ask(bot_api_url, token, "getWebhookInfo", timeout_s, "its webhook is not known", env)
+    if code in (401, 404):
+        return WebhookInfo(now, code)
+    if result is None:
+        raise MultibotError(f"{_shown(bot_api_url)} answers getWebhookInfo with {code} {said}")
+    try:
+        url, failed_at = str(result.get("url", "")), result.get("last_error_date")
+        words = redact(str(result.get("last_error_message", ""))[:_LONGEST_WORDS], [token])
+        return WebhookInfo(
+            now, 200, _shown(url)[:_LONGEST_WORDS] if url else "", not wanted or url.rstrip("/") == wanted,
+            min(max(0, int(result.get("pending_update_count", 0))), 10**9),
+            error_at=None if failed_at is None else float(failed_at), error=words,
+        )  # fmt: skip
+    except (ValueError, TypeError, AttributeError, OverflowError):
+        raise _odd(bot_api_url, code) from None
+
+
+def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str,
+         env: Mapping[str, str] | None = None) -> tuple[Any, int, str]:  # fmt: skip
     """Return the result of a method (None: it failed), the code and what Telegram says of a failure.
 
+    ``env``: variables that go before those of this process, where they name proxies.
     Raises MultibotError, which ends with ``instead``, when nothing like a Bot API server answers.
     """
     try:
-        opener = urllib.request.build_opener(_NoRedirect)
+        opener = urllib.request.build_opener(_NoRedirect, _proxies(bot_api_url, env or {}))
         with opener.open(f"{bot_api_url}/bot{token}/{call}", timeout=timeout_s) as answer:
             code, body = answer.status, answer.read(65536)
     except urllib.error.HTTPError as error:
@@ -91,6 +120,17 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
         return None, int(document.get("error_code", code)), said
     except (ValueError, TypeError, KeyError, AttributeError):
         raise _odd(bot_api_url, code) from None
+
+
+def _proxies(url: str, env: Mapping[str, str]) -> urllib.request.ProxyHandler:
+    """Return the way to ``url`` as the variables ``http_proxy``, ``no_proxy`` and their like say it."""
+    named = {**os.environ, **env}
+    lower = {name.lower(): value for name, value in named.items() if name.lower().endswith("_proxy")}
+    found = {name.removesuffix("_proxy"): value for name, value in lower.items() if value}
+    server = urllib.parse.urlsplit(url)
+    host = f"{server.hostname}:{server.port}" if server.port else server.hostname or ""
+    aside = urllib.request.proxy_bypass_environment(host, found)  # type: ignore[attr-defined]
+    return urllib.request.ProxyHandler({} if aside else {k: v for k, v in found.items() if k in ("http", "https")})
 
 
 def _odd(bot_api_url: str, code: int) -> MultibotError:

@@ -79,7 +79,8 @@ def serve(context: Context, /, record: str | None, user: str | None, **options: 
     """Serve until interrupted, and say at which URL.
 
     Any token works there. 'multibot config set bot_api_url URL' points the bots at it, 'multibot sandbox say BOT TEXT'
-    speaks to one.
+    speaks to one. A webhook may be any http or https URL of this machine (Telegram itself wants https and one of the
+    ports 443, 80, 88, 8443); what it answers is told by getWebhookInfo, and what it refuses comes again.
     """
     from multibot_plugin.sandbox.process import Options, run
 

@@ -34,6 +34,7 @@ from multibot_plugin.health.judgement import ACTOR, DOOR, OWN, Judgement, absent
 from multibot_plugin.health.ledger import MOST_UNSAID, Ledger
 from multibot_plugin.health.observe import Observer, Supervisor
 from multibot_plugin.health.picture import SCHEMA, bot_picture, deliveries_picture, incidents_picture, plugins_picture
+from multibot_plugin.health.probes import Prober
 from multibot_plugin.health.recovery import decide
 from multibot_plugin.health.replay import Replayer
 from multibot_plugin.health.rules import Fleet, is_coming_up, read_fleet
@@ -86,6 +87,7 @@ class Monitor:
         self._answer: Mapping[str, Any] | None = None
         self._eyes = Worker("eyes")
         self._observer = Observer(home)
+        self._prober = Prober(home, settings["monitor.probe_s"], clock)
         self._channels: dict[str, str] = {}
         self._channels_mono = float("-inf")
         self._saved: object = None
@@ -116,6 +118,7 @@ class Monitor:
     async def close(self) -> None:
         """Let go of threads and tasks; restarts that are under way are finished by the next monitor."""
         await self.hands.close()
+        await self._prober.close()
         await self.outbox.close()
         if self._supervisor is not None:
             self._supervisor.close()
@@ -132,6 +135,7 @@ class Monitor:
             self.hands.act(fleet, now, now_at)
             self._write_picture(observations, now, now_at)
             return
+        self._prober.watch(observations, fleet)
         await self._look_for_lost(fleet)
         disabled = {p.name for p in self.plugins.status() if p.disabled}
         answers = await self.plugins.check(observations)
@@ -178,7 +182,7 @@ class Monitor:
         seen = await self._eyes.call(look, LOOK_TIMEOUT_S)
         if "status" in self._troubles:  # nor can the bots write there: what they said last is no sign of anything
             seen = [replace(o, heartbeat=None) for o in seen]
-        return seen
+        return [self._prober.known(o) for o in seen]
 
     async def _look_for_lost(self, fleet: Fleet) -> None:
         known = frozenset(row.id for row in fleet.rows)

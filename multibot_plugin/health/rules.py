@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from multibot_plugin.health.states import NO_POLL_SEEN, Finding, Health, Observation, health_of
+from multibot_plugin.health.states import NO_POLL_SEEN, Finding, Health, Observation, WebhookInfo, health_of
 from multibot_runner.protocol import BOT_ID, KILLED, Heartbeat, Run
 
 DAY_S = 86400.0
@@ -35,6 +35,7 @@ class Row:
     stop_at: float
     exit_code: int
     stop_wait_s: float = 10.0
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ def _read_row(item: Mapping[str, Any], at: float) -> Row | None:
         uptime_s=max(0.0, at - float(item["start_at"])) if pid else None, enabled=bool(item.get("enabled")),
         start_at=float(item.get("start_at") or 0), stop_at=float(item.get("stop_at") or 0),
         exit_code=int(item.get("exit_code") or 0), stop_wait_s=float(item.get("stop_wait_s") or 0),
+        digest=str(item.get("digest") or ""),
     )  # fmt: skip
 
 
@@ -91,16 +93,30 @@ def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[H
     heartbeat = observation.heartbeat
     if heartbeat is None:
         return Health.UNKNOWN, "no heartbeat yet"
+    if observation.receives in ("webhook", "nothing"):
+        return health, "receives by webhook" if observation.receives == "webhook" else "only sends"
     if observation.launch == "command":
-        return health, "polling is not visible"
+        return health, f"it says: {heartbeat.status}" if heartbeat.status else "polling is not visible"
     if heartbeat.poll_success_mono is None:
-        if heartbeat.polling_seen and _first_poll_open(heartbeat, observation.now):
+        if observation.polls and _first_poll_open(heartbeat, observation.now):
             return health, "first poll open"
-        if heartbeat.polling_seen or observation.launch == "build":
-            return Health.UNKNOWN, "no successful getUpdates yet"
         # A program that only sends is well without polling.
-        return health, NO_POLL_SEEN
+        return (Health.UNKNOWN, "no successful getUpdates yet") if observation.polls else (health, NO_POLL_SEEN)
     return health, ""
+
+
+def followed(before: WebhookInfo | None, answer: WebhookInfo) -> WebhookInfo:
+    """Return Telegram's answer with what the one ``before`` it adds: for how long updates wait and become no fewer."""
+    if not answer.pending or (before is not None and answer.pending < before.pending):
+        return answer
+    if before is None or before.waiting_since_mono is None:
+        return replace(answer, waiting_probes=1, waiting_since_mono=answer.asked_mono)
+    return replace(answer, waiting_probes=before.waiting_probes + 1, waiting_since_mono=before.waiting_since_mono)
+
+
+def is_unseen(observation: Observation) -> bool:
+    """Return whether only Telegram can tell if updates reach a bot (or its token is good): its polls are not seen."""
+    return observation.state == "running" and observation.heartbeat is not None and not observation.polls
 
 
 def _beside(text: str, *shown: str) -> str:

@@ -35,6 +35,28 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True)
+class WebhookInfo:
+    """What Telegram last answered about a bot whose polls cannot be seen (getWebhookInfo), and since when it is so.
+
+    ``asked_mono``: when. ``code``: 200, or 401 or 404 where the token is rejected; the rest is empty then. ``origin``:
+    scheme and host of the webhook, "" where none is set; ``as_configured`` False: it is not the setting
+    ``webhook_url``. ``pending``: updates that wait at Telegram; ``waiting_probes``: how many answers in a row, this one
+    included, found some waiting and no fewer than before, since ``waiting_since_mono``. ``error``: Telegram's words on
+    the last delivery that failed, at ``error_at`` (seconds since the epoch).
+    """
+
+    asked_mono: float
+    code: int = 200
+    origin: str = ""
+    as_configured: bool = True
+    pending: int = 0
+    waiting_probes: int = 0
+    waiting_since_mono: float | None = None
+    error_at: float | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
 class Observation:
     """One bot at one tick, as seen from outside.
 
@@ -43,6 +65,7 @@ class Observation:
     ``runs`` newest first. ``memory_bytes`` (resident) and ``cpu_percent`` (of one core, since the last tick) cover
     the runner and its children. ``settings`` are the bot's live settings (docs/settings.md). ``open``: the checks
     (``Finding.check``) that have an open incident on this bot, for thresholds that clear lower than they fire.
+    ``webhook`` is None as long as Telegram was not asked about this process: bots that are seen to poll are not.
     """
 
     bot: str
@@ -60,6 +83,25 @@ class Observation:
     connections: int | None
     settings: Mapping[str, Any]
     open: frozenset[str] = frozenset()
+    webhook: WebhookInfo | None = None
+
+    @property
+    def receives(self) -> str:
+        """How updates reach the bot: auto, polling, webhook or nothing (the setting)."""
+        return str(self.settings.get("receives", "auto"))
+
+    @property
+    def must_poll(self) -> bool:
+        """Whether this bot has to poll, and its polls can be seen."""
+        if self.launch == "command":
+            return False
+        return self.receives == "polling" or (self.receives == "auto" and self.launch == "build")
+
+    @property
+    def polls(self) -> bool:
+        """Whether its polls tell if updates reach the bot: it has to poll, or is seen to do so."""
+        seen = self.heartbeat is not None and self.heartbeat.poll_start_mono is not None
+        return self.must_poll or (seen and self.receives == "auto")
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from multibot_plugin.sandbox.methods import KNOWN_METHODS
 from multibot_plugin.sandbox.model import (
-    WEBHOOK_SET,
     ApiError,
     Chat,
     Json,
     Reply,
+    Webhook,
     bad_request,
     failure,
+    is_loopback,
     success,
     utf16,
 )
@@ -22,6 +24,8 @@ from multibot_plugin.sandbox.state import Bot, World
 
 _LONGEST_TEXT = 4096
 _ENTITY = {"type": str, "offset": int, "length": int}
+_TRUE = (True, "true", "True", "1")
+_SECRET = re.compile(r"[A-Za-z0-9_-]{0,256}")
 
 
 class Params(dict[str, Any]):
@@ -126,20 +130,25 @@ def set_webhook(world: World, bot: Bot, params: Params) -> Reply:
     url = params.text("url")
     if not url:
         return delete_webhook(world, bot, params)
-    if not url.startswith("https://"):
+    if not url.startswith("https://") and not (url.startswith("http://") and is_loopback(url)):
         raise bad_request("bad webhook: An HTTPS URL must be provided for webhook")
-    if params.get("drop_pending_updates") in (True, "true", "True", "1"):
+    secret = params.text("secret_token")
+    if not _SECRET.fullmatch(secret):
+        raise bad_request("secret token contains unallowed characters")
+    if params.get("drop_pending_updates") in _TRUE:
         bot.updates.drop_pending()
-    bot.webhook = {"url": url}
-    bot.updates.end_poll(WEBHOOK_SET, world.mono())
+    if (allowed := allowed_updates(params)) is not None:
+        bot.updates.allow(allowed)
+    world.set_webhook(bot, Webhook(url, secret, params.integer("max_connections", 40, 1, 100)))
     return Reply(200, {"ok": True, "result": True, "description": "Webhook was set"})
 
 
 def delete_webhook(world: World, bot: Bot, params: Params) -> Reply:
-    if params.get("drop_pending_updates") in (True, "true", "True", "1"):
+    if params.get("drop_pending_updates") in _TRUE:
         bot.updates.drop_pending()
     was = "Webhook was deleted" if bot.webhook else "Webhook is already deleted"
-    bot.webhook = {}
+    if bot.webhook:
+        world.set_webhook(bot, None)
     return Reply(200, {"ok": True, "result": True, "description": was})
 
 
@@ -147,7 +156,17 @@ def get_webhook_info(world: World, bot: Bot, params: Params) -> Reply:
     info: Json = {"url": "", "has_custom_certificate": False, "pending_update_count": bot.updates.pending}
     if bot.updates.allowed:
         info["allowed_updates"] = bot.updates.allowed
-    return success(info | bot.webhook)
+    return success(info | (bot.webhook.as_json() if bot.webhook else {}))
+
+
+def allowed_updates(params: Params) -> frozenset[str] | None:
+    """Return the kinds of updates that a bot wants from now on; None: as before."""
+    allowed = params.nested("allowed_updates", "allowed updates")
+    if allowed is None:
+        return None
+    if not isinstance(allowed, list) or not all(isinstance(kind, str) for kind in allowed):
+        raise bad_request("can't parse allowed updates: Array of Strings expected")
+    return frozenset(allowed[:100])
 
 
 def get_chat(world: World, bot: Bot, params: Params) -> Reply:

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from multibot_plugin.sandbox.api import Params, call
+from multibot_plugin.sandbox.api import Params, allowed_updates, call
 from multibot_plugin.sandbox.faults import Fault
 from multibot_plugin.sandbox.model import (
     RESTART,
@@ -156,17 +156,11 @@ class BotApi:
 
 
 def _ask(params: Params) -> Ask:
-    allowed = params.nested("allowed_updates", "allowed updates")
-    kinds = None
-    if allowed is not None:
-        if not isinstance(allowed, list) or not all(isinstance(kind, str) for kind in allowed):
-            raise bad_request("can't parse allowed updates: Array of Strings expected")
-        kinds = frozenset(allowed[:100])
     return Ask(
         offset=params.integer("offset", 0, -(2**31), 2**31 - 1),
         limit=params.integer("limit", 100, 1, 100),
         timeout=params.integer("timeout", 0, 0, LONGEST_POLL_S),
-        allowed=kinds,
+        allowed=allowed_updates(params),
     )
 
 

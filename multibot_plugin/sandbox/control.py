@@ -126,7 +126,7 @@ def describe(bot: Bot) -> Json:
         "name": bot.name,
         "username": bot.username,
         "revoked": bot.token is None and bool(bot.revoked),
-        "webhook": bot.webhook.get("url", ""),
+        "webhook": bot.webhook.url if bot.webhook else "",
         "pending": updates.pending,
         "delivered": updates.delivered,
         "redelivered": updates.redelivered,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -102,6 +104,23 @@ class Update:
         return {"update_id": self.id, self.kind: self.payload}
 
 
+@dataclass(eq=False)
+class Webhook:
+    """Where a bot wants its updates sent, and what went wrong there last (``error_at``: seconds since the epoch)."""
+
+    url: str
+    secret: str = field(default="", repr=False)
+    max_connections: int = 40
+    error_at: float | None = None
+    error: str = ""
+
+    def as_json(self) -> Json:
+        found: Json = {"url": self.url, "max_connections": self.max_connections}
+        if self.error_at is not None:
+            found |= {"last_error_date": int(self.error_at), "last_error_message": self.error}
+        return found
+
+
 @dataclass(frozen=True)
 class Entry:
     """One line of the transcript: what a user said or tapped, or what a bot sent, changed, answered or deleted.
@@ -149,6 +168,15 @@ class Chat:
             return {"id": self.id, "type": "private", "first_name": self.name}
         kind = "supergroup" if str(self.id).startswith("-100") else "group"
         return {"id": self.id, "type": kind, "title": self.name}
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a URL leads to this machine, without asking any name server."""
+    try:
+        host = urllib.parse.urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def user_json(number: int, name: str) -> Json:

@@ -13,6 +13,7 @@ from multibot_plugin.sandbox.botapi import LARGEST_BODY, BotApi
 from multibot_plugin.sandbox.control import Control
 from multibot_plugin.sandbox.model import failure
 from multibot_plugin.sandbox.state import World
+from multibot_plugin.sandbox.webhooks import Deliveries
 
 _GRACE_S = 0.5
 
@@ -24,9 +25,11 @@ class Running:
     url: str
     world: World
     _runner: web.AppRunner
+    _deliveries: Deliveries
 
     async def close(self) -> None:
         self.world.close()
+        await self._deliveries.close()
         await self._runner.cleanup()
 
 
@@ -70,7 +73,7 @@ async def serve(server: socket.socket, world: World) -> Running:
     runner = web.AppRunner(application, handler_cancellation=True, access_log=None, shutdown_timeout=_GRACE_S)
     await runner.setup()
     await web.SockSite(runner, server).start()
-    return Running(url_of(server), world, runner)
+    return Running(url_of(server), world, runner, Deliveries(world))
 
 
 async def start(host: str = "127.0.0.1", port: int = 0, *, strict: bool = False, real_pace: bool = False) -> Running:

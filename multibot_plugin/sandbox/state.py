@@ -17,11 +17,13 @@ from multibot_plugin.errors import BadValue, NoSuchBot, Refused
 from multibot_plugin.sandbox.faults import Fault, Faults
 from multibot_plugin.sandbox.model import (
     RESTART,
+    WEBHOOK_SET,
     Chat,
     Entry,
     EntryKind,
     Json,
     Reply,
+    Webhook,
     buttons_of,
     command_entities,
     failure,
@@ -57,7 +59,7 @@ class Bot:
     username: str
     updates: Updates = field(repr=False)
     revoked: set[str] = field(default_factory=set, repr=False)
-    webhook: Json = field(default_factory=dict, repr=False)
+    webhook: Webhook | None = field(default=None, repr=False)
     commands: list[Json] = field(default_factory=list, repr=False)
     counters: Counters = field(default_factory=Counters)
     messages: OrderedDict[tuple[int, int], Json] = field(default_factory=OrderedDict, repr=False)
@@ -88,6 +90,7 @@ class World:
         self.entries: list[Entry] = []
         self.grown = asyncio.Event()  # set, and replaced by a new one, with every entry
         self.closing = False
+        self.on_webhook: Callable[[Bot], None] = lambda bot: None  # a bot's webhook was set or taken away
         self._last_entry = 0
         self._last_query = 0
 
@@ -153,6 +156,12 @@ class World:
             bot.revoked.add(bot.token)
         bot.token = None
         bot.updates.wake_poll(failure(401, "Unauthorized"))
+
+    def set_webhook(self, bot: Bot, hook: Webhook | None) -> None:
+        """From now on the bot's updates go there (None: they wait for polls); a poll that is open ends in a 409."""
+        bot.webhook = hook
+        bot.updates.end_poll(WEBHOOK_SET, self.mono())
+        self.on_webhook(bot)
 
     def add_fault(self, fault: Fault) -> None:
         """Put a fault in force; one on getUpdates hits the polls that are open, too."""

@@ -118,6 +118,10 @@ class Updates:
         if self._poll is poll:
             self._poll = None
 
+    def allow(self, kinds: frozenset[str]) -> None:
+        """Queue updates of these kinds only (empty: all)."""
+        self._allowed = kinds
+
     def drop_pending(self) -> None:
         self._queue.clear()
 

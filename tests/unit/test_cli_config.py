@@ -113,7 +113,7 @@ def test_origins_are_shown(tmp_path: Path) -> None:
 
 def test_show_as_json_has_plain_values(tmp_path: Path) -> None:
     answer = json.loads(invoke(tmp_path, "config", "show", "monitor", "--json").stdout)
-    assert [s["name"] for s in answer["settings"]] == ["monitor.tick_s", "monitor.plugin_timeout_s"]
+    assert [s["name"] for s in answer["settings"]] == ["monitor.tick_s", "monitor.plugin_timeout_s", "monitor.probe_s"]
     assert answer["settings"][0]["value"] == 5.0
     assert answer["settings"][0]["origin"] == "default"
 

@@ -41,7 +41,7 @@ def test_the_answer_of_supervisords_plugin_is_understood() -> None:
     fleet = read_fleet(supervisor.bots())
     assert fleet.running
     echo, shop, new = fleet.rows
-    assert echo == row(id="echo", uptime_s=1000.0, start_at=NOW_AT - 1000, stop_wait_s=12.0)
+    assert echo == row(id="echo", uptime_s=1000.0, start_at=NOW_AT - 1000, stop_wait_s=12.0, digest="0123")
     assert (shop.statename, shop.pid, shop.uptime_s, shop.enabled, shop.exit_code) == ("EXITED", None, None, False, 78)
     assert (new.start_at, new.stop_at) == (0, 0)
 
@@ -170,11 +170,11 @@ def test_a_contradiction_that_turns_round_begins_anew_and_one_that_is_over_is_fo
             "no successful getUpdates yet",
         ),
         (
-            {"launch": "build", "heartbeat": heartbeat(poll_success_mono=None, polling_seen=False)},
+            {"launch": "build", "heartbeat": heartbeat(poll_success_mono=None, poll_start_mono=None)},
             Health.UNKNOWN,
             "no successful getUpdates yet",
         ),
-        ({"heartbeat": heartbeat(poll_success_mono=None, polling_seen=False)}, Health.HEALTHY, "no getUpdates seen"),
+        ({"heartbeat": heartbeat(poll_success_mono=None, poll_start_mono=None)}, Health.HEALTHY, "no getUpdates seen"),
     ],
 )
 def test_health_without_findings_says_what_can_be_seen(changes: dict[str, Any], health: Health, cause: str) -> None:

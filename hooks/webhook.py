@@ -1,0 +1,69 @@
+"""Do updates reach a bot whose polls are not seen? What Telegram says of it (getWebhookInfo), and what has arrived.
+
+``deaf`` and ``taken`` are rules of polling.py, which tells the first trouble that applies. The check here is the last
+delivery that failed, in Telegram's words: over as soon as nothing waits any more.
+"""
+
+from __future__ import annotations
+
+from multibot_plugin.hookspecs import Finding, Health, Heartbeat, Level, Observation, WebhookInfo, hookimpl
+
+_WAITING_PROBES = 4  # answers in a row in which updates wait and become no fewer
+_RECENT_S = 600.0
+ASKED_WITHIN_S = 300.0  # Telegram, about a bot that came up
+
+
+@hookimpl
+def multibot_check(observation: Observation) -> list[Finding]:
+    info = observation.webhook
+    if info is None and "webhook" in observation.open and (observation.uptime_s or 0.0) < ASKED_WITHIN_S:
+        text = "webhook: not known yet whether Telegram can deliver again"
+        return [Finding(observation.bot, "webhook", Level.WARNING, text, Health.DEGRADED)]
+    if observation.state != "running" or info is None or info.error_at is None or not info.pending:
+        return []
+    age_s = max(0.0, observation.now_at - info.error_at)
+    if age_s > _RECENT_S or _arrived_since(observation, observation.now - age_s):
+        return []
+    text = f"webhook: Telegram cannot deliver: {info.error}"
+    return [Finding(observation.bot, "webhook", Level.WARNING, text, Health.DEGRADED)]
+
+
+def deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
+    """Return what keeps updates from a bot: no webhook, a wrong one, or that they wait and nobody fetches them."""
+    info = observation.webhook
+    if info is None or info.code != 200 or observation.receives == "nothing":
+        return None
+    if observation.receives == "webhook" and (text := _misdirected(observation, heartbeat, info)):
+        # Only of a build bot it is known that it sets its webhook when it starts.
+        again = observation.launch == "build" and not info.origin
+        return Finding(observation.bot, "deaf", Level.CRITICAL, f"deaf: {text}", Health.DEAF, restart=again)
+    since = info.waiting_since_mono
+    needed = 1 if "deaf" in observation.open else _WAITING_PROBES
+    if since is None or info.waiting_probes < needed or _arrived_since(observation, since):
+        return None
+    what = "1 update has" if info.pending == 1 else f"{info.pending} updates have"
+    text = f"deaf: {what} been waiting at Telegram for {span(observation.now - since)}"
+    return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=True, since_mono=since)
+
+
+def taken(observation: Observation) -> str:
+    """Return where a webhook takes the updates of a bot that wants to poll for them; "" nowhere."""
+    return observation.webhook.origin if observation.webhook and observation.receives == "polling" else ""
+
+
+def span(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _misdirected(observation: Observation, heartbeat: Heartbeat, info: WebhookInfo) -> str:
+    began = max(heartbeat.start_mono, heartbeat.until_mono or 0.0)
+    if info.asked_mono - began < float(observation.settings["start_grace_s"]):  # it may have set it since
+        return ""
+    if not info.origin:
+        return "no webhook is set"
+    return "" if info.as_configured else f"its webhook leads elsewhere: to {info.origin}"
+
+
+def _arrived_since(observation: Observation, since: float) -> bool:
+    arrived = observation.heartbeat.update_mono if observation.heartbeat else None
+    return arrived is not None and arrived > since
