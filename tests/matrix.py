@@ -17,18 +17,21 @@ FORMS = {
 }
 UNSEEN = "not visible"  # it lives, and that is all that can be seen
 _SEEN, _COMMANDS = 5, 2  # how many of FORMS run in the runner, and how many beside it
+_DEAF = ("deaf",) * (_SEEN + _COMMANDS)
 # In the order of FORMS: a health, the check where that is degraded, or UNSEEN.
 WORDS = {
     "none": ("healthy",) * _SEEN + (UNSEEN,) * _COMMANDS,
-    "its event loop is blocked": ("frozen", "deaf", "deaf", "healthy", "deaf", UNSEEN, UNSEEN),
-    "getUpdates hangs": ("deaf",) * _SEEN + (UNSEEN,) * _COMMANDS,
-    "connections are dropped": ("deaf",) * _SEEN + (UNSEEN,) * _COMMANDS,
-    "Telegram answers 502": ("deaf",) * _SEEN + (UNSEEN,) * _COMMANDS,
+    # pyTelegramBotAPI's handlers have threads of their own beside the one that polls.
+    "its event loop is blocked": ("frozen", "frozen", "frozen", "slow", "frozen", "deaf", "deaf"),
+    "a handler is slow": ("slow",) * _SEEN + ("deaf",) * _COMMANDS,
+    "getUpdates hangs": _DEAF,
+    "connections are dropped": _DEAF,
+    "Telegram answers 502": _DEAF,
+    "flood wait (429)": ("throttled",) * _SEEN + ("deaf",) * _COMMANDS,
+    # grammY ends at a 409 and a 401, the shell's bot does not look.
     "a second poller elsewhere (409)": ("conflicted",) * _SEEN + ("deaths", UNSEEN),
-    "its token is revoked before it starts": ("unauthorised",) * _SEEN + ("deaths", UNSEEN),
-    "its token is revoked while it runs": ("unauthorised",) * _SEEN + ("deaths", UNSEEN),
-    "flood wait (429)": ("throttled",) * _SEEN + (UNSEEN,) * _COMMANDS,
-    "a handler is slow": ("slow",) * _SEEN + (UNSEEN,) * _COMMANDS,
+    "its token is revoked while it runs": ("unauthorised",) * _SEEN + ("deaths", "unauthorised"),
+    "its token is revoked before it starts": ("unauthorised",) * _SEEN + ("deaths", "unauthorised"),
     "it crashes in a loop": ("deaths",) * (_SEEN + _COMMANDS),
 }
 

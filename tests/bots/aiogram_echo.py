@@ -6,13 +6,13 @@ import os
 import sys
 import time
 
+if "CRASH" in os.environ:
+    raise RuntimeError("no good")
+
 from aiogram import Bot, Dispatcher
 from aiogram.client.session.aiohttp import AiohttpSession
 from aiogram.client.telegram import PRODUCTION, TelegramAPIServer
 from aiogram.types import Message
-
-if "CRASH" in os.environ:
-    raise RuntimeError("no good")
 
 TOKEN = os.environ["BOT_TOKEN"]
 SERVER = os.environ.get("API_SERVER")

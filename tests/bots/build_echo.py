@@ -5,10 +5,10 @@ import logging
 import os
 import time
 
-from telegram.ext import MessageHandler, filters
-
 if "CRASH" in os.environ:
     raise RuntimeError("no good")
+
+from telegram.ext import MessageHandler, filters
 
 
 async def echo(update, context):

@@ -5,10 +5,10 @@ import os
 import sys
 import time
 
-from telegram.ext import Application, MessageHandler, filters
-
 if "CRASH" in os.environ:
     raise RuntimeError("no good")
+
+from telegram.ext import Application, MessageHandler, filters
 
 
 async def echo(update, context):

@@ -4,11 +4,12 @@ import asyncio
 import os
 import time
 
+if "CRASH" in os.environ:
+    raise RuntimeError("no good")
+
 from telebot import asyncio_helper
 from telebot.async_telebot import AsyncTeleBot
 
-if "CRASH" in os.environ:
-    raise RuntimeError("no good")
 if "API_SERVER" in os.environ:
     asyncio_helper.API_URL = os.environ["API_SERVER"] + "/bot{0}/{1}"
 
@@ -24,4 +25,4 @@ async def echo_message(message):
     await bot.reply_to(message, message.text)
 
 
-asyncio.run(bot.infinity_polling(request_timeout=int(os.environ.get("POLL_S", "5"))))
+asyncio.run(bot.infinity_polling(timeout=int(os.environ.get("POLL_S", "5"))))

@@ -3,10 +3,11 @@
 import os
 import time
 
-import telebot
-
 if "CRASH" in os.environ:
     raise RuntimeError("no good")
+
+import telebot
+
 if "API_SERVER" in os.environ:
     telebot.apihelper.API_URL = os.environ["API_SERVER"] + "/bot{0}/{1}"
 

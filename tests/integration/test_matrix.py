@@ -1,0 +1,142 @@
+"""Every kind of bot in every kind of trouble, really provoked: the manager says what docs/health.md says."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import pytest
+from judged import Fleet, a_fleet
+from matrix import FORMS, WORDS
+
+from multibot_hooks import polling
+from multibot_plugin.sandbox.client import Sandbox
+from multibot_plugin.sandbox.process import child
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with child() as running:
+        yield running
+
+
+@contextlib.contextmanager
+def failing(fleet: Fleet, **fault: object) -> Iterator[None]:
+    for bot in fleet.bots.values():
+        fleet.sandbox.fault(bot.token, **fault)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for bot in fleet.bots.values():
+            fleet.sandbox.clear(bot.token)
+
+
+@contextlib.contextmanager
+def saying(fleet: Fleet, text: str) -> Iterator[None]:
+    for bot in fleet.bots.values():
+        fleet.sandbox.say(bot.token, text)
+    yield
+
+
+@contextlib.contextmanager
+def revoked(fleet: Fleet) -> Iterator[None]:
+    for bot in fleet.bots.values():
+        fleet.sandbox.revoke(bot.token)
+    yield
+
+
+@contextlib.contextmanager
+def polled_elsewhere(fleet: Fleet) -> Iterator[None]:
+    ended = threading.Event()
+
+    def poll(url: str) -> None:
+        while not ended.is_set():
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=10) as answer:
+                json.load(answer)
+
+    pollers = [
+        threading.Thread(target=poll, args=(f"{fleet.sandbox.url}/bot{bot.token}/getUpdates?timeout=2",))
+        for bot in fleet.bots.values()
+    ]
+    for poller in pollers:
+        poller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for poller in pollers:
+            poller.join()
+
+
+# What passes, in the order in which it befalls one fleet, and then what ends it.
+PASSING: dict[str, Callable[[Fleet], AbstractContextManager[None]]] = {
+    "getUpdates hangs": lambda fleet: failing(fleet, hang=True),
+    "connections are dropped": lambda fleet: failing(fleet, drop=True),
+    "Telegram answers 502": lambda fleet: failing(fleet, status=502),
+    "flood wait (429)": lambda fleet: failing(fleet, status=429, retry_after=5),
+    "its token is revoked while it runs": revoked,
+}
+LASTING: dict[str, Callable[[Fleet], AbstractContextManager[None]]] = {
+    "its event loop is blocked": lambda fleet: saying(fleet, "freeze"),
+    "a handler is slow": lambda fleet: saying(fleet, "slow"),
+    "a second poller elsewhere (409)": polled_elsewhere,
+}
+STARTING: dict[str, Callable[[Fleet], AbstractContextManager[None]]] = {
+    "its token is revoked before it starts": revoked,
+    "it crashes in a loop": lambda fleet: contextlib.nullcontext(),
+}
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What no setting makes short."""
+    monkeypatch.setattr(polling, "_THROTTLED_S", 2.0)
+
+
+async def said(fleet: Fleet, trouble: str) -> None:
+    """Look until the manager says of every bot what the table says."""
+    expected = dict(zip(FORMS, WORDS[trouble], strict=True))
+    await fleet.until(lambda: fleet.words == expected)
+    wrong = {name: (word, fleet.bots[name].log[-600:]) for name, word in fleet.words.items() if word != expected[name]}
+    assert not wrong, trouble
+
+
+async def polling_all(fleet: Fleet) -> None:
+    fleet.launch()
+    counters = fleet.sandbox.counters
+    assert await fleet.until(lambda: all(counters(bot.token).last_success_at for bot in fleet.bots.values()))
+
+
+@pytest.mark.timeout(400)
+async def test_trouble_that_passes_is_told_and_is_over(sandbox: Sandbox) -> None:
+    async with a_fleet(sandbox, FORMS) as fleet:
+        await polling_all(fleet)
+        for trouble, provoked in PASSING.items():
+            await said(fleet, "none")
+            with provoked(fleet):
+                await said(fleet, trouble)
+
+
+@pytest.mark.parametrize("trouble", LASTING)
+async def test_trouble_that_lasts_is_told(sandbox: Sandbox, trouble: str) -> None:
+    async with a_fleet(sandbox, FORMS) as fleet:
+        await polling_all(fleet)
+        with LASTING[trouble](fleet):
+            await said(fleet, trouble)
+
+
+@pytest.mark.parametrize("trouble", STARTING)
+async def test_a_start_that_fails_is_told(sandbox: Sandbox, trouble: str) -> None:
+    env = {"CRASH": "1"} if "crash" in trouble else {}
+    async with a_fleet(sandbox, FORMS, **env) as fleet:
+        with STARTING[trouble](fleet):
+            fleet.launch()
+            await said(fleet, trouble)
+
+
+def test_every_trouble_of_the_table_is_provoked() -> None:
+    assert {"none", *PASSING, *LASTING, *STARTING} == set(WORDS)
