@@ -29,7 +29,8 @@ class Hook:
         try:
             self.after(module)
         except Exception as error:
-            logs.say(f"what the bot does with {module.__name__} cannot be seen: {type(error).__name__}: {error}")
+            why = f"this version has no {error.name!r}" if isinstance(error, AttributeError) else repr(error)
+            logs.say(f"what the bot does with {module.__name__} cannot be seen: {why}")
 
 
 def install(hooks: Dict[str, Hook]) -> None:

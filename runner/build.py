@@ -117,7 +117,7 @@ def _traps(target: str, application: Any) -> Iterator[None]:
         frames = inspect.getinnerframes(error.__traceback__, 0) if error.__traceback__ else []
         if not frames or not frames[-1].filename.endswith("_applicationbuilder.py"):
             raise
-        raise Misconfigured(f"{target}: {error} (the builder has its token and its server already)") from None
+        raise Misconfigured(f"{target}: {error} (token and server are set by multibot)") from None
     finally:
         application.run_polling, application.run_webhook = kept
 

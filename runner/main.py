@@ -215,7 +215,7 @@ def _run(start: Launch, recorder: Recorder) -> int:
         result = _form(start.settings.launch)(start, recorder)
     except Misconfigured as error:
         result = outcome.misconfigured(str(error))
-    if recorder.stopping or result.signal is not None:  # no time to wait for them, or no exit handlers
+    if recorder.stopping:  # no time to wait for them
         last()
     return _end(start, recorder, result)
 
@@ -253,6 +253,7 @@ def _end(start: Launch, recorder: Recorder, result: Exit) -> int:
     if result.cause != "stopped":
         logs.say(result.text)
     if result.signal is not None:
+        atexit._run_exitfuncs()  # as Python does before it dies of an interrupt
         logs.release()
         stop.die_by(result.signal)
     return _leave(result.code or 0, start.start_mono)

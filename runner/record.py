@@ -24,7 +24,7 @@ from multibot_runner.protocol import (
 from multibot_runner.readers import read_runs
 
 _WRITES_PER_S = 0.5  # besides the beats and what is urgent
-_BURST = 10.0
+_BURST = 20.0
 
 
 class Recorder:

@@ -20,6 +20,7 @@ from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.bots.identity import Identity, obstacle, remedy
 from multibot_plugin.errors import BadValue, Refused
 from multibot_runner.protocol import BOT_ID, TOKEN
+from multibot_runner.target import words_of
 
 OLDEST_PYTHON = (3, 10)
 _INTERPRETER_TIMEOUT_S = 30.0
@@ -133,9 +134,10 @@ def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, 
 def bot_code(config: BotConfig) -> tuple[Path | None, str, str]:
     """Return the file, or else the module, that a build or script bot consists of, and the function in it."""
     if config.launch == "script":
-        if config.target.startswith("-m "):
-            return None, config.target.split()[1], ""
-        script = Path(config.target)
+        words = words_of(config.target)
+        if words[0] == "-m":
+            return None, words[1], ""
+        script = Path(words[0])
         return (script / "__main__.py" if script.is_dir() else script), "", ""
     place, _, function = config.target.rpartition(":")
     return (Path(place), "", function) if place.startswith("/") else (None, place, function)

@@ -17,7 +17,7 @@ from multibot_runner.protocol import BOT_ID, FILE_CAP, FORMS, TOKEN, RunnerSetti
 from multibot_runner.redact import redact
 
 _BUILD = re.compile(r"(?:[A-Za-z_][\w.]*|/[^\0:]+\.py):[A-Za-z_]\w*")
-_MODULE = re.compile(r"-m [A-Za-z_][\w.]*( .*)?")
+_MODULE = re.compile(r"[A-Za-z_][\w.]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -83,15 +83,17 @@ class BotConfig:
     def _check_target(self, where: str) -> None:
         if self.launch == "build" and not _BUILD.fullmatch(self.target):
             raise BadValue(f"{where}: build {redact(self.target)!r} is not MODULE:FUNCTION (or /path/file.py:FUNCTION)")
-        if self.launch == "script" and not (self.target.startswith("/") or _MODULE.fullmatch(self.target)):
+        if self.launch == "build":
+            return
+        try:
+            words = shlex.split(self.target)
+        except ValueError as error:
+            raise BadValue(f"{where}: {self.launch} cannot be split into words: {error}") from None
+        if not words:
+            raise BadValue(f"{where}: {self.launch} is empty")
+        module = words[0] == "-m" and len(words) > 1 and _MODULE.fullmatch(words[1])
+        if self.launch == "script" and not (words[0].startswith("/") or module):
             raise BadValue(f"{where}: script {redact(self.target)!r} is neither an absolute path nor '-m MODULE'")
-        if self.launch == "command":
-            try:
-                words = shlex.split(self.target)
-            except ValueError as error:
-                raise BadValue(f"{where}: command cannot be split into words: {error}") from None
-            if not words:
-                raise BadValue(f"{where}: command is empty")
 
     @property
     def token_number(self) -> int:

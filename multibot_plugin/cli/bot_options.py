@@ -54,7 +54,7 @@ def launch_options(command: _F) -> _F:
     """Add ``--build``, ``--script`` and ``--command``."""
     for option in (
         click.option("--command", "command_line", metavar='"PROGRAM ARGS"', help="Any program that polls by itself."),
-        click.option("--script", metavar="FILE", help="An unchanged Python script (or '-m PACKAGE')."),
+        click.option("--script", metavar='"FILE ARGS"', help="An unchanged Python script (or '-m PACKAGE ARGS')."),
         click.option(
             "--build", metavar="MODULE:FUNCTION", help="A function build(builder) that returns an Application."
         ),
@@ -169,7 +169,15 @@ def absolute(path: str) -> str:
 
 
 def _absolute_script(target: str) -> str:
-    return " ".join(target.split()) if target.startswith("-m ") else absolute(target)
+    """Make the script's path absolute and quote it; a file's name that holds blanks need not be quoted twice."""
+    if target.strip() and os.path.exists(target):
+        return shlex.quote(absolute(target))
+    try:
+        words = shlex.split(target)
+    except ValueError:
+        return target  # refused later, with the reason
+    _note_files(words[1:])
+    return shlex.join(words if words[:1] in ([], ["-m"]) else [absolute(words[0]), *words[1:]])
 
 
 def _absolute_build(target: str) -> str:
@@ -183,13 +191,17 @@ def _absolute_command(line: str) -> str:
         words = shlex.split(line)
     except ValueError:
         return line  # refused later, with the reason
-    for word in words[1:]:
-        if not word.startswith(("-", "/")) and "." in word and Path(word).is_file():
-            say(f"note: {word!r} is looked for in the bot's working directory, not here: write {absolute(word)!r},"
-                f" or --workdir {shlex.quote(os.getcwd())}")  # fmt: skip
+    _note_files(words[1:])
     if words and "/" in words[0] and not words[0].startswith("/"):
         return shlex.join([absolute(words[0]), *words[1:]])
     return line
+
+
+def _note_files(words: list[str]) -> None:
+    for word in words:
+        if not word.startswith(("-", "/")) and "." in word and Path(word).is_file():
+            say(f"note: {word!r} is looked for in the bot's working directory, not here: write {absolute(word)!r},"
+                f" or --workdir {shlex.quote(os.getcwd())}")  # fmt: skip
 
 
 def read_settings(options: Mapping[str, Any]) -> dict[str, Any]:

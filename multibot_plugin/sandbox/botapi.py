@@ -175,7 +175,9 @@ async def _params(request: web.Request) -> Params:
                 raise bad_request("JSON object expected")
             params.update(body)
         else:
-            for name, value in (await request.post()).items():
+            # Telegram reads the body of a GET, too (AsyncTeleBot sends one); aiohttp does not.
+            form = request.clone(method="POST") if request.method == "GET" else request
+            for name, value in (await form.post()).items():
                 params[name] = value if isinstance(value, str) else ""  # a file: no method here takes one
     except web.HTTPRequestEntityTooLarge:
         raise ApiError(failure(413, "Request Entity Too Large")) from None

@@ -114,6 +114,11 @@ def test_relative_paths_are_taken_from_where_the_caller_is(tmp_path: Path, monke
     assert given.read_launch("bots/shop.py:build", None, None) == ("build", f"{tmp_path}/bots/shop.py:build")
     assert given.read_launch("shop.bots:build", None, None) == ("build", "shop.bots:build")
     assert given.read_launch(None, "-m  shop  --fast", None) == ("script", "-m shop --fast")
+    assert given.read_launch(None, "bot.py --name 'a b'", None) == ("script", f"{tmp_path}/bot.py --name 'a b'")
+    (tmp_path / "my bot.py").touch()
+    for written in ("my bot.py", "'my bot.py'"):
+        assert given.read_launch(None, written, None) == ("script", f"'{tmp_path}/my bot.py'")
+    assert given.read_launch(None, "a 'b", None) == ("script", "a 'b")  # refused later, with the reason
     assert given.read_launch(None, None, "./dice --sides 6") == ("command", f"{tmp_path}/dice --sides 6")
     assert given.read_launch(None, None, "python3 x 'a b'") == ("command", "python3 x 'a b'")
     read = given.read_settings(options(workdir="data", python="venv/bin/python", env_file="../env"))

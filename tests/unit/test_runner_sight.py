@@ -1,0 +1,257 @@
+"""What the runner makes of calls, updates and loops; with the libraries: integration/test_runner_libraries.py."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multibot_runner import after_import, seen_handlers
+from multibot_runner.after_import import Hook
+from multibot_runner.beat import LoopBeat
+from multibot_runner.handling import Handling
+from multibot_runner.polls import Call, PollWatch
+from multibot_runner.protocol import BotPaths
+from multibot_runner.record import Recorder
+from multibot_runner.target import words_of
+
+TOKEN = f"123456:{'A' * 35}"
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Recorder:
+    paths = BotPaths(tmp_path, tmp_path, "greeter")
+    paths.run_dir.mkdir(parents=True)
+    return Recorder(paths, 1.0)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def handling(recorder: Recorder, clock: Clock) -> Handling:
+    return Handling(recorder, lambda: None, clock)
+
+
+def test_until_an_update_is_begun_nothing_is_told_of_those_that_wait(recorder: Recorder, handling: Handling) -> None:
+    handling.polled([1, 2])
+    assert (recorder.heartbeat.handlers_seen, recorder.heartbeat.oldest_update_mono) == (False, None)
+    handling.begin([1])
+    assert (recorder.heartbeat.handlers_seen, recorder.heartbeat.oldest_update_mono) == (True, 100.0)
+
+
+def test_the_oldest_is_the_one_that_waits_longest_begun_or_not(
+    recorder: Recorder, handling: Handling, clock: Clock
+) -> None:
+    handling.polled([1])
+    clock.now = 110.0
+    handling.polled([2])
+    handling.begin([1])
+    clock.now = 115.0
+    handling.end([1])
+    heartbeat = recorder.heartbeat
+    assert (heartbeat.oldest_update_mono, heartbeat.handler_latency_s, heartbeat.handled_count) == (110.0, 15.0, 1)
+    handling.begin([2])
+    handling.end([2])
+    assert (recorder.heartbeat.oldest_update_mono, recorder.heartbeat.handled_count) == (None, 2)
+
+
+def test_what_was_skipped_does_not_wait_for_ever(recorder: Recorder, handling: Handling, clock: Clock) -> None:
+    handling.polled([1, 2, 3])
+    clock.now = 110.0
+    handling.polled([4])
+    handling.begin([4])
+    assert recorder.heartbeat.oldest_update_mono == 110.0
+    handling.begin([2])  # somebody reorders them: it is known, and no new one
+    assert recorder.heartbeat.update_count == 0
+    handling.end([4])
+    assert recorder.heartbeat.oldest_update_mono == 100.0
+
+
+def test_an_update_that_no_poll_brought_came_by_webhook_and_counts_once(recorder: Recorder, handling: Handling) -> None:
+    handling.delivered(7)
+    handling.delivered(7)
+    handling.begin([7])
+    handling.begin([8])
+    assert (recorder.heartbeat.update_count, recorder.heartbeat.update_mono is not None) == (2, True)
+    handling.begin([8])  # delivered again, because the first is still being handled
+    handling.end([8])
+    handling.end([8])
+    assert (recorder.heartbeat.update_count, recorder.heartbeat.handled_count) == (2, 1)
+
+
+def watch(recorder: Recorder, handling: Handling, url: str = "http://127.0.0.1:9/api") -> PollWatch:
+    return PollWatch(recorder, handling, url, TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("url", "target"),
+    [
+        ("https://api.telegram.org/bot1:A/getMe", "http://127.0.0.1:9/api/bot1:A/getMe"),
+        ("https://API.telegram.org:443/bot1:A/getMe?x=1", "http://127.0.0.1:9/api/bot1:A/getMe?x=1"),
+        ("https://api.telegram.org", "http://127.0.0.1:9/api"),
+        ("https://api.telegram.org.evil.example/", "https://api.telegram.org.evil.example/"),
+        ("https://example.org/?u=https://api.telegram.org/", "https://example.org/?u=https://api.telegram.org/"),
+    ],
+)
+def test_calls_for_telegram_go_to_the_configured_server_and_no_others(
+    recorder: Recorder, handling: Handling, url: str, target: str
+) -> None:
+    assert watch(recorder, handling).rewrite(url) == target
+    assert watch(recorder, handling, "https://api.telegram.org").rewrite(url) == url
+
+
+@pytest.mark.parametrize(
+    ("method", "counts"),
+    [("sendMessage", 1), ("EDITMESSAGETEXT", 1), ("copyMessages", 1), ("forwardMessage", 1), ("sendChatAction", None),
+     ("setWebhook", None), ("editForumTopic", None), ("getFile", None)],
+)  # fmt: skip
+def test_only_what_reaches_a_chat_was_sent(
+    recorder: Recorder, handling: Handling, method: str, counts: int | None
+) -> None:
+    seen = watch(recorder, handling)
+    call = seen.begin(f"/bot{TOKEN}/{method}", dict)
+    assert (call is not None) == (counts is not None)
+    if call is not None:
+        seen.end(call, 400, b"")
+        assert recorder.heartbeat.sent_count == 0
+        seen.end(call, 200, b"")
+        assert recorder.heartbeat.sent_count == counts
+
+
+def test_a_flood_tells_until_when(recorder: Recorder, handling: Handling) -> None:
+    seen = watch(recorder, handling)
+    call = Call("getupdates", own=True)
+    seen.end(call, 429, b'{"ok":false,"parameters":{"retry_after": 30}}')
+    heartbeat = recorder.heartbeat
+    assert heartbeat.poll_failure_mono is not None
+    assert heartbeat.flood_until_mono == heartbeat.poll_failure_mono + 30
+    seen.end(call, 502, b"<html>")
+    assert (recorder.heartbeat.poll_code, recorder.heartbeat.flood_until_mono) == (502, None)
+
+
+def test_updates_are_counted_by_their_numbers_not_by_what_is_written_in_them(
+    recorder: Recorder, handling: Handling
+) -> None:
+    body = rb'{"ok":true,"result":[{"update_id":1,"message":{"text":"\"update_id\":2"}},{"update_id" : 3}]}'
+    watch(recorder, handling).end(Call("getupdates", own=True), 200, body)
+    assert recorder.heartbeat.update_count == 2
+
+
+def test_a_loop_that_is_closed_is_not_a_loop_that_stands_still(recorder: Recorder) -> None:
+    beat = LoopBeat(recorder)
+
+    async def poll() -> None:
+        beat.here()
+        beat.here()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert recorder.heartbeat.loop_mono is not None
+
+    for _ in range(2):
+        asyncio.run(poll())
+        assert recorder.heartbeat.loop_mono is None
+    beat.here()  # a poll without a loop
+    assert recorder.heartbeat.loop_mono is None
+
+
+def test_a_loop_that_is_left_open_does_not_count_once_the_bot_polls_without(recorder: Recorder) -> None:
+    beat = LoopBeat(recorder)
+    loop = asyncio.new_event_loop()
+    beat.on(loop)
+    loop.run_until_complete(asyncio.sleep(0))
+    assert recorder.heartbeat.loop_mono is not None
+    beat.here()
+    assert recorder.heartbeat.loop_mono is None
+    loop.close()
+
+
+def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "strange_library.py").write_text("answer = 42")
+    monkeypatch.syspath_prepend(tmp_path)
+    finders = list(sys.meta_path)
+
+    def patch(module: Any) -> None:
+        module.Client.send = None
+
+    known = types.ModuleType("known_library")
+    monkeypatch.setitem(sys.modules, "known_library", known)
+    after_import.install({"strange_library": Hook(patch), "known_library": Hook(patch)})
+    import strange_library  # type: ignore[import-not-found]
+
+    monkeypatch.delitem(sys.modules, "strange_library")
+    sys.meta_path[:] = finders
+    assert strange_library.answer == 42
+    out = "".join(capsys.readouterr())
+    for name in ("strange_library", "known_library"):
+        assert f"what the bot does with {name} cannot be seen: this version has no 'Client'\n" in out
+
+
+class Threads:
+    """As pyTelegramBotAPI's TeleBot: hands tasks out; they are run when a test says so."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Any] = []
+
+    def process_new_updates(self, updates: list[Any]) -> None:
+        for update in updates:
+            self._exec_task(self.handle, update)
+
+    def _exec_task(self, task: Any, *args: Any) -> None:
+        self.tasks.append(lambda: task(*args))
+
+    def _handle_exception(self, exception: Exception) -> bool:
+        return True
+
+    def handle(self, update: Any) -> None:
+        if update.update_id == 2:
+            raise ValueError
+
+
+def test_a_telebots_updates_are_handled_when_the_last_thread_is_done(recorder: Recorder, handling: Handling) -> None:
+    class TeleBot(Threads):
+        process_new_updates = Threads.process_new_updates
+        _exec_task = Threads._exec_task
+        _handle_exception = Threads._handle_exception
+
+    seen_handlers.patch_telebot(handling, types.SimpleNamespace(TeleBot=TeleBot))
+    bot = TeleBot()
+    bot.process_new_updates([types.SimpleNamespace(update_id=1), types.SimpleNamespace(update_id=2)])
+    bot._handle_exception(ValueError())  # of a poll
+    bot.tasks[0]()
+    assert (recorder.heartbeat.handled_count, recorder.heartbeat.handler_errors) == (0, 0)
+
+    def failing() -> None:
+        with pytest.raises(ValueError, match=r"^$"):
+            bot.tasks[1]()
+
+    thread = threading.Thread(target=failing)
+    thread.start()
+    thread.join()
+    assert (recorder.heartbeat.handled_count, recorder.heartbeat.handler_errors) == (2, 1)
+
+
+def test_the_words_of_a_script(tmp_path: Path) -> None:
+    odd = tmp_path / "it's a bot.py"
+    odd.write_text("")
+    assert words_of(str(odd)) == [str(odd)]
+    assert words_of("/srv/bot.py --name 'two words' \"\"") == ["/srv/bot.py", "--name", "two words", ""]
+    assert words_of("-m shop --fast") == ["-m", "shop", "--fast"]
+    with pytest.raises(ValueError, match="quotation"):
+        words_of("/srv/absent's.py")
