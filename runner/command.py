@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, Dict, Optional
 
-from multibot_runner import family, logs, outcome
+from multibot_runner import family, logs, notify, outcome
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import Exit
@@ -29,22 +29,25 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
     for descriptor in (wake, waker):
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
-    child = _Child(launch, wake)
+    sayings = notify.Notify(launch.paths.run_dir / "notify", recorder, launch.settings.watchdog_s)
+    child = _Child(launch, wake, sayings)
     signal.signal(signal.SIGCHLD, lambda *_: None)  # only to wake the loop
     signal.signal(signal.SIGTERM, child.on_term)
     child.start()
     status = child.watch()
     signal.set_wakeup_fd(-1)
+    sayings.close()
     return child.exit(status, recorder.stopping)
 
 
 class _Child:
-    def __init__(self, launch: Launch, wake: int) -> None:
+    def __init__(self, launch: Launch, wake: int, sayings: notify.Notify) -> None:
         self._settings = launch.settings
+        self._sayings = sayings
         self._redactor = logs.Redactor([launch.token])
         # Python writes into a pipe by the block, and what is in the block is lost when it is killed.
         self._environment: Dict[str, str] = {
-            "PYTHONUNBUFFERED": "1", **os.environ, launch.settings.token_var: launch.token,
+            "PYTHONUNBUFFERED": "1", **sayings.environment, **os.environ, launch.settings.token_var: launch.token,
         }  # fmt: skip
         self._wake = wake
         self._pid = 0
@@ -109,8 +112,10 @@ class _Child:
     def _turn(self, deadline: Optional[float]) -> None:
         """Wait for output, a signal or the deadline, and deal with what there is."""
         pause = None if deadline is None else max(0.0, deadline - time.monotonic())
+        said, pause = self._sayings.watched(pause)
         watched = [self._wake] if self._output < 0 else [self._wake, self._output]
-        ready, _, _ = select.select(watched, [], [], pause)
+        ready, _, _ = select.select([*watched, *said], [], [], pause)
+        self._sayings.read(ready)
         if self._wake in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake, _CHUNK)

@@ -17,7 +17,7 @@ from multibot_runner import family
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import BotPaths, RunnerSettings
 
-_OURS = ("MULTIBOT_", "SUPERVISOR_")
+_OURS = ("MULTIBOT_", "SUPERVISOR_", "NOTIFY_SOCKET", "WATCHDOG_")  # the latter: of the service that we run in
 UMASK = 0o022
 _OOM = Path("/proc/self/oom_score_adj")
 
