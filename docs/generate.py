@@ -14,6 +14,9 @@ from multibot_plugin.supervisor.inside.parts import Parts
 from multibot_plugin.supervisor.inside.requests import FAULTS
 from multibot_plugin.supervisor.rpc import MultibotInterface
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+import matrix
+
 DOCS = Path(__file__).resolve().parent
 _SCOPE = {"fleet": "fleet", "bot": "bot", "both": "fleet, bot"}
 _BEGIN, _END = "<!-- generated from the code: make docs -->", "<!-- end of the generated part -->"
@@ -68,6 +71,7 @@ def parts_table() -> str:
 
 
 PARTS = {
+    "health.md": matrix.table,
     "inside-supervisord.md": parts_table,
     "settings.md": settings_table,
     "plugins.md": lambda: f"{hooks_part()}\n\n## The types\n\n{types_part()}",

@@ -16,6 +16,7 @@ FORMS = {
     "command, sh and curl": ("command", "/bin/sh {bots}/shell_echo.sh"),
 }
 UNSEEN = "not visible"  # it lives, and that is all that can be seen
+OR = " or "  # whichever comes first
 _SEEN, _COMMANDS = 5, 2  # how many of FORMS run in the runner, and how many beside it
 _DEAF = ("deaf",) * (_SEEN + _COMMANDS)
 # In the order of FORMS: a health, the check where that is degraded, or UNSEEN.
@@ -28,15 +29,20 @@ WORDS = {
     "connections are dropped": _DEAF,
     "Telegram answers 502": _DEAF,
     "flood wait (429)": ("throttled",) * _SEEN + ("deaf",) * _COMMANDS,
-    # grammY ends at a 409 and a 401, the shell's bot does not look.
+    # grammY ends at a 409 and a 401, and may be asked about while it lives; the shell's bot does not look.
     "a second poller elsewhere (409)": ("conflicted",) * _SEEN + ("deaths", UNSEEN),
-    "its token is revoked while it runs": ("unauthorised",) * _SEEN + ("deaths", "unauthorised"),
-    "its token is revoked before it starts": ("unauthorised",) * _SEEN + ("deaths", "unauthorised"),
+    "its token is revoked while it runs": ("unauthorised",) * _SEEN + (f"deaths{OR}unauthorised", "unauthorised"),
+    "its token is revoked before it starts": ("unauthorised",) * _SEEN + (f"deaths{OR}unauthorised", "unauthorised"),
     "it crashes in a loop": ("deaths",) * (_SEEN + _COMMANDS),
 }
 
 
 def table() -> str:
     """Return the table for docs/health.md."""
-    rows = [["trouble", *FORMS], ["---"] * (len(FORMS) + 1), *([name, *words] for name, words in WORDS.items())]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    head = ["trouble", *FORMS]
+    rows = [[trouble, *(_shown(cell) for cell in cells)] for trouble, cells in WORDS.items()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))
+
+
+def _shown(cell: str) -> str:
+    return f"*{cell}*" if cell == UNSEEN else OR.join(f"`{word}`" for word in cell.split(OR))

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 from judged import Fleet, a_fleet
-from matrix import FORMS, WORDS
+from matrix import FORMS, OR, WORDS
 
 from multibot_hooks import polling
 from multibot_plugin.sandbox.client import Sandbox
@@ -99,10 +99,14 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def said(fleet: Fleet, trouble: str) -> None:
     """Look until the manager says of every bot what the table says."""
-    expected = dict(zip(FORMS, WORDS[trouble], strict=True))
-    await fleet.until(lambda: fleet.words == expected)
-    wrong = {name: (word, fleet.bots[name].log[-600:]) for name, word in fleet.words.items() if word != expected[name]}
-    assert not wrong, trouble
+    expected = {name: cell.split(OR) for name, cell in zip(FORMS, WORDS[trouble], strict=True)}
+
+    def wrong() -> dict[str, str]:
+        return {name: word for name, word in fleet.words.items() if word not in expected[name]}
+
+    if not await fleet.until(lambda: bool(fleet.words) and not wrong()):
+        logs = "\n".join(f"{name}: {fleet.bots[name].log[-600:]}" for name in wrong())
+        pytest.fail(f"{trouble}: {wrong()}\n{logs}")
 
 
 async def polling_all(fleet: Fleet) -> None:
