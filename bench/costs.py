@@ -21,7 +21,7 @@ from document import ROOT, publish, timed
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
-from matrix import FORMS
+from matrix import POLLING
 from nodes import copy_bots
 from runners import Bot, Place, a_place
 from system import System
@@ -99,7 +99,7 @@ def kinds() -> Iterator[tuple[str, Cost, Cost]]:
     with child() as sandbox, a_place() as place:
         place.environment["NO_PROXY"] = "127.0.0.1"
         copy_bots(place.top / "bots")
-        for name, (launch, target) in FORMS.items():
+        for name, (launch, target) in POLLING.forms.items():
             bot = place.bot(launch, target.format(bots=place.top / "bots"), bot_api_url=sandbox.url,
                             poll_timeout_s=1.0, env={"POLL_S": "1"})  # fmt: skip
             sandbox.register(bot.token, bot.id)
@@ -144,7 +144,7 @@ def fleet() -> tuple[float, list[Share]]:
     """Return how long 50 bots need from ``multibot start`` until all poll, and what everything costs at idle."""
     with System.create(monitor__tick_s="5s") as system:  # the default
         copy_bots(system.bots)
-        forms = list(FORMS.values())
+        forms = list(POLLING.forms.values())
         for number in range(FLEET):
             launch, target = forms[number % len(forms)]
             system.create_bot(f"b-{number:02d}", f"--{launch}", target.format(bots=system.bots), "--no-check")

@@ -70,8 +70,12 @@ def parts_table() -> str:
     return "| option | default | what it does |\n|---|---|---|\n" + "\n".join(rows)
 
 
+def health_tables() -> str:
+    return f"{matrix.POLLING.markdown()}\n\nBots that receive by webhook:\n\n{matrix.WEBHOOK.markdown()}"
+
+
 PARTS = {
-    "health.md": matrix.table,
+    "health.md": health_tables,
     "inside-supervisord.md": parts_table,
     "settings.md": settings_table,
     "plugins.md": lambda: f"{hooks_part()}\n\n## The types\n\n{types_part()}",

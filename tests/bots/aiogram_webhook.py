@@ -1,8 +1,10 @@
-"""An echo bot as an unchanged aiogram script that has its updates delivered: aiohttp's server on ``PORT``."""
+"""An echo bot as an aiogram script that has its updates delivered, to aiohttp's server on ``PORT``."""
 
+import asyncio
 import logging
 import os
 import sys
+import time
 
 from aiogram import Bot, Dispatcher
 from aiogram.client.session.aiohttp import AiohttpSession
@@ -20,6 +22,10 @@ dispatcher = Dispatcher()
 
 @dispatcher.message()
 async def echo(message: Message) -> None:
+    if message.text == "freeze":
+        time.sleep(600)  # noqa: ASYNC251 - the loop is meant to stand still
+    if message.text == "slow":
+        await asyncio.sleep(600)
     await message.answer(message.text)
 
 

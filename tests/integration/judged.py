@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from matrix import Table
 from nodes import copy_bots
 from runners import Bot, Place, a_place
 from supervisor.states import ProcessStates
@@ -72,24 +74,24 @@ class Supervisord(FakeSupervisor):
 
 
 class Fleet:
-    """Bots side by side under one monitor: ``forms`` are launch form and target by name, ``env`` is every bot's."""
+    """Bots side by side under one monitor; ``env`` is every bot's. ``webhook``: they receive by webhook."""
 
-    def __init__(
-        self, place: Place, sandbox: Sandbox, forms: Mapping[str, tuple[str, str]], env: dict[str, str]
-    ) -> None:
+    def __init__(self, place: Place, sandbox: Sandbox, table: Table, webhook: bool, env: dict[str, str]) -> None:
         self.sandbox, self.home, self.supervisord = sandbox, find_home(str(place.top)), Supervisord()
+        self.table = table
         self.home.log.mkdir()
         self.home.toml.write_text(FLEET.format(url=sandbox.url))
         write_key(self.home, key := read_key(self.home))
         copy_bots(bots := place.top / "bots")
         self.bots: dict[str, Bot] = {}
-        for name, (launch, target) in forms.items():
+        for name, (launch, target) in table.forms.items():
+            more = _hooked() if webhook else {"receives": "auto"}
             bot = self.bots[name] = place.bot(
-                launch, target.format(bots=bots), bot_api_url=sandbox.url, poll_timeout_s=1.0,
-                env={"POLL_S": "1", "NO_PROXY": "127.0.0.1", **env},
+                launch, target.format(bots=bots), bot_api_url=sandbox.url, poll_timeout_s=1.0, **more,
+                env={"POLL_S": "1", "NO_PROXY": "127.0.0.1", "WEBHOOK_URL": more.get("webhook_url", ""), **env},
             )  # fmt: skip
             _sign(bot, key)
-            bot.paths.live.write_text(json.dumps({"launch": launch, **LIVE}))
+            bot.paths.live.write_text(json.dumps({"launch": launch, "receives": more["receives"], **LIVE}))
             sandbox.register(bot.token, bot.id)
 
     def launch(self) -> None:
@@ -126,6 +128,13 @@ class Fleet:
         return {name: _word(status, bot.id) for name, bot in self.bots.items()}
 
 
+def _hooked() -> dict[str, Any]:
+    """Return the settings of a bot that gets its updates at a port of its own."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    return {"receives": "webhook", "port": port, "webhook_url": f"http://127.0.0.1:{port}/webhook"}
+
+
 def _sign(bot: Bot, key: bytes) -> None:
     """Give a bot's files the digest that ``apply`` would have given them."""
     before, paths = bot.digest, bot.paths
@@ -143,9 +152,9 @@ def _word(status: dict[str, Any], bot: str) -> str:
 
 
 @asynccontextmanager
-async def a_fleet(sandbox: Sandbox, forms: Mapping[str, tuple[str, str]], **env: str) -> AsyncIterator[Fleet]:
+async def a_fleet(sandbox: Sandbox, table: Table, webhook: bool = False, **env: str) -> AsyncIterator[Fleet]:
     with a_place() as place:
-        fleet = Fleet(place, sandbox, forms, env)
+        fleet = Fleet(place, sandbox, table, webhook, env)
         await fleet.watch()
         try:
             yield fleet

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
 from judged import Fleet, a_fleet
-from matrix import FORMS, OR, WORDS
+from matrix import POLLING, WEBHOOK
 
 from multibot_hooks import polling
 from multibot_plugin.sandbox.client import Sandbox
@@ -42,10 +43,14 @@ def saying(fleet: Fleet, text: str) -> Iterator[None]:
     yield
 
 
-@contextlib.contextmanager
-def revoked(fleet: Fleet) -> Iterator[None]:
+def revoke(fleet: Fleet) -> None:
     for bot in fleet.bots.values():
         fleet.sandbox.revoke(bot.token)
+
+
+@contextlib.contextmanager
+def revoked(fleet: Fleet) -> Iterator[None]:
+    revoke(fleet)
     yield
 
 
@@ -99,7 +104,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def said(fleet: Fleet, trouble: str) -> None:
     """Look until the manager says of every bot what the table says."""
-    expected = {name: cell.split(OR) for name, cell in zip(FORMS, WORDS[trouble], strict=True)}
+    expected = fleet.table.expected(trouble)
 
     def wrong() -> dict[str, str]:
         return {name: word for name, word in fleet.words.items() if word not in expected[name]}
@@ -109,16 +114,17 @@ async def said(fleet: Fleet, trouble: str) -> None:
         pytest.fail(f"{trouble}: {wrong()}\n{logs}")
 
 
-async def polling_all(fleet: Fleet) -> None:
+async def came_up(fleet: Fleet) -> None:
+    """Launch all and wait until each has answered a user."""
     fleet.launch()
     counters = fleet.sandbox.counters
-    assert await fleet.until(lambda: all(counters(bot.token).last_success_at for bot in fleet.bots.values()))
+    assert await fleet.until(lambda: all("sendmessage" in counters(bot.token).calls for bot in fleet.bots.values()))
 
 
 @pytest.mark.timeout(400)
 async def test_trouble_that_passes_is_told_and_is_over(sandbox: Sandbox) -> None:
-    async with a_fleet(sandbox, FORMS) as fleet:
-        await polling_all(fleet)
+    async with a_fleet(sandbox, POLLING) as fleet:
+        await came_up(fleet)
         for trouble, provoked in PASSING.items():
             await said(fleet, "none")
             with provoked(fleet):
@@ -127,8 +133,8 @@ async def test_trouble_that_passes_is_told_and_is_over(sandbox: Sandbox) -> None
 
 @pytest.mark.parametrize("trouble", LASTING)
 async def test_trouble_that_lasts_is_told(sandbox: Sandbox, trouble: str) -> None:
-    async with a_fleet(sandbox, FORMS) as fleet:
-        await polling_all(fleet)
+    async with a_fleet(sandbox, POLLING) as fleet:
+        await came_up(fleet)
         with LASTING[trouble](fleet):
             await said(fleet, trouble)
 
@@ -136,11 +142,46 @@ async def test_trouble_that_lasts_is_told(sandbox: Sandbox, trouble: str) -> Non
 @pytest.mark.parametrize("trouble", STARTING)
 async def test_a_start_that_fails_is_told(sandbox: Sandbox, trouble: str) -> None:
     env = {"CRASH": "1"} if "crash" in trouble else {}
-    async with a_fleet(sandbox, FORMS, **env) as fleet:
+    async with a_fleet(sandbox, POLLING, **env) as fleet:
         with STARTING[trouble](fleet):
             fleet.launch()
             await said(fleet, trouble)
 
 
-def test_every_trouble_of_the_table_is_provoked() -> None:
-    assert {"none", *PASSING, *LASTING, *STARTING} == set(WORDS)
+def misguided(fleet: Fleet, method: str, **parameters: str) -> None:
+    """Call a method with each bot's token, as somebody else who has it would."""
+    for bot in fleet.bots.values():
+        known = {k: v.format(url=fleet.sandbox.counters(bot.token).webhook) for k, v in parameters.items()}
+        data = urllib.parse.urlencode(known).encode()
+        with urllib.request.urlopen(f"{fleet.sandbox.url}/bot{bot.token}/{method}", data, timeout=10) as answer:
+            assert json.load(answer)["result"] is True
+
+
+# Each is worse than the one before, so that its word is the one that is shown.
+HOOKED: dict[str, Callable[[Fleet], None]] = {
+    "none": lambda fleet: None,
+    "it refuses what is delivered": lambda fleet: misguided(fleet, "setWebhook", url="{url}", secret_token="forgot"),
+    "its webhook is deleted elsewhere": lambda fleet: misguided(fleet, "deleteWebhook"),
+    "its token is revoked while it runs": revoke,
+}
+
+
+async def test_trouble_with_webhooks_is_told(sandbox: Sandbox) -> None:
+    async with a_fleet(sandbox, WEBHOOK, webhook=True) as fleet:
+        await came_up(fleet)
+        for trouble, provoke in HOOKED.items():
+            provoke(fleet)
+            await said(fleet, trouble)
+
+
+@pytest.mark.parametrize("trouble", sorted(LASTING.keys() & WEBHOOK.words.keys()))
+async def test_what_a_webhook_bot_does_not_handle_is_told(sandbox: Sandbox, trouble: str) -> None:
+    async with a_fleet(sandbox, WEBHOOK, webhook=True) as fleet:
+        await came_up(fleet)
+        with LASTING[trouble](fleet):
+            await said(fleet, trouble)
+
+
+def test_every_trouble_of_the_tables_is_provoked() -> None:
+    assert {"none", *PASSING, *LASTING, *STARTING} == set(POLLING.words)
+    assert set(HOOKED) | (LASTING.keys() & WEBHOOK.words.keys()) == set(WEBHOOK.words)
