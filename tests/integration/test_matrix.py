@@ -166,6 +166,7 @@ HOOKED: dict[str, Callable[[Fleet], None]] = {
 }
 
 
+@pytest.mark.timeout(400)
 async def test_trouble_with_webhooks_is_told(sandbox: Sandbox) -> None:
     async with a_fleet(sandbox, WEBHOOK, webhook=True) as fleet:
         await came_up(fleet)
