@@ -5,7 +5,7 @@
 # make bench-supervisors   beside stock supervisord, circus, pm2      make clean       what make made, but for the demo's state
 # make chaos       faults in random order for MINUTES=5, with figures (SEED=... repeats a run)
 
-.PHONY: help demo demo-stop test test-user test-unit lint types bench bench-supervisors chaos docs clean environment venv
+.PHONY: help demo demo-stop test test-user test-unit lint types bench bench-costs bench-supervisors chaos docs clean environment venv
 
 ENV = . build/environment;
 # The tests mostly wait for processes: eight modules at a time keep two cores busy, the long ones (acceptance) first.
@@ -56,8 +56,12 @@ types: venv
 	@$(ENV) cd build/types && "$$VENV/bin/mypy" --config-file ../../setup.cfg --no-error-summary \
 	    -p multibot_plugin -p multibot_runner -p multibot_hooks -p multibot_templates -p multibot_demo
 
-bench: venv bench-supervisors
+bench: venv bench-supervisors bench-costs
 	@$(ENV) exec "$$VENV/bin/python" bench/run.py
+
+# What the runner adds to each kind of bot, and 50 of them at once.
+bench-costs: venv
+	@$(ENV) exec "$$VENV/bin/python" bench/costs.py
 
 # Beside stock supervisord, circus and pm2, which are installed below build/bench (pm2 needs node and npm).
 bench-supervisors: venv

@@ -20,7 +20,11 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "bench" / "results.json", ROOT / "docs" / "benchmarks.md"
-TITLES = {"multibot": "A bot's way through multibot", "supervisors": "Beside supervisord, circus and pm2"}
+TITLES = {
+    "multibot": "A bot's way through multibot",
+    "costs": "What multibot adds to a bot, and 50 at once",
+    "supervisors": "Beside supervisord, circus and pm2",
+}
 _HEAD = "# Benchmarks\n\nWritten by `make bench`; shared machine, so read them as orders of magnitude.\n"
 
 

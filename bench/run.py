@@ -22,7 +22,7 @@ import psutil
 from document import ROOT, publish, timed
 
 sys.path.insert(0, str(ROOT / "tests"))
-from system import BOTS, System, new_token, wait_for
+from system import System, wait_for
 
 KILLS = 7
 IDLE_S = 20.0
@@ -119,34 +119,11 @@ def idle_cost(what: str, pid: int) -> list[Figure]:
     return [Figure(f"idle CPU, {what}", percent, "% of a core"), Figure(f"idle PSS, {what}", pss, "MiB")]
 
 
-def plain_bot(system: System) -> list[Figure]:
-    """The same script without multibot, redirected to the same server by the library's own means."""
-    token = new_token()
-    system.sandbox.register(token, "plain")
-    code = (
-        "import os, sys; sys.argv = [sys.argv[1]]; from telegram.ext import ApplicationBuilder as B; old = B.token;"
-        "B.token = lambda self, t: old(self, t).base_url(os.environ['BASE'] + '/bot');"
-        "import runpy; runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    environment = system.environment | {"BOT_TOKEN": token, "BASE": system.sandbox.url}
-    with subprocess.Popen(
-        [sys.executable, "-c", code, f"{BOTS}/script_echo.py"], env=environment, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            wait_for(lambda: system.sandbox.counters(token).polls_open == 1, "the plain bot")
-            return idle_cost("plain python-telegram-bot", process.pid)
-        finally:
-            process.terminate()
-
-
 def measure() -> list[Figure]:
     figures = [clone_to_first_answer()]
     with System.create(monitor__tick_s="5s") as system:  # the default; tests look more often
         for form in ("build", "script", "command"):
             figures.append(create_to_answer(system, form, form))
-        for form in ("build", "script", "command"):
-            figures += idle_cost(f"{form} bot", system.pid(form))
-        figures += plain_bot(system)
         figures += idle_cost("supervisord with its listener, database and 3 bots", system.supervisord_pid)
         for form in ("build", "script", "command"):
             figures.append(kill_to_polling(system, f"k-{form}", form))

@@ -15,6 +15,9 @@ from multibot_plugin.supervisor.inside.parts import Parts
 from multibot_plugin.supervisor.inside.requests import FAULTS
 from multibot_plugin.supervisor.rpc import MultibotInterface
 
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
+import matrix
+
 DOCS = Path(__file__).resolve().parent
 _SCOPE = {"fleet": "fleet", "bot": "bot", "both": "fleet, bot"}
 _BEGIN, _END = "<!-- generated from the code: make docs -->", "<!-- end of the generated part -->"
@@ -89,7 +92,12 @@ def lifecycle_tables() -> str:
     return "\n\n".join(tables)
 
 
+def health_tables() -> str:
+    return f"{matrix.POLLING.markdown()}\n\nBots that receive by webhook:\n\n{matrix.WEBHOOK.markdown()}"
+
+
 PARTS = {
+    "health.md": health_tables,
     "lifecycle.md": lifecycle_tables,
     "inside-supervisord.md": parts_table,
     "settings.md": settings_table,

@@ -63,8 +63,20 @@ def test_what_ours_does_by_stocks_command_is_held_against_stocks_own_row() -> No
 def test_a_section_is_replaced_and_the_others_stay() -> None:
     from document import TITLES, with_section
 
-    first, second = TITLES.values()
+    first, second, *_ = TITLES.values()
     page = with_section(with_section("", second, "b"), first, "a\n")
     assert page.endswith(f"## {first}\n\na\n\n## {second}\n\nb\n")
     assert with_section(page, first, "c") == page.replace("a\n\n##", "c\n\n##")
     assert with_section(page, first, "a") == page
+
+
+def test_what_a_bot_costs_stands_beside_its_library_alone() -> None:
+    from costs import Cost, Share, lines
+
+    shares = [Share("supervisord", 1, 0.5, 10.0), Share("bots", 50, 2.0, 1000.0)]
+    found = [("script, x", Cost(0.2, 0.3, 30.0, 0.1), Cost(0.3, 0.4, 45.0, 0.1))]
+    text = "\n".join(lines(found, (0.0003, 572, 3.0), 7.25, shares))
+    assert "| script, x | 0.20 / 0.30 | 1.50 | 30.00 / 45.00 | 1.50 | 0.10 / 0.10 | 1.00 |" in text
+    assert "one file of 572 bytes and 300 µs of CPU: every 3 s, so 0.0100 % of a core" in text
+    assert "all poll 7.2 s after" in text
+    assert "| all | 51 | 2.50 | 1010 |" in text
