@@ -181,7 +181,7 @@ def test_a_loop_that_is_left_open_does_not_count_once_the_bot_polls_without(reco
 
 
 def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_same(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "strange_library.py").write_text("answer = 42")
     monkeypatch.syspath_prepend(tmp_path)
@@ -198,7 +198,7 @@ def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_sa
     monkeypatch.delitem(sys.modules, "strange_library")
     sys.meta_path[:] = finders
     assert strange_library.answer == 42
-    out = "".join(capsys.readouterr())
+    out = "".join(capfd.readouterr())
     for name in ("strange_library", "known_library"):
         assert f"what the bot does with {name} cannot be seen: this version has no 'Client'\n" in out
 
