@@ -98,9 +98,9 @@ _in_handler: ContextVar[bool] = ContextVar("_in_handler", default=False)
 
 def patch_telebot(handling: Handling, telebot: Any) -> None:
     """pyTelegramBotAPI: updates come in batches, their handlers run in threads (or not)."""
-    process, execute, handle = (
-        telebot.TeleBot.process_new_updates, telebot.TeleBot._exec_task, telebot.TeleBot._handle_exception,
-    )  # fmt: skip
+    bot = telebot.TeleBot
+    process, execute = bot.process_new_updates, bot._exec_task
+    handle: Any = getattr(bot, "_handle_exception", None)
 
     @functools.wraps(process)
     def process_new_updates(self: Any, updates: Any) -> Any:
@@ -135,20 +135,21 @@ def patch_telebot(handling: Handling, telebot: Any) -> None:
 
         return execute(self, run, *args, **options)
 
-    @functools.wraps(handle)
     def handle_exception(self: Any, exception: Any) -> Any:
         if _in_handler.get():  # else the error of a poll
             handling.failed()
         return handle(self, exception)
 
-    telebot.TeleBot.process_new_updates = process_new_updates
-    telebot.TeleBot._exec_task, telebot.TeleBot._handle_exception = exec_task, handle_exception
+    bot.process_new_updates, bot._exec_task = process_new_updates, exec_task
+    if handle is not None:  # it came with 4.15
+        bot._handle_exception = handle_exception
 
 
 def patch_async_telebot(handling: Handling, module: Any) -> None:
     """pyTelegramBotAPI's AsyncTeleBot, which catches what its handlers raise."""
     bot = module.AsyncTeleBot
-    process, handle = bot.process_new_updates, bot._handle_exception
+    process: Any = bot.process_new_updates
+    handle: Any = getattr(bot, "_handle_exception", None)
 
     @functools.wraps(process)
     async def process_new_updates(self: Any, updates: Any) -> Any:
@@ -161,10 +162,11 @@ def patch_async_telebot(handling: Handling, module: Any) -> None:
             _in_handler.reset(before)
             handling.end(numbers)
 
-    @functools.wraps(handle)
     async def handle_exception(self: Any, exception: Any) -> Any:
         if _in_handler.get():
             handling.failed()
         return await handle(self, exception)
 
-    bot.process_new_updates, bot._handle_exception = process_new_updates, handle_exception
+    bot.process_new_updates = process_new_updates
+    if handle is not None:
+        bot._handle_exception = handle_exception

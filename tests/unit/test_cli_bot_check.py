@@ -246,6 +246,33 @@ def test_a_script_whose_imports_are_found_passes_and_is_not_run(tmp_path: Path) 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["beside.py", "bot.py"]
 
 
+def test_a_script_with_arguments_is_the_file_that_comes_first(tmp_path: Path) -> None:
+    script = tmp_path / "my bot.py"
+    script.write_text("import no_such_library\n")
+    for target in (str(script), f"'{script}' --flag 'a b'"):
+        with pytest.raises(Refused, match="no_such_library"):
+            check_launch(config("script", target), DEFAULTS, ME, tmp_path)
+    with pytest.raises(Refused, match="No module named 'no_such_package'"):
+        check_launch(config("script", "-m no_such_package --flag"), DEFAULTS, ME, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("bot.py", "is neither an absolute path nor '-m MODULE'"),
+        ("-m", "is neither an absolute path nor '-m MODULE'"),
+        ("-m 1x", "is neither an absolute path nor '-m MODULE'"),
+        ("/srv/bot.py 'one", "script cannot be split into words: No closing quotation"),
+        ("''", "is neither an absolute path nor '-m MODULE'"),
+    ],
+)
+def test_a_script_that_names_none_is_refused(target: str, text: str) -> None:
+    row = {"id": "a", "enabled": True, "launch": "script", "target": target, "token": TOKEN, "env": {}, "settings": {},
+           "uid": None, "config_version": 1}  # fmt: skip
+    with pytest.raises(BadValue, match=re.escape(text)):
+        BotConfig.from_row(row)
+
+
 def test_a_missing_module_is_named_with_the_remedy(tmp_path: Path) -> None:
     script = tmp_path / "bot.py"
     script.write_text("import json\nfrom no_such_library.ext import Thing\n")

@@ -200,7 +200,7 @@ def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_sa
     assert strange_library.answer == 42
     out = "".join(capfd.readouterr())
     for name in ("strange_library", "known_library"):
-        assert f"what the bot does with {name} cannot be seen: this version has no 'Client'\n" in out
+        assert f"what the bot does with {name} shows only in part: this version has no 'Client'\n" in out
 
 
 class Threads:
