@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from multibot_plugin.errors import BadValue, MultibotError, Refused
 TOKEN = "123456789:" + "A" * 35
 ME = identify("", None, root=False)
 NOBODY = Identity(70003, 70003)
-DEFAULTS = {"workdir": "", "env_file": "", "python": "", "token_var": "BOT_TOKEN"}
+DEFAULTS = {"workdir": "", "env_file": "", "python": "", "token_var": "BOT_TOKEN", "receives": "auto"}
 
 
 def config(launch: str, target: str, env: dict[str, str] | None = None) -> BotConfig:
@@ -254,6 +255,22 @@ def test_a_script_with_arguments_is_the_file_that_comes_first(tmp_path: Path) ->
             check_launch(config("script", target), DEFAULTS, ME, tmp_path)
     with pytest.raises(Refused, match="No module named 'no_such_package'"):
         check_launch(config("script", "-m no_such_package --flag"), DEFAULTS, ME, tmp_path)
+
+
+def test_a_build_bot_that_receives_by_webhook_needs_tornado(tmp_path: Path) -> None:
+    bare = tmp_path / "venv"
+    subprocess.run([os.path.realpath(sys.executable), "-m", "venv", "--without-pip", str(bare)], check=True)
+    for package in ("telegram", "telegram/ext"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "bot.py").write_text("def build(builder): ...\n")
+    wish = DEFAULTS | {"python": f"{bare}/bin/python", "receives": "webhook"}
+    with pytest.raises(Refused) as error:
+        check_launch(config("build", f"{tmp_path}/bot.py:build"), wish, ME, tmp_path)
+    assert str(error.value) == (
+        f"No module named 'tornado' for {bare}/bin/python: {bare}/bin/python -m pip install"
+        " 'python-telegram-bot[webhooks]'"
+    )
 
 
 @pytest.mark.parametrize(
