@@ -53,8 +53,8 @@ def patch_telegram_ext(handling: Handling, ext: Any) -> None:
 
 
 def patch_aiogram(handling: Handling, aiogram: Any) -> None:
-    """aiogram 3, polling and webhooks. An error that an error handler of the bot took is none."""
-    feed = aiogram.Dispatcher.feed_update
+    """aiogram 3, polling and webhooks; errors also where an error handler of the bot takes them."""
+    feed, propagate = aiogram.Dispatcher.feed_update, aiogram.Dispatcher.propagate_event
 
     @functools.wraps(feed)
     async def feed_update(self: Any, bot: Any, update: Any, **data: Any) -> Any:
@@ -62,13 +62,16 @@ def patch_aiogram(handling: Handling, aiogram: Any) -> None:
         handling.begin(updates)
         try:
             return await feed(self, bot, update, **data)
-        except Exception:
-            handling.failed()
-            raise
         finally:
             handling.end(updates)
 
-    aiogram.Dispatcher.feed_update = feed_update
+    @functools.wraps(propagate)
+    async def propagate_event(self: Any, update_type: str, *args: Any, **data: Any) -> Any:
+        if update_type == "error":
+            handling.failed()
+        return await propagate(self, update_type, *args, **data)
+
+    aiogram.Dispatcher.feed_update, aiogram.Dispatcher.propagate_event = feed_update, propagate_event
 
 
 class _Batch:
