@@ -228,6 +228,11 @@ def test_what_happens_by_itself_in_each_state(stage: Stage) -> None:
         kill(state)
         wait_for(lambda: stage.row(bots[state])["pid"] not in (None, begun[state]["pid"]), "a new runner")  # noqa: B023
         seen[Event.KILLED, state] = state_of(stage.wait(bots[state], state))
+        (told,) = wait_for(lambda: stage.system.audit(bots[state], "bot.killed"), "the cause in the audit log")  # noqa: B023
+        assert told["detail"] == {
+            "pid": begun[state]["pid"],
+            "cause": "killed by SIGKILL from outside, not by multibot",
+        }
     # the lock is free: the code runs
     stage.let_go()
     seen[Event.UP, State.STARTING] = state_of(stage.wait(bots[State.STARTING], State.RUNNING))
