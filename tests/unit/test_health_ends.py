@@ -43,6 +43,7 @@ def test_supervisord_and_the_kernel_are_the_witnesses(sight: Sight, memory: str,
         ((ALIVE, TOLD), Sight(1090.0, 1, "")),  # it told itself
         ((ALIVE, replace(SILENT, stopping=True)), Sight(1090.0, None, "SIGKILL")),  # of a stop
         ((ALIVE, SILENT), Sight(900.0, None, "SIGKILL")),  # of an earlier one
+        ((ALIVE, SILENT), Sight(1090.0, None, "SIGKILL", True)),  # it was stopped, and had no time to note that
         ((ALIVE, SILENT), None), ((ALIVE,), Sight(1090.0, 1, "")), ((), Sight(1090.0, 1, "")),
     ],
 )  # fmt: skip
