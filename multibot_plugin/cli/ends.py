@@ -16,7 +16,8 @@ MOST = 20
 _LATE_S = 60.0  # a stop past multibot is written down some seconds after it
 _MORE_S = 20.0  # beyond a bot's own time to stop
 _ASKED = {"bot.stopped": "stopped", "bot.disabled": "stopped", "bot.restarted": "restarted",
-          "bot.changed": "restarted for a change", "bot.deleted": "deleted"}  # fmt: skip
+          "bot.changed": "restarted for a change", "bot.deleted": "deleted", "stop": "stopped"}  # fmt: skip
+_DIED = "supervisord.died"
 _SEEN = "bot.killed"
 _SIGNAL = re.compile(r"killed by (SIG\w+)")
 
@@ -93,14 +94,15 @@ def _sight(row: Row) -> Sight | None:
     return Sight(end["at"], end["code"], end["signal"] or "", bool(end.get("asked"))) if end else None
 
 
-def _asker(audit: Iterable[Mapping[str, Any]], at: float, stop_wait_s: float, since: float) -> str:
+def _asker(audit: Sequence[Mapping[str, Any]], at: float, stop_wait_s: float, since: float) -> str:
     """Return who had this run stopped, and why: the last who asked before it ended, else who is found soon after."""
     asked = [row for row in audit if row["action"] in _ASKED and row["at"].timestamp() >= since]
     before = [row for row in asked if at - stop_wait_s - _MORE_S <= row["at"].timestamp() <= at + 1.0]
     after = [row for row in asked if at < row["at"].timestamp() <= at + _LATE_S and row["door"] == "supervisorctl"]
     found = max(before, key=_at, default=None) or min(after, key=_at, default=None)
     if found is None:
-        return ""
+        died = any(row["action"] == _DIED and abs(_at(row) - at) < _LATE_S for row in audit)
+        return "stopped: supervisord had died" if died else ""
     word = _ASKED[found["action"]]
     cause = found["detail"].get("cause")
     if found["door"] == "monitor" and cause:
