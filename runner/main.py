@@ -98,6 +98,7 @@ def _for_a_person(how: str, paths: BotPaths, digest: str, words: Sequence[str]) 
         descriptor = foreground.take_lock(start)
         recorder = Recorder(start.paths, start.start_mono, mute=True)
         recorder.read_runs()
+        _sweep(start, recorder)
         return _go(start, recorder, descriptor)
     except Misconfigured as error:
         sys.stderr.write(f"multibot: {logs.clean(str(error))}\n")
@@ -152,15 +153,12 @@ def _hold(start: Launch, name: bytes) -> int:
         return 0
     family.rename(name)
     earlier = recorder.read_runs()
+    _sweep(start, recorder)
     if start.settings.restart == "never" and earlier and _was_killed(earlier[0]):
         recorder.bury(outcome.under("never", Exit(time.time(), CRASHED, KILLED)))
         logs.say(recorder.last_word)
         return _leave(EXIT_FINAL, start.start_mono)
     recorder.begin(start.digest)
-    traces = _traces(start, recorder)
-    count = sweep.end(lambda: sweep.members(traces))
-    if count:
-        logs.say(f"killed {count} process(es) that the last run left behind")
     pause = backoff.before_start(earlier, start.settings, time.time(), os.urandom(1)[0] / 255)
     if math.isinf(pause.wait_s):
         return _end(start, recorder, outcome.gave_up(pause.text))
@@ -195,6 +193,14 @@ def _go(start: Launch, recorder: Recorder, descriptor: int) -> int:
     if start.settings.python and start.settings.launch != "command":
         return _exec(start, recorder, descriptor)
     return _run(start, recorder)
+
+
+def _sweep(start: Launch, recorder: Recorder) -> None:
+    """End what an earlier run left behind; this process has the bot's lock."""
+    traces = _traces(start, recorder)
+    count = sweep.end(lambda: sweep.members(traces))
+    if count:
+        logs.say(f"killed {count} process(es) that the last run left behind")
 
 
 def _traces(start: Launch, recorder: Recorder) -> sweep.Traces:

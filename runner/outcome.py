@@ -54,6 +54,8 @@ def gave_up(text: str) -> Exit:
 
 def under(restart: str, end: Exit) -> Exit:
     """Return an end as the setting ``restart`` has it: with a code after which supervisord starts nothing, or not."""
+    if end.cause == CRASHED and end.code == EXIT_FINISHED:  # ours to give: it would be taken for finished
+        end = dataclasses.replace(end, code=1)
     if restart == "always" or end.cause not in (CRASHED, FINISHED):
         return end
     if restart == "on-failure" and end.cause == CRASHED:
@@ -70,8 +72,7 @@ def ended(code: int, last_line: str = "") -> Exit:
     if code == EXIT_FINAL:
         return misconfigured(f"ended by itself, exit code {EXIT_FINAL} (configuration error)")
     text = _line(f"ended by itself, exit code {code}{f': {last_line}' if last_line else ''}")
-    # Ours to give: supervisord would take it for a bot that has finished.
-    return Exit(time.time(), CRASHED, text, code=1 if code == EXIT_FINISHED else code)
+    return Exit(time.time(), CRASHED, text, code=code)
 
 
 def killed(signal_number: int, why: str = "") -> Exit:

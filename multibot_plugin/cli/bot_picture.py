@@ -32,8 +32,8 @@ class Picture:
     """One bot. ``row`` as in getBots; ``config`` None: its row cannot be used (``problem``) or the database is away.
 
     ``runs_as`` and ``values``: launch, target, python, user, uid and the effective settings, from the configuration
-    or else from what is rendered. ``env``: names only. ``changes`` (audit log, newest first) and ``incidents`` are
-    plain values. ``notes``: what could not be found out.
+    or else from what is rendered. ``env``: names only. ``changes`` (its audit log, newest first), ``around`` (that of
+    the installation) and ``incidents`` are plain values. ``notes``: what could not be found out.
     """
 
     bot: str
@@ -46,6 +46,7 @@ class Picture:
     own: Mapping[str, Any] = field(default_factory=dict)
     env: Sequence[str] = ()
     changes: Sequence[Mapping[str, Any]] = ()
+    around: Sequence[Mapping[str, Any]] = ()
     incidents: Sequence[Mapping[str, Any]] = ()
     runs: Sequence[Run] = ()
     log: Path = Path()
@@ -58,7 +59,8 @@ def gather(context: Context, bot: str) -> Picture:
     fleet = look(context)
     rows = {str(row["id"]): row for row in fleet.rows}
     notes = [str(fleet.away)] if fleet.away else []
-    stored, changes, ids, away = _from_database(context, bot)
+    stored, audit, ids, away = _from_database(context, bot)
+    audit = [*_from_journal(context.home), *audit]
     notes += [f"{away}; shown is what is rendered"] if away else []
     if bot not in rows and stored is None:
         raise NoSuchBot(bot, {*rows, *ids})
@@ -73,7 +75,8 @@ def gather(context: Context, bot: str) -> Picture:
         bot=bot, row=rows.get(bot) or empty_row(bot),
         at=fleet.at, running=fleet.away is None, config=config, problem=problem,
         values=context.settings.for_bot(own) | launch, own=own, env=env,
-        changes=[*_from_journal(context.home, bot), *changes],
+        changes=[row for row in audit if row["bot_id"] == bot],
+        around=[row for row in audit if row["bot_id"] is None],
         incidents=[i for i in status.get("incidents", ()) if i.get("bot") == bot],
         runs=read_runs(context.home.bot(bot)),
         log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES, secrets), notes=notes,
@@ -89,7 +92,8 @@ def _from_database(context: Context, bot: str) -> tuple[Any, list[Any], list[str
         async with context.database() as connection:
             rows = {row["id"]: row for row in await fetch_bots(connection)}
             audit = await read_audit(connection, bot, _AUDIT_ROWS) if bot in rows else []
-            return rows.get(bot), list(audit), list(rows), ""
+            around = [row for row in await read_audit(connection, None, 2 * _AUDIT_ROWS) if row["bot_id"] is None]
+            return rows.get(bot), [*audit, *around], list(rows), ""
 
     try:
         return context.run(ask())
@@ -97,14 +101,14 @@ def _from_database(context: Context, bot: str) -> tuple[Any, list[Any], list[str
         return None, [], [], str(error)
 
 
-def _from_journal(home: Home, bot: str) -> list[dict[str, Any]]:
-    """Return what the audit log will hold of a bot when the database has heard of it, newest first."""
+def _from_journal(home: Home) -> list[dict[str, Any]]:
+    """Return what the audit log will hold when the database has heard of it, newest first."""
     from datetime import UTC, datetime
 
     from multibot_plugin.journal import Journal
 
-    rows = [vars(e) | {"at": datetime.fromtimestamp(e.at, UTC)} for e in Journal(home.journal).audit() if e.bot == bot]
-    return rows[::-1]
+    entries = Journal(home.journal).audit()
+    return [vars(e) | {"at": datetime.fromtimestamp(e.at, UTC), "bot_id": e.bot} for e in reversed(entries)]
 
 
 def _read(row: Mapping[str, Any]) -> tuple[BotConfig | None, str]:

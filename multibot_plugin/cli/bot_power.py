@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 
 from multibot_plugin.cli.applying import fetch
+from multibot_plugin.cli.bot_stopping import MORE_S, stop_for_good
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.fleet import Fleet, Row, look, select
 from multibot_plugin.cli.output import Context, complete_bot, one_line, pass_context, say, show_json
@@ -20,7 +21,7 @@ from multibot_plugin.errors import MultibotError, NoSuchBot, Refused, Supervisor
 from multibot_plugin.health.lifecycle import Act as Does
 from multibot_plugin.health.lifecycle import Cell, Event, decide, state_of
 from multibot_plugin.locks import locked
-from multibot_runner.protocol import EXIT_FINAL, EXIT_FINISHED, lifecycle
+from multibot_runner.protocol import lifecycle
 from multibot_runner.readers import read_heartbeat
 
 if TYPE_CHECKING:
@@ -32,9 +33,6 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 Act = Literal["start", "stop", "restart"]
 _EVENTS = {"start": Event.START, "stop": Event.STOP, "restart": Event.RESTART}
 _AT_ONCE = 16
-_RESPAWN_S = 3.0  # supervisord's next look at a process that ended by itself comes sooner
-_PAUSE_S = 0.05
-_MORE_S = 15.0  # beyond a bot's own time to stop
 _NOW_WAITS_S = 1.0
 
 
@@ -166,7 +164,7 @@ def _alone(home: Home, rows: Sequence[Row], now: bool) -> Iterator[Callable[[str
     folder, held = home.state / "acts", {}
     with contextlib.ExitStack() as stack:
         for row in sorted(rows, key=lambda row: str(row["id"])):  # in one order: no two wait for each other
-            bot, wait_s = str(row["id"]), _NOW_WAITS_S if now else (row["stop_wait_s"] or 0.0) + 2 * _MORE_S
+            bot, wait_s = str(row["id"]), _NOW_WAITS_S if now else (row["stop_wait_s"] or 0.0) + 2 * MORE_S
             busy = Refused(f"another command has been starting or stopping {bot!r} for {wait_s:g} s")
             held[bot] = stack.enter_context(contextlib.ExitStack())
             try:
@@ -238,7 +236,7 @@ def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun
             if cell.act == Does.LEAVE:
                 return Outcome(bot, True, cell.words)
             if cell.act == Does.STOP_START:
-                stop_for_good(supervisor, row, now)
+                stop_for_good(context.home, supervisor, row, now)
             return _begin(context, supervisor, row, cell.words, begun)
         except SupervisordAway:
             raise
@@ -251,7 +249,7 @@ def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], don
     from multibot_plugin.supervisor.faults import program
 
     bot, begun = str(row["id"]), time.monotonic()
-    supervisor.start(program(bot), wait_s=None, stopping_s=row["stop_wait_s"] + _MORE_S)
+    supervisor.start(program(bot), wait_s=None, stopping_s=row["stop_wait_s"] + MORE_S)
     told(bot)
     verdict = watch(context.home, supervisor, bot)
     took = time.monotonic() - begun
@@ -270,33 +268,10 @@ def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], cell
 
     begun, bot = row["told_mono"], str(row["id"])
     if cell.act != Does.LEAVE:
-        stop_for_good(supervisor, row, cell.act == Does.KILL)
+        stop_for_good(context.home, supervisor, row, cell.act == Does.KILL)
     left = end_left(context.home, bot, lambda: supervisor.running(program(bot)))
     too = f"; killed {left} process(es) that it left behind" if left else ""
     if cell.act == Does.LEAVE:
         return Outcome(bot, True, f"{cell.words}{too}")
     took = time.monotonic() - begun
     return Outcome(bot, True, f"{cell.words} in {took:.1f} s{too}", took)
-
-
-def stop_for_good(supervisor: Supervisor, row: Mapping[str, Any], now: bool) -> None:
-    """Stop a bot, also when it has just died and supervisord is about to start it again."""
-    from multibot_plugin.supervisor.faults import program
-
-    deadline, name = None, program(row["id"])
-    while True:
-        supervisor.stop(name, row["stop_wait_s"] + _MORE_S, now=now)
-        info = supervisor.info(name)
-        if _over(info["statename"], info["exitstatus"]):
-            return
-        deadline = deadline or time.monotonic() + _RESPAWN_S
-        if time.monotonic() > deadline:
-            raise MultibotError(f"supervisord keeps it {info['statename']}")
-        time.sleep(_PAUSE_S)
-
-
-def _over(statename: str, exit_code: int) -> bool:
-    """Whether supervisord will leave a program in this state alone (EXITED with another code means: start it again)."""
-    if statename == "EXITED":
-        return exit_code in (EXIT_FINAL, EXIT_FINISHED)
-    return statename in ("STOPPED", "FATAL", "UNKNOWN")

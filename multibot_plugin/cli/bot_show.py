@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from multibot_plugin.cli.bot_picture import Picture, gather, masked, show_value
-from multibot_plugin.cli.ends import ends
+from multibot_plugin.cli.ends import End, ends
 from multibot_plugin.cli.fleet import condition, in_words, stopper, symbol
 from multibot_plugin.cli.output import (
     Context,
@@ -30,6 +30,7 @@ from multibot_plugin.cli.remedies import Remedy, remedy
 
 _LOG, _NEXT, _TITLE = "Log (", "Next:", 10
 _DAY_S = 86400.0
+_WIDEST, _CHANGES = 70, 30
 
 
 @click.command("show")
@@ -165,10 +166,16 @@ def _side(setting: str, value: Any) -> str:
     return "fleet's" if value is None else show_value(setting, value)
 
 
+def _ended(picture: Picture) -> list[End]:
+    return ends(picture.runs, picture.row, [*picture.changes, *picture.around])
+
+
 def _ends(picture: Picture) -> Iterator[str]:
-    for end in ends(picture.runs, picture.row, picture.changes):
+    found = _ended(picture)
+    width = min(_WIDEST, max((len(end.text) for end in found), default=0))
+    for end in found:
         ran = f"ran {duration(end.ran_s)}" if end.at else f"started {clock(end.started_at, picture.at)}"
-        yield f"{clock(end.at, picture.at):<9} {end.how:<9} {one_line(end.text):<44} {ran}"
+        yield f"{clock(end.at, picture.at):<9} {end.how:<9} {one_line(end.text):<{width}}  {ran}"
 
 
 def next_step(picture: Picture, command: Callable[[str], str]) -> Remedy:
@@ -207,9 +214,9 @@ def as_json(picture: Picture) -> dict[str, Any]:
             "own_settings": {k: masked(v) for k, v in picture.own.items()},
             "env": list(picture.env),
             "incidents": [dict(incident) for incident in picture.incidents],
-            "changes": [_plain(change) for change in picture.changes],
+            "changes": [_plain(change) for change in picture.changes[:_CHANGES]],
             "runs": [asdict(run) for run in picture.runs],
-            "ends": [asdict(end) for end in ends(picture.runs, picture.row, picture.changes)],
+            "ends": [asdict(end) for end in _ended(picture)],
             "log": {"file": str(picture.log), "lines": list(picture.log_lines)},
             "notes": list(picture.notes),
         }

@@ -16,7 +16,8 @@ MOST = 20
 _LATE_S = 60.0  # a stop past multibot is written down some seconds after it
 _MORE_S = 20.0  # beyond a bot's own time to stop
 _ASKED = {"bot.stopped": "stopped", "bot.disabled": "stopped", "bot.restarted": "restarted",
-          "bot.changed": "restarted for a change", "bot.deleted": "deleted"}  # fmt: skip
+          "bot.changed": "restarted for a change", "bot.deleted": "deleted", "stop": "stopped"}  # fmt: skip
+_DIED = "supervisord.died"
 _SEEN = "bot.killed"
 _SIGNAL = re.compile(r"killed by (SIG\w+)")
 
@@ -56,7 +57,7 @@ def _end(
     stop_at = row["stop_at"] if row["stop_at"] and row["stop_at"] >= run.started_at else None
     at = run.exit.ended_at if run.exit else seen.at if seen else next_at or (stop_at if last else None)
     how, text = _words(run, seen, told)
-    asked = run.stopping or (run.exit is not None and run.exit.cause == STOPPED)
+    asked = run.stopping or (seen is not None and seen.asked) or (run.exit is not None and run.exit.cause == STOPPED)
     if asked and at is not None and (who := _asker(audit, at, float(row.get("stop_wait_s") or 0.0), run.started_at)):
         text = who + (f" ({text.removeprefix('stopped: ')})" if "SIGKILL" in text or "killed" in text else "")
     return End(at, run.started_at, how, text, None if at is None else max(0.0, at - run.started_at), run.died)
@@ -71,9 +72,9 @@ def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]]) -> t
         how = _signal(run.exit.signal) if run.exit.signal else how
     elif seen is not None:
         how = seen.signal or f"exit {seen.code}"
-    if not is_wordless(run):
-        if run.exit is None:
-            return how, "killed while it was stopping"
+    if run.exit is None and (run.stopping or (seen is not None and seen.asked)):
+        return how, "killed while it was stopping"
+    if run.exit is not None and not is_wordless(run):
         return how, run.exit.text or run.exit.cause
     witnesses = [str(row["detail"].get("cause") or "") for row in told]
     text = next(filter(None, witnesses), seen.words if seen else run.exit.text if run.exit else KILLED)
@@ -90,17 +91,18 @@ def _told(run: Run, audit: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str,
 
 def _sight(row: Row) -> Sight | None:
     end = row["end"]
-    return Sight(end["at"], end["code"], end["signal"] or "") if end else None
+    return Sight(end["at"], end["code"], end["signal"] or "", bool(end.get("asked"))) if end else None
 
 
-def _asker(audit: Iterable[Mapping[str, Any]], at: float, stop_wait_s: float, since: float) -> str:
+def _asker(audit: Sequence[Mapping[str, Any]], at: float, stop_wait_s: float, since: float) -> str:
     """Return who had this run stopped, and why: the last who asked before it ended, else who is found soon after."""
     asked = [row for row in audit if row["action"] in _ASKED and row["at"].timestamp() >= since]
     before = [row for row in asked if at - stop_wait_s - _MORE_S <= row["at"].timestamp() <= at + 1.0]
     after = [row for row in asked if at < row["at"].timestamp() <= at + _LATE_S and row["door"] == "supervisorctl"]
     found = max(before, key=_at, default=None) or min(after, key=_at, default=None)
     if found is None:
-        return ""
+        died = any(row["action"] == _DIED and abs(_at(row) - at) < _LATE_S for row in audit)
+        return "stopped: supervisord had died" if died else ""
     word = _ASKED[found["action"]]
     cause = found["detail"].get("cause")
     if found["door"] == "monitor" and cause:

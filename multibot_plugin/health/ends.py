@@ -12,11 +12,15 @@ _CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"}  # of the interp
 
 @dataclass(frozen=True)
 class Sight:
-    """An end as supervisord saw it: when (wall time), with what code or by which signal (its name; "" with a code)."""
+    """An end as supervisord saw it: when (wall time), with what code or by which signal (its name; "" with a code).
+
+    ``asked``: supervisord had told it to end.
+    """
 
     at: float
     code: int | None
     signal: str
+    asked: bool = False
 
     @property
     def words(self) -> str:
@@ -39,7 +43,7 @@ def witnessed(runs: tuple[Run, ...], pid: int | None, sight: Sight | None, memor
     ``pid``: of the living process. ``memory``: what the kernel's counters say of a SIGKILL since the last look.
     """
     run = next((run for run in runs if run.pid != pid), None)
-    if run is None or sight is None or not is_wordless(run) or sight.at < run.started_at:
+    if run is None or sight is None or sight.asked or not is_wordless(run) or sight.at < run.started_at:
         return None
     words = f"killed by SIGKILL ({memory})" if sight.signal == "SIGKILL" and memory else sight.words
     return run, Exit(sight.at, CRASHED, words, code=None if sight.signal else sight.code)

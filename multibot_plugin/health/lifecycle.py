@@ -128,9 +128,9 @@ TABLE: Mapping[Event, Mapping[State, Cell | None]] = {
     Event.WAIT_OVER: _row(IMPOSSIBLE, BACKING_OFF=Cell(S.RUNNING)),
     Event.RETRY_DUE: _row(IMPOSSIBLE, QUARANTINED=Cell(S.RUNNING)),
     Event.STOP_DONE: _row(IMPOSSIBLE, STOPPING=Cell(S.STOPPED)),
-    # A runner that is killed while it waits waits anew.
+    # A runner that is killed while it waits, for the lock or to start again, waits anew.
     Event.KILLED: _row(
-        IMPOSSIBLE, STARTING=Cell(S.BACKING_OFF), RUNNING=Cell(S.BACKING_OFF), BACKING_OFF=Cell(S.BACKING_OFF),
+        IMPOSSIBLE, STARTING=Cell(S.STARTING), RUNNING=Cell(S.BACKING_OFF), BACKING_OFF=Cell(S.BACKING_OFF),
         QUARANTINED=Cell(S.QUARANTINED), STOPPING=Cell(S.STOPPED),
     ),
     # The kernel tells its processes to end; what is enabled starts with the next supervisord.

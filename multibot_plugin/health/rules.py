@@ -86,7 +86,7 @@ def _read_row(item: Mapping[str, Any], at: float) -> Row | None:
 
 
 def _read_end(item: Any) -> Sight | None:
-    return Sight(float(item["at"]), item["code"], item["signal"] or "") if item else None
+    return Sight(float(item["at"]), item["code"], item["signal"] or "", bool(item.get("asked"))) if item else None
 
 
 def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[Health, str]:

@@ -10,14 +10,18 @@ from typing import Any
 from supervisor.xmlrpc import Faults
 
 from multibot_plugin.cli import fleet, listing
+from multibot_plugin.cli.ends import ends
 from multibot_plugin.cli.output import NOTHING, one_line
 from multibot_plugin.cli.remedies import remedy
 from multibot_plugin.cli.status import moment
 from multibot_plugin.cli.tables import Column
 from multibot_plugin.home import Home
 from multibot_plugin.supervisor.inside.requests import MONITOR_AWAY
+from multibot_runner.protocol import Run
+from multibot_runner.readers import read_runs
 
 _MARKS = {"critical": "✖", "warning": "▲"}
+_SAME_S = 3.0  # the runner says why it ends, and leaves not before supervisord takes it for started
 _LEFT_OUT = ("BOT", "STATE", "CAUSE", "DIGEST")  # the head has them; a digest tells people nothing
 
 
@@ -31,7 +35,8 @@ def describe(answer: Mapping[str, Any], home: Home | None, ctl: str = "") -> Ite
     for column in listing.COLUMNS:
         if column.title not in _LEFT_OUT and (cell := column.cell(row)) != NOTHING:
             yield f"   {column.title:<14} {one_line(cell)}"
-    yield from (f"   {name:<14} {one_line(text)}" for name, text in _past(row, answer["at"]))
+    runs = read_runs(home.bot(row["id"])) if home is not None else ()
+    yield from (f"   {name:<14} {one_line(text)}" for name, text in _past(row, answer["at"], runs))
     for incident in answer["incidents"]:
         yield f"   {_MARKS.get(incident['level'], '▲')} {_since(incident, answer['at'])}: {one_line(incident['text'])}"
     if not answer["monitor"]["ok"]:
@@ -41,12 +46,13 @@ def describe(answer: Mapping[str, Any], home: Home | None, ctl: str = "") -> Ite
         yield from (f"   → {line}" for line in commands)
 
 
-def _past(row: Mapping[str, Any], now: float) -> Iterator[tuple[str, str]]:
-    """Yield how it ended last and how often nobody had asked for that, as supervisord saw it."""
+def _past(row: Mapping[str, Any], now: float, runs: Sequence[Run]) -> Iterator[tuple[str, str]]:
+    """Yield how it ended last, as supervisord saw it and the runner says, and how often nobody had asked for that."""
     end, deaths = row["end"], row["deaths"]
     if end:
         how = f"killed by {end['signal']}" if end["signal"] else f"exit {end['code']}"
-        yield "LAST END", f"{moment(end['at'], now)}, {how}"
+        why = next((e.text for e in ends(runs, row, ()) if e.at and abs(e.at - end["at"]) < _SAME_S), "")
+        yield "LAST END", f"{moment(end['at'], now)}, {how}{f': {why}' if why else ''}"
         yield "DEATHS", ", ".join(f"{deaths[window]} in {window}" for window in deaths)
     if row["spawn_error"] is not None and not row["pid"]:
         yield "SPAWN ERROR", str(row["spawn_error"])

@@ -62,8 +62,7 @@ def _own(descriptor: int) -> None:
 
 @pytest.mark.parametrize("form", ["build", "script", "command"])
 def test_a_stopped_bot_runs_in_a_terminal_and_ctrl_c_ends_it(system: System, form: str) -> None:
-    token = system.create_form("echo", form)
-    system.run("bot", "stop", "echo")
+    token = system.create_form("echo", form, "--no-start")
     before = read_runs(system.home.bot("echo"))
     with foreground(system, "bot", "run", "echo") as (process, shown, terminal):
         system.wait_polling("echo")
@@ -95,8 +94,7 @@ def test_a_bot_that_supervisord_runs_is_refused_with_what_to_type(system: System
 
 
 def test_a_start_meanwhile_waits_for_the_one_in_the_terminal_and_takes_over(system: System) -> None:
-    system.create_form("echo", "script")
-    system.run("bot", "stop", "echo")
+    system.create_form("echo", "script", "--no-start")
     with foreground(system, "bot", "run", "echo") as (process, _, _):
         system.wait_polling("echo")
         system.supervisorctl("start", "bot-echo")

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import psutil
@@ -48,7 +48,9 @@ class Stage:
         for state, bot in BOTS.items():
             self.act(bot, "live")
             most = "3" if state in (State.RUNNING, State.QUARANTINED) else "10"
+            retry = "2s" if state is State.RUNNING else "3600s"
             settings = ("--stop-wait-s", "1s", "--restart", "on-failure", "--quarantine-after", most)
+            settings += ("--quarantine-retry-s", retry)
             words = ("--command", str(self.script), "--env", f"BOT={bot}", "--no-check", "--no-start")
             system.create_bot(bot, *words, *settings)
             self.start(bot)
@@ -113,7 +115,7 @@ class Stage:
         self.let_go()
         for bot in BOTS.values():
             (self.home.bot(bot).work / "deaf").unlink(missing_ok=True)
-            self.supervisor.stop(program(bot), None, now=True)
+            self.supervisor.stop(program(bot), None)
         for bot in BOTS.values():
             self.wait(bot, State.STOPPED, State.GIVEN_UP, State.FINISHED)
             self.act(bot, "live")
@@ -214,29 +216,52 @@ def test_a_run_in_a_terminal_in_each_state(stage: Stage) -> None:
 
 
 def test_what_happens_by_itself_in_each_state(stage: Stage) -> None:
+    """That supervisord dies has a module of its own (acceptance/test_supervisor_death.py)."""
     begun = stage.set()
-    bots: Mapping[State, str] = BOTS
     seen: dict[tuple[Event, State], State] = {}
 
-    def kill(state: State) -> None:
-        os.kill(int(stage.row(bots[state])["pid"]), signal.SIGKILL)
+    def note(event: Event, state: State, then: State) -> None:
+        seen[event, state] = state_of(stage.wait(BOTS[state], then))
 
-    # stopping: what ends then has been stopped
-    seen[Event.STOP_DONE, State.STOPPING] = state_of(stage.wait(bots[State.STOPPING], State.STOPPED))
-    # waiting runners that are killed wait anew
-    for state in (State.BACKING_OFF, State.QUARANTINED):
+    def kill(state: State) -> None:
+        pid = int(stage.row(BOTS[state])["pid"])
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: stage.row(BOTS[state])["pid"] not in (None, pid), "a new runner")
+
+    # stopping: whatever it leaves with, it has been stopped
+    stage.act(BOTS[State.STOPPING], "78")
+    note(Event.EXIT_FINAL, State.STOPPING, State.STOPPED)
+    note(Event.STOP_DONE, State.STOPPING, State.STOPPED)
+    assert read_runs(stage.home.bot(BOTS[State.STOPPING]))[0].exit.cause == STOPPED  # type: ignore[union-attr]
+    # how they came into their states
+    note(Event.EXIT_FINAL, State.GIVEN_UP, State.GIVEN_UP)
+    note(Event.EXIT_FINISHED, State.FINISHED, State.FINISHED)
+    seen[Event.EXIT_FINAL, State.RUNNING] = seen.pop((Event.EXIT_FINAL, State.GIVEN_UP))
+    seen[Event.EXIT_FINISHED, State.RUNNING] = seen.pop((Event.EXIT_FINISHED, State.FINISHED))
+    # those that wait, at the lock or to start again, wait anew when they are killed
+    for state in (State.STARTING, State.BACKING_OFF, State.QUARANTINED):
         kill(state)
-        wait_for(lambda: stage.row(bots[state])["pid"] not in (None, begun[state]["pid"]), "a new runner")  # noqa: B023
-        seen[Event.KILLED, state] = state_of(stage.wait(bots[state], state))
+        note(Event.KILLED, state, state)
+    for state in (State.BACKING_OFF, State.QUARANTINED):
+        (told,) = wait_for(lambda: stage.system.audit(BOTS[state], "bot.killed"), "the cause in the audit log")  # noqa: B023
+        assert told["detail"] == {
+            "pid": begun[state]["pid"],
+            "cause": "killed by SIGKILL from outside, not by multibot",
+        }
     # the lock is free: the code runs
     stage.let_go()
-    seen[Event.UP, State.STARTING] = state_of(stage.wait(bots[State.STARTING], State.RUNNING))
-    wait_for(lambda: stage.runs(bots[State.STARTING]), "its code")
-    # three deaths in a row: at once, after a wait, and one too many
-    bot = bots[State.RUNNING]
-    stage.act(bot, "3")
-    seen[Event.DEATH, State.RUNNING] = state_of(stage.wait(bot, State.BACKING_OFF))
-    seen[Event.ONE_TOO_MANY, State.RUNNING] = state_of(stage.wait(bot, State.QUARANTINED))
-    assert read_runs(stage.home.bot(bot))[1].waited_s > 0  # a wait came before the last one
-    seen[Event.WAIT_OVER, State.BACKING_OFF] = State.RUNNING
-    assert seen == {key: TABLE[key[0]][key[1]].then for key in seen}  # type: ignore[union-attr]
+    note(Event.UP, State.STARTING, State.RUNNING)
+    wait_for(lambda: stage.runs(BOTS[State.STARTING]), "its code")
+    # three deaths: after the first (killed) it is back at once, after the second it waits, the third is one too many
+    kill(State.RUNNING)
+    wait_for(lambda: stage.runs(BOTS[State.RUNNING]), "its code again")
+    stage.act(BOTS[State.RUNNING], "3")
+    note(Event.DEATH, State.RUNNING, State.BACKING_OFF)
+    note(Event.ONE_TOO_MANY, State.RUNNING, State.QUARANTINED)
+    waited = [run.waited_s for run in read_runs(stage.home.bot(BOTS[State.RUNNING]))]
+    assert waited[1] > 0.0 == waited[2] == waited[3]
+    stage.act(BOTS[State.RUNNING], "live")
+    note(Event.RETRY_DUE, State.RUNNING, State.RUNNING)
+    seen[Event.RETRY_DUE, State.QUARANTINED] = seen.pop((Event.RETRY_DUE, State.RUNNING))
+    seen[Event.WAIT_OVER, State.BACKING_OFF] = State.RUNNING  # or there had been no third death
+    assert seen == {(event, state): TABLE[event][state].then for event, state in seen}  # type: ignore[union-attr]

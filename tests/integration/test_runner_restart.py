@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -87,3 +88,21 @@ def test_where_no_retry_is_wanted_the_runner_leaves_with_the_cause_and_a_start_b
     assert [bot.run_to_end() for _ in range(4)] == [3, 3, 78, 3]
     assert (bot.runs[1].exit and bot.runs[1].exit.cause) == GAVE_UP
     assert bot.log.count("died 2 times in a row, last: ended by itself, exit code 3") == 1
+
+
+@pytest.mark.parametrize("form", ["script", "command"])
+def test_a_run_in_the_foreground_waits_for_nothing_is_not_written_down_and_leaves_with_the_bots_own_code(
+    place: Place, form: str
+) -> None:
+    source = "import sys; print('in', sys.prefix, flush=True); sys.exit(79)"
+    program = place.file("bot.py", source)
+    python = {"script": {"python": sys.executable}, "command": {}}[form]
+    target = {"script": str(program), "command": f"{sys.executable} {program}"}[form]
+    bot = place.bot(form, target, quarantine_after=1, restart="never", **python)
+    assert bot.run_to_end() == 78
+    before = bot.paths.runs.read_bytes(), bot.paths.heartbeat.read_bytes()
+    words = [sys.executable, "-P", "-m", "multibot_runner", "--run", bot.id, bot.digest]
+    done = subprocess.run(words, env=place.environment, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (79, f"in {sys.prefix}\n")
+    assert "ended by itself, exit code 79" in done.stderr
+    assert (bot.paths.runs.read_bytes(), bot.paths.heartbeat.read_bytes()) == before

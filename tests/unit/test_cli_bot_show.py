@@ -80,7 +80,7 @@ def test_a_rejected_token_names_the_way_out() -> None:
 def test_a_run_that_was_killed_ended_when_the_next_one_began_and_the_living_one_is_not_shown() -> None:
     runs = (Run(NOW - 10, 2.0, 42, "d"), Run(NOW - 145, 1.0, 41, "d"))
     (line,) = [line for line in describe(picture(runs=runs), command) if "killed" in line]
-    assert line.strip() == f"{clock(NOW - 10, NOW):<9} {'killed':<9} {KILLED:<44} ran 2m 15s"
+    assert line.strip() == f"{clock(NOW - 10, NOW):<9} {'killed':<9} {KILLED}  ran 2m 15s"
 
 
 def test_supervisord_tells_the_signal_of_the_last_end_that_left_no_word() -> None:
@@ -88,8 +88,7 @@ def test_supervisord_tells_the_signal_of_the_last_end_that_left_no_word() -> Non
     row = ROW | {"end": {"at": NOW - 3705, "code": None, "signal": "SIGSEGV"}}
     (line,) = [line for line in describe(replace(picture(runs=runs), row=row), command) if "SIGSEGV" in line]
     assert (
-        line.strip()
-        == f"{clock(NOW - 3705, NOW):<9} {'SIGSEGV':<9} {'killed by SIGSEGV (a crash in C code)':<44} ran 4m 55s"
+        line.strip() == f"{clock(NOW - 3705, NOW):<9} {'SIGSEGV':<9} killed by SIGSEGV (a crash in C code)  ran 4m 55s"
     )
     row = ROW | {"end": {"at": NOW - 5000, "code": None, "signal": "SIGSEGV"}}  # of an earlier run
     assert "SIGSEGV" not in "\n".join(describe(replace(picture(runs=runs), row=row), command))
@@ -99,9 +98,9 @@ def test_a_killed_run_without_a_next_one_ended_when_supervisord_saw_it() -> None
     run = Run(NOW - 90, 1.0, 41, "d", stopping=True)
     row = ROW | {"state": "stopped", "statename": "STOPPED", "pid": None, "stop_at": NOW - 60}
     text = "\n".join(describe(replace(picture(runs=(run,)), row=row), command))
-    assert f"{clock(NOW - 60, NOW):<9} killed    {'killed while it was stopping':<44} ran 30s" in text
+    assert f"{clock(NOW - 60, NOW):<9} killed    killed while it was stopping  ran 30s" in text
     text = "\n".join(describe(replace(picture(runs=(run,)), row=row | {"stop_at": NOW - 900}), command))
-    assert f"?         killed    {'killed while it was stopping':<44} started {clock(NOW - 90, NOW)}" in text
+    assert f"?         killed    killed while it was stopping  started {clock(NOW - 90, NOW)}" in text
 
 
 def audit(age_s: float, action: str, actor: str, door: str, **detail: Any) -> dict[str, Any]:
@@ -126,6 +125,7 @@ def test_who_asked_for_an_end_and_what_others_saw_of_it_is_told_for_each() -> No
         audit(190.5, "bot.restarted", "multibot", "monitor", cause="over its memory limit: 300 MB of 256 MB"),
         audit(299, "bot.killed", "multibot", "monitor", pid=6, cause="killed by SIGKILL (probably out of memory)"),
         audit(402, "bot.stopped", "ada", "multibot bot stop"),
+        audit(581, "stop", "joe", "multibot stop"),
     )
     shown = ends(runs, ROW | {"pid": 9, "stop_wait_s": 12.0}, changes)
     assert [(end.how, end.text) for end in shown] == [
@@ -134,8 +134,11 @@ def test_who_asked_for_an_end_and_what_others_saw_of_it_is_told_for_each() -> No
         ("SIGKILL", "killed by SIGKILL (probably out of memory)"),
         ("exit 1", "ValueError: no (bot.py:3)"),
         ("killed", "stopped by ada (multibot bot stop) (killed while it was stopping)"),
-        ("exit 0", "stopped, exit code 0"),
+        ("exit 0", "stopped by joe (multibot stop)"),
     ]
+    died = audit(579, "supervisord.died", "multibot", "listener")
+    assert ends(runs[-1:], ROW | {"pid": 9}, (died,))[0].text == "stopped: supervisord had died"
+    assert ends(runs[-1:], ROW | {"pid": 9}, ())[0].text == "stopped, exit code 0"
     assert [end.died for end in shown] == [False, False, True, True, False, False]
     assert len(ends([run(n, n) for n in range(1, 40)], ROW | {"pid": 1}, ())) == 20
 

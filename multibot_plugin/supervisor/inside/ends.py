@@ -7,7 +7,7 @@ import signal
 import time
 from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from supervisor import events
@@ -20,11 +20,15 @@ _MOST = 1000  # ends of one program that are remembered
 
 @dataclass(frozen=True)
 class End:
-    """An end. ``at``: wall time. ``code``: exit code, None for a signal. ``signal``: its name, None for a code."""
+    """An end. ``at``: wall time. ``code``: exit code, None for a signal. ``signal``: its name, None for a code.
+
+    ``asked``: supervisord had told it to end.
+    """
 
     at: float
     code: int | None
     signal: str | None
+    asked: bool = False
 
 
 @dataclass
@@ -66,7 +70,7 @@ class Ends:
         if process is None:
             return
         past = self._pasts.setdefault(process.config.name, Past())
-        past.end = end_of(status, time.time())
+        past.end = replace(end_of(status, time.time()), asked=bool(process.killing))
         if not process.killing and past.end.code != EXIT_FINISHED:
             past.deaths.append(time.monotonic())
 

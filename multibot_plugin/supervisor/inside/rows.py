@@ -80,11 +80,14 @@ def _of_the_process(told: Mapping[str, Any], now_mono: float) -> dict[str, Any]:
 
 
 def _of_the_past(past: Past | None, now_mono: float) -> dict[str, Any]:
-    """Return the last end (``at``, ``code``, ``signal``) and the deaths that nobody had asked for, by window."""
+    """Return the last end (see ends.End) and the deaths that nobody had asked for, by window."""
     if past is None or past.end is None:
         return {"end": None, "deaths": _NO_DEATHS}
     end = past.end
-    return {"end": {"at": end.at, "code": end.code, "signal": end.signal}, "deaths": past.within(now_mono)}
+    return {
+        "end": {"at": end.at, "code": end.code, "signal": end.signal, "asked": end.asked},
+        "deaths": past.within(now_mono),
+    }
 
 
 def monitor_row(monitor: Any | None, status: Mapping[str, Any], now_mono: float) -> dict[str, Any]:
