@@ -90,10 +90,10 @@ def _fighting(times: Iterable[float], now: float, told: bool) -> bool:
 
 def _frozen(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
     if heartbeat.watchdog_s:
-        since, limit_s = heartbeat.watchdog_mono, heartbeat.watchdog_s
+        since, limit_s, text = heartbeat.watchdog_mono, heartbeat.watchdog_s, "frozen: no WATCHDOG=1 from it for"
         if since is None:
             since, limit_s = _began(heartbeat), max(limit_s, float(observation.settings["start_grace_s"]))
-        text = "frozen: no WATCHDOG=1 from it for"
+            text = "frozen: it has never fed its watchdog (WATCHDOG=1), for"
     elif heartbeat.loop_mono is not None:
         since, limit_s = heartbeat.loop_mono, float(observation.settings["frozen_after_s"])
         text = "frozen: its event loop stands still for"

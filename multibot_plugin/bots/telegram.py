@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from multibot_plugin.errors import MultibotError, Refused
 from multibot_plugin.health.states import WebhookInfo
+from multibot_runner.protocol import is_number
 from multibot_runner.redact import redact
 
 _TIMEOUT_S = 10.0
@@ -87,7 +88,7 @@ def webhook_info(token: str, bot_api_url: str, wanted: str, env: Mapping[str, st
         return WebhookInfo(
             now, 200, _shown(url)[:_LONGEST_WORDS] if url else "", not wanted or url.rstrip("/") == wanted,
             min(max(0, int(result.get("pending_update_count", 0))), 10**9),
-            error_at=None if failed_at is None else float(failed_at), error=words,
+            error_at=float(failed_at) if is_number(failed_at) else None, error=words,
         )  # fmt: skip
     except (ValueError, TypeError, AttributeError, OverflowError):
         raise _odd(bot_api_url, code) from None
