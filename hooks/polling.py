@@ -158,7 +158,9 @@ def _heard(observation: Observation, heartbeat: Heartbeat, check: str) -> bool:
         return heartbeat.watchdog_mono is not None
     if heartbeat.poll_success_mono is not None or observation.polls:
         return heartbeat.poll_success_mono is not None
-    return observation.webhook is not None or (observation.uptime_s or 0.0) > webhook.ASKED_WITHIN_S
+    if observation.webhook is not None:
+        return observation.webhook.code == 200
+    return (observation.uptime_s or 0.0) > webhook.ASKED_WITHIN_S
 
 
 def _held(observation: Observation, check: str) -> Finding:

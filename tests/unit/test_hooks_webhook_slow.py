@@ -115,6 +115,7 @@ def test_deaf_is_over_when_nothing_waits_any_more_and_not_because_it_was_restart
     still = said(pending=2, waiting_probes=1, waiting_since_mono=NOW - 5)
     assert found(replace(told, webhook=still)) == [("deaf", True)]
     assert found(replace(told, webhook=said())) == []
+    assert found(replace(told, webhook=said(code=401))) == [("unauthorised", False), ("deaf", False)]
     assert found(replace(told, uptime_s=301.0)) == []  # nobody could be asked: nothing can be said
 
 
