@@ -158,9 +158,7 @@ def _heard(observation: Observation, heartbeat: Heartbeat, check: str) -> bool:
         return heartbeat.watchdog_mono is not None
     if heartbeat.poll_success_mono is not None or observation.polls:
         return heartbeat.poll_success_mono is not None
-    if observation.webhook is not None:
-        return observation.webhook.code == 200
-    return (observation.uptime_s or 0.0) > webhook.ASKED_WITHIN_S
+    return not webhook.is_awaited(observation) and (observation.webhook is None or observation.webhook.code == 200)
 
 
 def _held(observation: Observation, check: str) -> Finding:
