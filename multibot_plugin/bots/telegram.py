@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from http.client import HTTPException, HTTPMessage
 from typing import IO, Any
 
@@ -102,7 +104,8 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
     Raises MultibotError, which ends with ``instead``, when nothing like a Bot API server answers.
     """
     try:
-        opener = urllib.request.build_opener(_NoRedirect, _proxies(bot_api_url, env or {}))
+        tls = [urllib.request.HTTPSHandler(context=_tls())] if bot_api_url.startswith("https:") else []
+        opener = urllib.request.build_opener(_NoRedirect, _proxies(bot_api_url, env or {}), *tls)
         with opener.open(f"{bot_api_url}/bot{token}/{call}", timeout=timeout_s) as answer:
             code, body = answer.status, answer.read(65536)
     except urllib.error.HTTPError as error:
@@ -121,6 +124,11 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
         return None, int(document.get("error_code", code)), said
     except (ValueError, TypeError, KeyError, AttributeError):
         raise _odd(bot_api_url, code) from None
+
+
+@lru_cache(maxsize=1)  # 20 ms, ten times what a call costs otherwise
+def _tls() -> ssl.SSLContext:
+    return ssl.create_default_context()
 
 
 def _proxies(url: str, env: Mapping[str, str]) -> urllib.request.ProxyHandler:
