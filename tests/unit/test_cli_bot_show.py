@@ -195,6 +195,11 @@ def test_the_next_step_fits_the_trouble(changes: dict[str, Any], step: tuple[str
     assert next_step(replace(picture(), row=ROW | changes), command).commands == step
 
 
+def test_a_webhook_that_takes_a_polling_bots_updates_is_no_second_poller() -> None:
+    row = ROW | {"health": "conflicted", "cause": "a webhook takes its updates to https://b.example, so it cannot poll"}
+    assert "deleteWebhook" in next_step(replace(picture(), row=row), command).why
+
+
 def test_json_holds_no_value_of_a_variable_and_masks_a_password_in_a_url() -> None:
     shown = replace(picture(env=("KEY",)), values=VALUES | {"bot_api_url": "https://joe:hunter2@example.org"})
     text = json.dumps(as_json(shown), default=str)

@@ -107,7 +107,16 @@ def test_updates_that_wait_over_several_probes_and_become_no_fewer_mean_deaf() -
     assert found(blind(info=waiting)) == []
     (finding,) = polling.multibot_check(blind(info=replace(waiting, waiting_probes=12)))
     assert (finding.check, finding.restart, finding.since_mono) == ("deaf", True, NOW - 185)
-    assert finding.text == "deaf: 2 updates have been waiting at Telegram for 3 min"
+    assert (
+        finding.text == "deaf: 2 updates have been waiting at Telegram for 3 min (does it only send? receives=nothing)"
+    )
+    (sure,) = polling.multibot_check(blind({"receives": "polling"}, replace(waiting, waiting_probes=12)))
+    assert (sure.text, sure.restart) == ("deaf: 2 updates have been waiting at Telegram for 3 min", True)
+
+
+def test_a_script_that_has_never_polled_is_told_but_not_restarted_it_may_only_send() -> None:
+    waiting = said(pending=1, waiting_probes=12, waiting_since_mono=NOW - 185)
+    assert found(replace(blind(info=waiting), launch="script")) == [("deaf", False)]
 
 
 def test_what_has_arrived_meanwhile_shows_that_it_hears() -> None:
