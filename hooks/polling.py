@@ -90,10 +90,10 @@ def _fighting(times: Iterable[float], now: float, told: bool) -> bool:
 
 def _frozen(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
     if heartbeat.watchdog_s:
-        since, limit_s = heartbeat.watchdog_mono, heartbeat.watchdog_s
+        since, limit_s, text = heartbeat.watchdog_mono, heartbeat.watchdog_s, "frozen: no WATCHDOG=1 from it for"
         if since is None:
             since, limit_s = _began(heartbeat), max(limit_s, float(observation.settings["start_grace_s"]))
-        text = "frozen: no WATCHDOG=1 from it for"
+            text = "frozen: it has never fed its watchdog (WATCHDOG=1), for"
     elif heartbeat.loop_mono is not None:
         since, limit_s = heartbeat.loop_mono, float(observation.settings["frozen_after_s"])
         text = "frozen: its event loop stands still for"
@@ -158,7 +158,7 @@ def _heard(observation: Observation, heartbeat: Heartbeat, check: str) -> bool:
         return heartbeat.watchdog_mono is not None
     if heartbeat.poll_success_mono is not None or observation.polls:
         return heartbeat.poll_success_mono is not None
-    return observation.webhook is not None or (observation.uptime_s or 0.0) > webhook.ASKED_WITHIN_S
+    return not webhook.is_awaited(observation) and (observation.webhook is None or observation.webhook.code == 200)
 
 
 def _held(observation: Observation, check: str) -> Finding:

@@ -6,17 +6,23 @@ delivery that failed, in Telegram's words: over as soon as nothing waits any mor
 
 from __future__ import annotations
 
-from multibot_plugin.hookspecs import Finding, Health, Heartbeat, Level, Observation, WebhookInfo, hookimpl
+from multibot_plugin.hookspecs import Finding, Health, Heartbeat, Level, MonitorInfo, Observation, WebhookInfo, hookimpl
 
-_WAITING_PROBES = 4  # answers in a row in which updates wait and become no fewer
+_WAITING_PROBES = 12  # answers in a row in which updates wait and become no fewer; a busy bot has two or three
 _RECENT_S = 600.0
-ASKED_WITHIN_S = 300.0  # Telegram, about a bot that came up
+_probing = True
+
+
+@hookimpl
+def multibot_configure(info: MonitorInfo) -> None:
+    global _probing
+    _probing = float(info.settings["monitor.probe_s"]) > 0
 
 
 @hookimpl
 def multibot_check(observation: Observation) -> list[Finding]:
     info = observation.webhook
-    if info is None and "webhook" in observation.open and (observation.uptime_s or 0.0) < ASKED_WITHIN_S:
+    if "webhook" in observation.open and is_awaited(observation):
         text = "webhook: not known yet whether Telegram can deliver again"
         return [Finding(observation.bot, "webhook", Level.WARNING, text, Health.DEGRADED)]
     if observation.state != "running" or info is None or info.error_at is None or not info.pending:
@@ -26,6 +32,11 @@ def multibot_check(observation: Observation) -> list[Finding]:
         return []
     text = f"webhook: Telegram cannot deliver: {info.error}"
     return [Finding(observation.bot, "webhook", Level.WARNING, text, Health.DEGRADED)]
+
+
+def is_awaited(observation: Observation) -> bool:
+    """Return whether Telegram is yet to be asked about this process, of a bot or since the monitor began."""
+    return observation.webhook is None and _probing
 
 
 def deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
@@ -43,7 +54,11 @@ def deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
         return None
     what = "1 update has" if info.pending == 1 else f"{info.pending} updates have"
     text = f"deaf: {what} been waiting at Telegram for {span(observation.now - since)}"
-    return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=True, since_mono=since)
+    if observation.receives == "auto":
+        text = f"{text} (does it only send? receives=nothing)"
+    # Of a script that has never polled, though its polls could be seen, that is likely.
+    again = observation.receives != "auto" or observation.launch != "script"
+    return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=again, since_mono=since)
 
 
 def taken(observation: Observation) -> str:

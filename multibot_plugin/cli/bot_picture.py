@@ -16,7 +16,7 @@ from multibot_plugin.cli.output import Context
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot
 from multibot_plugin.home import Home
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME
-from multibot_runner.protocol import Run
+from multibot_runner.protocol import Run, is_number
 from multibot_runner.readers import read_runs
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ class Picture:
 
     ``runs_as`` and ``values``: launch, target, python, user, uid and the effective settings, from the configuration
     or else from what is rendered. ``env``: names only. ``changes`` (audit log, newest first) and ``incidents`` are
-    plain values. ``notes``: what could not be found out.
+    plain values. ``webhook``: what Telegram said of the process that runs (health.states.WebhookInfo), empty: nothing.
+    ``notes``: what could not be found out.
     """
 
     bot: str
@@ -47,6 +48,7 @@ class Picture:
     env: Sequence[str] = ()
     changes: Sequence[Mapping[str, Any]] = ()
     incidents: Sequence[Mapping[str, Any]] = ()
+    webhook: Mapping[str, Any] = field(default_factory=dict)
     runs: Sequence[Run] = ()
     log: Path = Path()
     log_lines: Sequence[str] = ()
@@ -74,10 +76,24 @@ def gather(context: Context, bot: str) -> Picture:
         at=fleet.at, running=fleet.away is None, config=config, problem=problem,
         values=context.settings.for_bot(own) | launch, own=own, env=env,
         changes=[*_from_journal(context.home, bot), *changes],
+        webhook=webhook_of(status, bot, rows.get(bot, {}).get("pid")),
         incidents=[i for i in status.get("incidents", ()) if i.get("bot") == bot],
         runs=read_runs(context.home.bot(bot)),
         log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES, secrets), notes=notes,
     )  # fmt: skip
+
+
+def webhook_of(status: Mapping[str, Any], bot: str, pid: Any) -> Mapping[str, Any]:
+    """Return what stands in the monitor's picture, whatever somebody made of the file; ages count from its ``mono``."""
+    try:
+        seen = status["bots"][bot]
+        info = seen["webhook"] if pid and seen["pid"] == pid else None
+        if info is None:
+            return {}
+        failed_at = info["error_at"] if is_number(info["error_at"]) else None
+        return {**info, "error_at": failed_at, "age_s": max(0.0, float(status["mono"]) - float(info["asked_mono"]))}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def _from_database(context: Context, bot: str) -> tuple[Any, list[Any], list[str], str]:

@@ -16,6 +16,7 @@ from multibot_plugin.cli.output import (
     Context,
     clean,
     complete_bot,
+    count,
     duration,
     fold,
     mark,
@@ -102,6 +103,8 @@ def _state(picture: Picture) -> Iterator[tuple[str, str]]:
     if values["launch"] == "command":
         health.append("polling cannot be seen from outside")
     yield "Health", " · ".join(health)
+    if picture.webhook:
+        yield "Telegram", one_line(" · ".join(_telegram(picture.webhook, picture.at)))
     if row["pid"]:
         process = [f"pid {row['pid']}, up {duration(row['uptime_s'])}"]
     else:
@@ -114,6 +117,18 @@ def _state(picture: Picture) -> Iterator[tuple[str, str]]:
     origin = "" if "memory_limit" in picture.own else " (fleet)"
     used = f"{size(row['memory_bytes'])} · " if row["memory_bytes"] is not None else ""
     yield "Memory", used + (f"limit {size(limit)}{origin}" if limit else "no limit")
+
+
+def _telegram(info: Mapping[str, Any], now_at: float) -> Iterator[str]:
+    """Yield what Telegram said of a bot whose polls are not seen."""
+    yield f"asked {duration(info.get('age_s'))} ago"
+    if info.get("code") != 200:
+        yield f"rejects its token ({info.get('code')})"
+        return
+    yield f"webhook {info.get('origin')}" if info.get("origin") else "no webhook"
+    yield f"{count(info.get('pending') or 0, 'update')} waiting"
+    if info.get("error"):
+        yield f"last failed delivery {clock(info.get('error_at'), now_at)}: {info['error']}"
 
 
 def _configuration(picture: Picture) -> Iterator[tuple[str, str]]:
@@ -211,6 +226,7 @@ def as_json(picture: Picture) -> dict[str, Any]:
             "runs": [asdict(run) for run in picture.runs],
             "ends": [asdict(end) for end in ends(picture.runs, picture.row, picture.changes)],
             "log": {"file": str(picture.log), "lines": list(picture.log_lines)},
+            "webhook": dict(picture.webhook) or None,
             "notes": list(picture.notes),
         }
     }

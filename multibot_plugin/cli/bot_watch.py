@@ -46,11 +46,12 @@ def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0
     Raises SupervisordAway, NoSuchBot.
     """
     paths = home.bot(bot)
-    launch, _ = read_live(paths)
+    launch, live = read_live(paths)
+    polls = live.get("receives") not in ("webhook", "nothing")
     deadline, agreed = time.monotonic() + patience_s, None
     while True:
         row, heartbeat = supervisor.row(bot), read_heartbeat(paths)
-        verdict = judge(row, heartbeat, launch, time.monotonic())
+        verdict = judge(row, heartbeat, launch, time.monotonic(), polls)
         if verdict is None and time.monotonic() > deadline:
             verdict = at_the_end(row, heartbeat)
         if verdict is not None and verdict.ok and _is_awaited(row):
@@ -71,8 +72,13 @@ def _explained(home: Home, verdict: Verdict, row: Mapping[str, Any]) -> Verdict:
     return Verdict(False, f"{verdict.text}{f': {reason}' if reason else ''}{final}", todo)
 
 
-def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now: float) -> Verdict | None:
-    """Return how a start came out, None while that is not known yet. ``now`` is CLOCK_MONOTONIC. Pure."""
+def judge(
+    row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now: float, polls: bool = True
+) -> Verdict | None:
+    """Return how a start came out, None while that is not known yet. ``now`` is CLOCK_MONOTONIC. Pure.
+
+    ``polls`` False: the bot receives by webhook or nothing.
+    """
     statename = row["statename"]
     if statename == "EXITED":
         known = {EXIT_FINAL: Verdict(False, "gave up"), EXIT_FINISHED: Verdict(True, "has finished")}
@@ -87,8 +93,10 @@ def judge(row: Mapping[str, Any], heartbeat: Heartbeat | None, launch: str, now:
         return None
     if heartbeat.poll_success_mono is not None or _holds_a_poll(heartbeat, now):
         return Verdict(True, "polling")
-    proven_s = {"command": _COMMAND_PROVEN_S, "script": _SCRIPT_PROVEN_S}.get(launch)
-    if proven_s is not None and not heartbeat.polling_seen and (row["uptime_s"] or 0.0) >= proven_s:
+    proven_s = {"command": _COMMAND_PROVEN_S, "script": _SCRIPT_PROVEN_S}.get(
+        launch, None if polls else _SCRIPT_PROVEN_S
+    )
+    if proven_s is not None and not (polls and heartbeat.polling_seen) and (row["uptime_s"] or 0.0) >= proven_s:
         return Verdict(True, "running")
     return None
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from multibot_plugin.cli.alerting import ask_telegram, unsent, where_alerts_go
 from multibot_plugin.cli.checks import BAD, GOOD, WARNING, Check, Found, Patient
 from multibot_plugin.cli.config import problems
-from multibot_plugin.cli.output import count, size
+from multibot_plugin.cli.output import size
 from multibot_plugin.errors import MultibotError, Refused
 from multibot_plugin.home import Home, user_name
 
@@ -68,7 +68,7 @@ def ports(patient: Patient) -> Found:
         elif bot in up and port not in now:
             text = f"port {port} of {bot}: nobody listens on it"
             found.append(Check("ports", WARNING, text, (home.command(f"logs {bot}"),)))
-    return found or Check("ports", GOOD, f"{count(len(declared), 'port')} of bots, nobody else on one")
+    return found or Check("ports", GOOD, f"ports: {len(declared)} declared by bots, no stranger listens on one")
 
 
 def isolation(patient: Patient) -> Found:

@@ -33,6 +33,8 @@ def remedy(row: Row, cause: str, command: Callable[[str], str]) -> Remedy:
         return Remedy((command(f"bot start {bot}"),)) if row["statename"] else Remedy()
     if state == "finished":
         return Remedy((command(f"bot start {bot}"),), "to run it once more")
+    if health == Health.CONFLICTED and "webhook" in cause:
+        return Remedy((), "it has to call deleteWebhook before it polls, or to receive by webhook (--receives webhook)")
     if health == Health.CONFLICTED:
         return Remedy((), f"another program polls with this token: stop it, or {_NEW_TOKEN}")
     if health == Health.UNAUTHORISED or (state == "quarantined" and "token" in cause):

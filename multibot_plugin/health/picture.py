@@ -31,6 +31,7 @@ def bot_picture(observation: Observation, tracks: Mapping[Key, Track], restarts_
         "update_mono": heartbeat.update_mono if heartbeat else None,
         "restarts_24h": restarts_24h(observation.runs, restarts_at, observation.now_at),
         "launch": observation.launch,
+        "webhook": asdict(observation.webhook) if observation.webhook else None,
     }
 
 

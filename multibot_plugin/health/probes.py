@@ -1,7 +1,7 @@
 """Asking Telegram (getWebhookInfo) about the bots of which nothing else tells whether updates reach them.
 
-Each about once in ``monitor.probe_s``, spread over that time, a few at once, in daemon threads with a deadline. What
-cannot be found out is no finding: the log says it, once.
+Each about once in ``monitor.probe_s`` (more often while updates wait), spread over that time, a few at once, in daemon
+threads with a deadline. What cannot be found out is no finding: the log says it, once.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from multibot_plugin.workers import StillBusy, TooSlow, Worker, ended
 from multibot_runner.protocol import BadFile, RunnerSettings, decode, read_file
 
 AT_ONCE = 4
+CLOSER = 4  # times as often while updates wait: those of a busy bot become fewer between two looks, once in a while
 TIMEOUT_S, DEADLINE_S = 5.0, 15.0
 _log = logging.getLogger("multibot.monitor")
 
@@ -95,7 +96,8 @@ class Prober:
             self._workers.append(worker)
             del self._asking[bot]
         if self._watched.get(bot) == watched:
-            again = max(watched.due_mono + self._interval_s, self._clock()[0] + self._interval_s / 2)
+            pause_s = self._interval_s / (CLOSER if info and info.pending else 1)
+            again = max(watched.due_mono + pause_s, self._clock()[0] + pause_s / 2)
             self._watched[bot] = replace(watched, due_mono=again, info=info)
         self._begin_due()
 

@@ -101,10 +101,12 @@ def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[H
     heartbeat = observation.heartbeat
     if heartbeat is None:
         return Health.UNKNOWN, "no heartbeat yet"
+    if heartbeat.status:
+        return health, f"it says: {heartbeat.status}"
     if observation.receives in ("webhook", "nothing"):
         return health, "receives by webhook" if observation.receives == "webhook" else "only sends"
     if observation.launch == "command":
-        return health, f"it says: {heartbeat.status}" if heartbeat.status else "polling is not visible"
+        return health, "polling is not visible"
     if heartbeat.poll_success_mono is None:
         if observation.polls and _first_poll_open(heartbeat, observation.now):
             return health, "first poll open"

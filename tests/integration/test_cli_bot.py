@@ -141,7 +141,9 @@ def test_a_port_that_two_bots_have_or_somebody_else_is_told_by_apply_and_doctor(
         assert check["text"].startswith(f"port {used} of second is in use by")
         assert check["remedies"][0].endswith("bot set second --port N")
     told = json.loads(system.run("doctor", "-o", "json", code=None).stdout)["checks"]
-    assert [c["text"] for c in told if c["check"] == "ports"] == ["2 ports of bots, nobody else on one"]
+    assert [c["text"] for c in told if c["check"] == "ports"] == [
+        "ports: 2 declared by bots, no stranger listens on one"
+    ]
 
 
 @pytest.mark.root

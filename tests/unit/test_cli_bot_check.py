@@ -27,7 +27,7 @@ from multibot_plugin.bots.check import (
 )
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.bots.identity import Identity, identify, obstacle
-from multibot_plugin.bots.telegram import check_chat, check_token
+from multibot_plugin.bots.telegram import check_chat, check_token, webhook_info
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 
 TOKEN = "123456789:" + "A" * 35
@@ -90,6 +90,29 @@ def telegram() -> Iterator[http.server.HTTPServer]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("result", "error"),
+    [
+        ({"url": f"https://b.example:8443/{TOKEN}?x", "pending_update_count": 3, "last_error_date": 1e300,
+          "last_error_message": f"no {TOKEN} " + "x" * 900}, None),
+        ([], "does not answer like a Bot API server"), ({"pending_update_count": "many"}, "does not answer like"),
+        ({"url": "http://[", "pending_update_count": 1}, "does not answer like"),
+    ],
+)  # fmt: skip
+def test_what_telegram_says_of_a_webhook_is_short_and_holds_no_token(
+    telegram: http.server.HTTPServer, result: object, error: str | None
+) -> None:
+    telegram.reply = (200, {"ok": True, "result": result}, {})  # type: ignore[attr-defined]
+    if error:
+        with pytest.raises(MultibotError, match=error):
+            webhook_info(TOKEN, url(telegram), "", {}, 1.0)
+        return
+    info = webhook_info(TOKEN, url(telegram), "https://b.example:8443/other", {}, 1.0)
+    assert (info.origin, info.as_configured, info.pending, info.error_at) == ("https://b.example:8443", False, 3, None)
+    assert len(repr(info)) < 600
+    assert TOKEN.partition(":")[2] not in repr(info)
 
 
 def url(server: http.server.HTTPServer) -> str:

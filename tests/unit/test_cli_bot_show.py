@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from multibot_plugin.cli.bot_picture import Picture, show_value, tail
+from multibot_plugin.cli.bot_picture import Picture, show_value, tail, webhook_of
 from multibot_plugin.cli.bot_show import as_json, clock, describe, headline, next_step
 from multibot_plugin.cli.ends import ends
 from multibot_plugin.cli.remedies import Remedy
@@ -51,6 +51,31 @@ def test_a_healthy_bot_is_shown_with_all_that_is_known() -> None:
     assert "Process    pid 42, up 1h 01m · restarts: 1 in 24 h · starts with the system" in lines
     assert "Variables  GREETING (values are not shown)" in lines
     assert "Next:" not in text
+
+
+def test_what_telegram_says_of_a_bot_whose_polls_are_not_seen() -> None:
+    info = {"age_s": 20.0, "code": 200, "origin": "https://b.example", "pending": 3, "error": "Connection refused",
+            "error_at": NOW - 90}  # fmt: skip
+    lines = list(describe(picture(webhook=info), command))
+    (line,) = [line for line in lines if line.startswith("Telegram")]
+    failed = clock(NOW - 90, NOW)
+    assert line == ("Telegram   asked 20s ago · webhook https://b.example · 3 updates waiting · "
+                    f"last failed delivery {failed}: Connection refused")  # fmt: skip
+    rejected = list(describe(picture(webhook={"age_s": 1.0, "code": 401}), command))
+    assert "Telegram   asked 1s ago · rejects its token (401)" in rejected
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"bots": []},
+        {"bots": {"shop": {"pid": 42, "webhook": 7}}, "mono": 1},
+        {"bots": {"shop": {"pid": 41, "webhook": {"asked_mono": 1}}}, "mono": 1},
+    ],
+)
+def test_a_picture_that_somebody_damaged_says_nothing_of_a_webhook(found: dict[str, Any]) -> None:
+    assert webhook_of(found, "shop", 42) == {}
 
 
 def test_a_bot_in_trouble_is_so_since_its_incident_began_and_the_cause_is_said_once() -> None:
@@ -168,6 +193,11 @@ def test_who_stopped_a_bot_stands_in_the_headline() -> None:
 )
 def test_the_next_step_fits_the_trouble(changes: dict[str, Any], step: tuple[str, ...]) -> None:
     assert next_step(replace(picture(), row=ROW | changes), command).commands == step
+
+
+def test_a_webhook_that_takes_a_polling_bots_updates_is_no_second_poller() -> None:
+    row = ROW | {"health": "conflicted", "cause": "a webhook takes its updates to https://b.example, so it cannot poll"}
+    assert "deleteWebhook" in next_step(replace(picture(), row=row), command).why
 
 
 def test_json_holds_no_value_of_a_variable_and_masks_a_password_in_a_url() -> None:

@@ -40,6 +40,12 @@ def test_a_bot_has_started_when_telegram_took_its_poll_or_it_lives_where_polls_c
     assert (verdict.ok, verdict.text) == (True, text)
 
 
+@pytest.mark.parametrize("launch", ["build", "script", "command"])
+def test_a_bot_that_does_not_poll_has_started_when_it_lives_for_a_while(launch: str) -> None:
+    assert judge(row(uptime_s=1.0), beat(polling_seen=True), launch, NOW, polls=False) is None
+    assert judge(row(), beat(polling_seen=True), launch, NOW, polls=False) == Verdict(True, "running")
+
+
 @pytest.mark.parametrize(
     ("state", "heartbeat"),
     [

@@ -127,7 +127,7 @@ def test_the_picture_has_what_the_plugin_inside_supervisord_reads() -> None:
     assert picture == {
         "pid": PID, "phase": "running", "health": "healthy", "cause": "", "memory_bytes": 50 * 1024**2,
         "cpu_percent": 0.1, "connections": 1, "poll_success_mono": NOW - 1, "update_mono": NOW - 9,
-        "restarts_24h": 1, "launch": "script",
+        "restarts_24h": 1, "launch": "script", "webhook": None,
     }  # fmt: skip
     sick = bot_picture(seen, {track().key: track(), ("greeter", "x"): track(level=None)}, [])
     assert (sick["health"], sick["cause"]) == ("deaf", "no luck")

@@ -7,7 +7,7 @@ import pytest
 from watched import NOW, PID, heartbeat, observation
 
 from multibot_hooks import polling
-from multibot_plugin.hookspecs import Finding, Health, Level, Observation
+from multibot_plugin.hookspecs import Finding, Health, Level, Observation, WebhookInfo
 
 STARTED = {"start_mono": NOW - 100, "poll_success_mono": None}
 
@@ -173,4 +173,7 @@ def test_a_bot_that_came_back_and_is_deaf_again_may_be_restarted_again() -> None
 
 def test_a_command_bots_polls_are_invisible() -> None:
     blind = heartbeat(polling_seen=False, poll_start_mono=None, poll_success_mono=None, poll_timeout_s=None)
-    assert check(observation(launch="command", heartbeat=blind, open=frozenset({"deaf"}))) == []
+    assert check(observation(launch="command", heartbeat=blind)) == []
+    told = observation(launch="command", heartbeat=blind, open=frozenset({"deaf"}))
+    assert check(told) == [("deaf", False)]  # until Telegram was asked
+    assert check(replace(told, webhook=WebhookInfo(NOW - 1))) == []

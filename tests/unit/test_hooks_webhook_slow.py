@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -11,9 +12,16 @@ from watched import NOW, NOW_AT, heartbeat, observation
 
 from multibot_hooks import polling, slow, webhook
 from multibot_plugin.health.rules import followed, is_unseen, judge
-from multibot_plugin.hookspecs import Health, Level, Observation, WebhookInfo
+from multibot_plugin.hookspecs import Health, Level, MonitorInfo, Observation, WebhookInfo
 
 UNSEEN = {"polling_seen": False, "poll_start_mono": None, "poll_success_mono": None, "poll_timeout_s": None}
+
+
+@pytest.fixture
+def no_probes() -> Iterator[None]:
+    webhook.multibot_configure(MonitorInfo("h", {"monitor.probe_s": 0.0}, {}))
+    yield
+    webhook.multibot_configure(MonitorInfo("h", {"monitor.probe_s": 60.0}, {}))
 
 
 def blind(settings: dict[str, Any] | None = None, info: WebhookInfo | None = None, **beat: Any) -> Observation:
@@ -95,15 +103,24 @@ def test_a_token_that_telegram_rejects_is_told_of_a_bot_whose_polls_are_not_seen
 
 
 def test_updates_that_wait_over_several_probes_and_become_no_fewer_mean_deaf() -> None:
-    waiting = said(pending=2, waiting_probes=3, waiting_since_mono=NOW - 185)
+    waiting = said(pending=2, waiting_probes=11, waiting_since_mono=NOW - 185)
     assert found(blind(info=waiting)) == []
-    (finding,) = polling.multibot_check(blind(info=replace(waiting, waiting_probes=4)))
+    (finding,) = polling.multibot_check(blind(info=replace(waiting, waiting_probes=12)))
     assert (finding.check, finding.restart, finding.since_mono) == ("deaf", True, NOW - 185)
-    assert finding.text == "deaf: 2 updates have been waiting at Telegram for 3 min"
+    assert (
+        finding.text == "deaf: 2 updates have been waiting at Telegram for 3 min (does it only send? receives=nothing)"
+    )
+    (sure,) = polling.multibot_check(blind({"receives": "polling"}, replace(waiting, waiting_probes=12)))
+    assert (sure.text, sure.restart) == ("deaf: 2 updates have been waiting at Telegram for 3 min", True)
+
+
+def test_a_script_that_has_never_polled_is_told_but_not_restarted_it_may_only_send() -> None:
+    waiting = said(pending=1, waiting_probes=12, waiting_since_mono=NOW - 185)
+    assert found(replace(blind(info=waiting), launch="script")) == [("deaf", False)]
 
 
 def test_what_has_arrived_meanwhile_shows_that_it_hears() -> None:
-    waiting = said(pending=2, waiting_probes=9, waiting_since_mono=NOW - 600)
+    waiting = said(pending=2, waiting_probes=99, waiting_since_mono=NOW - 600)
     seen = blind({"receives": "webhook"}, replace(waiting, origin="https://h"), update_mono=NOW - 20)
     assert found(seen) == []
 
@@ -115,7 +132,13 @@ def test_deaf_is_over_when_nothing_waits_any_more_and_not_because_it_was_restart
     still = said(pending=2, waiting_probes=1, waiting_since_mono=NOW - 5)
     assert found(replace(told, webhook=still)) == [("deaf", True)]
     assert found(replace(told, webhook=said())) == []
-    assert found(replace(told, uptime_s=301.0)) == []  # nobody could be asked: nothing can be said
+    assert found(replace(told, webhook=said(code=401))) == [("unauthorised", False), ("deaf", False)]
+    assert found(replace(told, uptime_s=9999.0)) == [("deaf", False)]  # the monitor came back, not the bot
+
+
+def test_what_was_told_does_not_stay_where_telegram_is_not_asked(no_probes: None) -> None:
+    assert found(replace(blind(), open=frozenset({"deaf"}))) == []
+    assert webhook.multibot_check(replace(blind(), open=frozenset({"webhook"}))) == []
 
 
 @pytest.mark.parametrize(
@@ -173,8 +196,7 @@ def test_a_delivery_that_failed_is_told_in_telegrams_words_while_something_waits
     assert webhook.multibot_check(replace(seen, heartbeat=heartbeat(**UNSEEN, update_mono=NOW - 30))) == []
     assert webhook.multibot_check(replace(seen, webhook=None)) == []
     told = replace(seen, webhook=None, open=frozenset({"webhook"}))
-    assert webhook.multibot_check(told) == []  # nobody can be asked
-    (held,) = webhook.multibot_check(replace(told, uptime_s=20.0))
+    (held,) = webhook.multibot_check(told)
     assert held.text == "webhook: not known yet whether Telegram can deliver again"
 
 
