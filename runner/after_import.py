@@ -30,7 +30,7 @@ class Hook:
             self.after(module)
         except Exception as error:
             why = f"this version has no {error.name!r}" if isinstance(error, AttributeError) else repr(error)
-            logs.say(f"what the bot does with {module.__name__} cannot be seen: {why}")
+            logs.say(f"what the bot does with {module.__name__} shows only in part: {why}")
 
 
 def install(hooks: Dict[str, Hook]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from typing import Any
+from typing import Any, Callable
 
 from multibot_runner.record import Recorder
 
@@ -12,17 +12,20 @@ BEAT_S = 3.0
 
 
 class LoopBeat:
-    """Beats on one loop at a time, by timers: no task that the bot would meet among its own."""
+    """Beats on one loop at a time, by timers: no task that the bot would meet among its own.
+
+    Only while the loop runs: a script may leave it for a while (``run_until_complete`` again and again) or for good.
+    """
 
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
         self._loop: Any = None
+        self._timer: Any = None
 
     def here(self) -> None:
         """Beat on the loop that runs this code, unless another one does already.
 
-        Called where the bot polls or handles an update. Without a running loop: a beat that nobody runs any more is
-        over, for a script may use a loop for a while and go on without.
+        Called where the bot polls or handles an update.
         """
         asyncio = sys.modules.get("asyncio")  # not imported for a bot that does without
         loop = asyncio._get_running_loop() if asyncio else None
@@ -30,28 +33,28 @@ class LoopBeat:
             return
         if loop is not None:
             self.on(loop)
-        elif self._loop is not None:
-            self._over()
+        elif self._loop is not None:  # one that did not say when it was left
+            self._loop = None
+            self._recorder.loop_left()
 
     def on(self, loop: Any) -> None:
-        """Beat on ``loop`` from its next turn on, until it is closed."""
+        """Beat on ``loop`` whenever it runs."""
         self._loop = loop
-        close = loop.close
-
-        def closed() -> None:
-            if self._loop is loop:
-                self._over()
-            close()
-
         with contextlib.suppress(AttributeError):  # a loop made of C
-            loop.close = closed
-        loop.call_soon(self._beat, loop)
+            loop.stop, loop.close = self._leaving(loop, loop.stop), self._leaving(loop, loop.close)
+        self._timer = loop.call_soon(self._beat, loop, False)
 
-    def _beat(self, loop: Any) -> None:
+    def _leaving(self, loop: Any, leave: Callable[[], None]) -> Callable[[], None]:
+        def left() -> None:
+            if self._loop is loop and not loop.is_closed():
+                self._timer.cancel()
+                self._timer = loop.call_soon(self._beat, loop, False)  # when it runs again
+                self._recorder.loop_left()
+            leave()
+
+        return left
+
+    def _beat(self, loop: Any, at_once: bool) -> None:
         if self._loop is loop:
-            self._recorder.beat()
-            loop.call_later(BEAT_S, self._beat, loop)
-
-    def _over(self) -> None:
-        self._loop = None
-        self._recorder.update(loop_mono=None)
+            self._recorder.beat(at_once)
+            self._timer = loop.call_later(BEAT_S, self._beat, loop, True)

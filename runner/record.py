@@ -118,10 +118,14 @@ class Recorder:
             with contextlib.suppress(OSError):
                 _overwrite(self.paths.heartbeat, data)
 
-    def beat(self) -> None:
+    def beat(self, at_once: bool = True) -> None:
         """Write down that the event loop turns."""
         now = time.monotonic()
-        self._update(lambda _: {"loop_mono": now}, at_once=True)
+        self._update(lambda _: {"loop_mono": now}, at_once=at_once)
+
+    def loop_left(self) -> None:
+        """Write down that the event loop need not turn."""
+        self._update(lambda _: {"loop_mono": None}, at_once=self._written.loop_mono is not None)
 
     def poll_started(self, timeout_s: Optional[float]) -> None:
         """Nothing else may be heard until it ends: that no update waits any more is written at once."""

@@ -53,8 +53,8 @@ def patch_telegram_ext(handling: Handling, ext: Any) -> None:
 
 
 def patch_aiogram(handling: Handling, aiogram: Any) -> None:
-    """aiogram 3, polling and webhooks. An error that an error handler of the bot took is none."""
-    feed = aiogram.Dispatcher.feed_update
+    """aiogram 3, polling and webhooks; errors also where an error handler of the bot takes them."""
+    feed, propagate = aiogram.Dispatcher.feed_update, aiogram.Dispatcher.propagate_event
 
     @functools.wraps(feed)
     async def feed_update(self: Any, bot: Any, update: Any, **data: Any) -> Any:
@@ -62,13 +62,16 @@ def patch_aiogram(handling: Handling, aiogram: Any) -> None:
         handling.begin(updates)
         try:
             return await feed(self, bot, update, **data)
-        except Exception:
-            handling.failed()
-            raise
         finally:
             handling.end(updates)
 
-    aiogram.Dispatcher.feed_update = feed_update
+    @functools.wraps(propagate)
+    async def propagate_event(self: Any, update_type: str, *args: Any, **data: Any) -> Any:
+        if update_type == "error":
+            handling.failed()
+        return await propagate(self, update_type, *args, **data)
+
+    aiogram.Dispatcher.feed_update, aiogram.Dispatcher.propagate_event = feed_update, propagate_event
 
 
 class _Batch:
@@ -98,9 +101,9 @@ _in_handler: ContextVar[bool] = ContextVar("_in_handler", default=False)
 
 def patch_telebot(handling: Handling, telebot: Any) -> None:
     """pyTelegramBotAPI: updates come in batches, their handlers run in threads (or not)."""
-    process, execute, handle = (
-        telebot.TeleBot.process_new_updates, telebot.TeleBot._exec_task, telebot.TeleBot._handle_exception,
-    )  # fmt: skip
+    bot = telebot.TeleBot
+    process, execute = bot.process_new_updates, bot._exec_task
+    handle: Any = getattr(bot, "_handle_exception", None)
 
     @functools.wraps(process)
     def process_new_updates(self: Any, updates: Any) -> Any:
@@ -135,20 +138,21 @@ def patch_telebot(handling: Handling, telebot: Any) -> None:
 
         return execute(self, run, *args, **options)
 
-    @functools.wraps(handle)
     def handle_exception(self: Any, exception: Any) -> Any:
         if _in_handler.get():  # else the error of a poll
             handling.failed()
         return handle(self, exception)
 
-    telebot.TeleBot.process_new_updates = process_new_updates
-    telebot.TeleBot._exec_task, telebot.TeleBot._handle_exception = exec_task, handle_exception
+    bot.process_new_updates, bot._exec_task = process_new_updates, exec_task
+    if handle is not None:  # it came with 4.15
+        bot._handle_exception = handle_exception
 
 
 def patch_async_telebot(handling: Handling, module: Any) -> None:
     """pyTelegramBotAPI's AsyncTeleBot, which catches what its handlers raise."""
     bot = module.AsyncTeleBot
-    process, handle = bot.process_new_updates, bot._handle_exception
+    process: Any = bot.process_new_updates
+    handle: Any = getattr(bot, "_handle_exception", None)
 
     @functools.wraps(process)
     async def process_new_updates(self: Any, updates: Any) -> Any:
@@ -161,10 +165,11 @@ def patch_async_telebot(handling: Handling, module: Any) -> None:
             _in_handler.reset(before)
             handling.end(numbers)
 
-    @functools.wraps(handle)
     async def handle_exception(self: Any, exception: Any) -> Any:
         if _in_handler.get():
             handling.failed()
         return await handle(self, exception)
 
-    bot.process_new_updates, bot._handle_exception = process_new_updates, handle_exception
+    bot.process_new_updates = process_new_updates
+    if handle is not None:
+        bot._handle_exception = handle_exception

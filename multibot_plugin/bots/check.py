@@ -25,7 +25,8 @@ from multibot_runner.target import words_of
 OLDEST_PYTHON = (3, 10)
 _INTERPRETER_TIMEOUT_S = 30.0
 # What has another name where it is installed from.
-_PROJECTS = {"telegram": "python-telegram-bot", "telebot": "pyTelegramBotAPI"}
+_PROJECTS = {"telegram": "python-telegram-bot", "telebot": "pyTelegramBotAPI",
+             "tornado": "python-telegram-bot[webhooks]"}  # fmt: skip
 _PROBE = Path(__file__).with_name("probe.py")
 
 
@@ -124,11 +125,18 @@ def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, 
     question = {
         "folder": os.path.dirname(os.path.realpath(file)) if file else settings["workdir"] or str(work),
         "file": str(file or ""), "module": module, "function": function, "run": config.launch == "script",
-        "modules": ["telegram.ext"] if config.launch == "build" else [],
+        "modules": _needed_modules(config, settings),
         "token_var": settings["token_var"] if config.launch == "script" else "",
         "python": bool(settings["python"]), "workdir": settings["workdir"],
     }  # fmt: skip
     check_imports(who, python, question, bot_environment(config.env, work))
+
+
+def _needed_modules(config: BotConfig, settings: Mapping[str, Any]) -> list[str]:
+    """Return what the runner imports for this bot."""
+    if config.launch != "build":
+        return []
+    return ["telegram.ext", "tornado"] if settings["receives"] == "webhook" else ["telegram.ext"]
 
 
 def bot_code(config: BotConfig) -> tuple[Path | None, str, str]:
@@ -204,7 +212,8 @@ def _missing(module: str, python: Path, question: Mapping[str, Any]) -> str:
     name = module.partition(".")[0]
     project = _PROJECTS.get(name, name)
     if question["python"]:
-        return f"No module named {name!r} for {python}: {shlex.quote(str(python))} -m pip install {project}"
+        install = f"{shlex.quote(str(python))} -m pip install {shlex.quote(project)}"
+        return f"No module named {name!r} for {python}: {install}"
     told = f" ({project})" if project != name else ""
     return f"No module named {name!r}{told} for {python}: give --python /path/venv/bin/python"
 

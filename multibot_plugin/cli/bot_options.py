@@ -56,7 +56,9 @@ def launch_options(command: _F) -> _F:
         click.option("--command", "command_line", metavar='"PROGRAM ARGS"', help="Any program that polls by itself."),
         click.option("--script", metavar='"FILE ARGS"', help="An unchanged Python script (or '-m PACKAGE ARGS')."),
         click.option(
-            "--build", metavar="MODULE:FUNCTION", help="A function build(builder) that returns an Application."
+            "--build",
+            metavar="MODULE:FUNCTION",
+            help="A function build(builder) that returns an Application, or register(application).",
         ),
     ):
         command = option(command)
@@ -179,7 +181,11 @@ def _absolute_script(target: str) -> str:
     except ValueError:
         return target  # refused later, with the reason
     _note_files(words[1:])
-    return shlex.join(words if words[:1] in ([], ["-m"]) else [absolute(words[0]), *words[1:]])
+    if words[:1] in ([], ["-m"]):
+        return shlex.join(words)
+    if words[1:] and not os.path.exists(words[0]):
+        say(f"note: {words[0]!r} is taken for the script and the rest for its arguments: quote a path with blanks")
+    return shlex.join([absolute(words[0]), *words[1:]])
 
 
 def _absolute_build(target: str) -> str:

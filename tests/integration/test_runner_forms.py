@@ -403,12 +403,21 @@ def test_a_build_function_may_ask_for_its_context(place: Place, sandbox: Sandbox
     source = """
         def build(builder, bot):
             bot.logger.warning("%s %s %s", bot.id, bot.paths.work, bot.settings.poll_timeout_s)
-            return builder.build()
+            # All options are open: nothing of the builder's is set but token, server and rate limiter.
+            builder = builder.get_updates_read_timeout(20).read_timeout(9).get_updates_connection_pool_size(2)
+            made = builder.concurrent_updates(True).post_init(first).build()
+            bot.logger.warning("limits: %s", type(made.bot.rate_limiter).__name__)
+            return made
+
+        async def first(application):
+            print("first")
     """
     bot = place.bot("build", f"{place.file('a_bot.py', source)}:build", bot_api_url=sandbox.url)
     sandbox.register(bot.token, bot.id)
     bot.start()
-    bot.said(f"{bot.id} {bot.paths.work} 5.0")
+    for text in (f"{bot.id} {bot.paths.work} 5.0", "limits: AIORateLimiter", "first\n"):
+        bot.said(text)
+    wait_for(lambda: bot.heartbeat and bot.heartbeat.poll_timeout_s == 5.0, "a poll")
 
 
 def test_a_build_bot_outlives_a_server_that_is_away_at_the_start(place: Place, sandbox: Sandbox) -> None:

@@ -48,6 +48,10 @@ AIOGRAM = """
             raise RuntimeError("as asked")
         await message.answer(message.text)
 
+    @dispatcher.errors()
+    async def take(event):
+        print("taken", flush=True)
+
     asyncio.run(dispatcher.start_polling(Bot(os.environ["BOT_TOKEN"]), polling_timeout=4))
 """
 TELEBOT = """

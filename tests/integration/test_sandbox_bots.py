@@ -106,7 +106,7 @@ async def test_small_methods_answer_as_telegram_does(sandbox: Place) -> None:
 MULTIPART = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
 
 
-@pytest.mark.parametrize("method", ["sendMessage", "SENDMESSAGE", "sendmessage"])
+@pytest.mark.parametrize(("verb", "method"), [("POST", "sendMessage"), ("POST", "SENDMESSAGE"), ("GET", "sendmessage")])
 @pytest.mark.parametrize(
     ("query", "body", "kind"),
     [
@@ -120,10 +120,10 @@ MULTIPART = b'--x\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
     ids=["query", "form", "json", "both", "multipart"],
 )  # fmt: skip
 async def test_parameters_come_in_every_way(
-    sandbox: Place, method: str, query: dict[str, str], body: bytes | None, kind: str
+    sandbox: Place, verb: str, method: str, query: dict[str, str], body: bytes | None, kind: str
 ) -> None:
     url = f"{sandbox.url}/bot{sandbox.token}/{method}?{urllib.parse.urlencode(query)}"
-    status, _, answer = await fetch(url, body, kind)
+    status, _, answer = await fetch(url, body, kind, verb)
     assert (status, answer["result"]["text"], answer["result"]["chat"]["id"]) == (200, "hi", CHAT)
 
 

@@ -24,13 +24,16 @@ async def sandbox() -> AsyncIterator[Place]:
         yield made
 
 
-async def fetch(url: str, data: bytes | None = None, kind: str = "application/json") -> tuple[int, Any, Any]:
+async def fetch(
+    url: str, data: bytes | None = None, kind: str = "application/json", verb: str | None = None
+) -> tuple[int, Any, Any]:
     """Return status, headers and body (decoded when it is JSON) of one HTTP call."""
 
     def call() -> tuple[int, Any, Any]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        request = urllib.request.Request(url, data, {"Content-Type": kind}, method=verb)
         try:
-            with opener.open(urllib.request.Request(url, data, {"Content-Type": kind}), timeout=10) as answer:
+            with opener.open(request, timeout=10) as answer:
                 return answer.status, answer.headers, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:

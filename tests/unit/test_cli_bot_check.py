@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from multibot_plugin.errors import BadValue, MultibotError, Refused
 TOKEN = "123456789:" + "A" * 35
 ME = identify("", None, root=False)
 NOBODY = Identity(70003, 70003)
-DEFAULTS = {"workdir": "", "env_file": "", "python": "", "token_var": "BOT_TOKEN"}
+DEFAULTS = {"workdir": "", "env_file": "", "python": "", "token_var": "BOT_TOKEN", "receives": "auto"}
 
 
 def config(launch: str, target: str, env: dict[str, str] | None = None) -> BotConfig:
@@ -267,6 +268,49 @@ def test_a_script_whose_imports_are_found_passes_and_is_not_run(tmp_path: Path) 
     script.write_text("import json, beside\nfrom os import path\nopen('made', 'w')\n")
     check_launch(config("script", str(script)), DEFAULTS, ME, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["beside.py", "bot.py"]
+
+
+def test_a_script_with_arguments_is_the_file_that_comes_first(tmp_path: Path) -> None:
+    script = tmp_path / "my bot.py"
+    script.write_text("import no_such_library\n")
+    for target in (str(script), f"'{script}' --flag 'a b'"):
+        with pytest.raises(Refused, match="no_such_library"):
+            check_launch(config("script", target), DEFAULTS, ME, tmp_path)
+    with pytest.raises(Refused, match="No module named 'no_such_package'"):
+        check_launch(config("script", "-m no_such_package --flag"), DEFAULTS, ME, tmp_path)
+
+
+def test_a_build_bot_that_receives_by_webhook_needs_tornado(tmp_path: Path) -> None:
+    bare = tmp_path / "venv"
+    subprocess.run([os.path.realpath(sys.executable), "-m", "venv", "--without-pip", str(bare)], check=True)
+    for package in ("telegram", "telegram/ext"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "bot.py").write_text("def build(builder): ...\n")
+    wish = DEFAULTS | {"python": f"{bare}/bin/python", "receives": "webhook"}
+    with pytest.raises(Refused) as error:
+        check_launch(config("build", f"{tmp_path}/bot.py:build"), wish, ME, tmp_path)
+    assert str(error.value) == (
+        f"No module named 'tornado' for {bare}/bin/python: {bare}/bin/python -m pip install"
+        " 'python-telegram-bot[webhooks]'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "text"),
+    [
+        ("bot.py", "is neither an absolute path nor '-m MODULE'"),
+        ("-m", "is neither an absolute path nor '-m MODULE'"),
+        ("-m 1x", "is neither an absolute path nor '-m MODULE'"),
+        ("/srv/bot.py 'one", "script cannot be split into words: No closing quotation"),
+        ("''", "is neither an absolute path nor '-m MODULE'"),
+    ],
+)
+def test_a_script_that_names_none_is_refused(target: str, text: str) -> None:
+    row = {"id": "a", "enabled": True, "launch": "script", "target": target, "token": TOKEN, "env": {}, "settings": {},
+           "uid": None, "config_version": 1}  # fmt: skip
+    with pytest.raises(BadValue, match=re.escape(text)):
+        BotConfig.from_row(row)
 
 
 def test_a_missing_module_is_named_with_the_remedy(tmp_path: Path) -> None:

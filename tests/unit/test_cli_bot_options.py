@@ -108,13 +108,16 @@ def test_only_one_way_to_give_a_token_and_one_launch_form_are_taken() -> None:
     assert given.read_launch(None, None, None) is None
 
 
-def test_relative_paths_are_taken_from_where_the_caller_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_are_taken_from_where_the_caller_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert given.read_launch(None, "bot.py", None) == ("script", f"{tmp_path}/bot.py")
     assert given.read_launch("bots/shop.py:build", None, None) == ("build", f"{tmp_path}/bots/shop.py:build")
     assert given.read_launch("shop.bots:build", None, None) == ("build", "shop.bots:build")
     assert given.read_launch(None, "-m  shop  --fast", None) == ("script", "-m shop --fast")
     assert given.read_launch(None, "bot.py --name 'a b'", None) == ("script", f"{tmp_path}/bot.py --name 'a b'")
+    assert "note: 'bot.py' is taken for the script and the rest for its arguments" in capsys.readouterr().err
     (tmp_path / "my bot.py").touch()
     for written in ("my bot.py", "'my bot.py'"):
         assert given.read_launch(None, written, None) == ("script", f"'{tmp_path}/my bot.py'")

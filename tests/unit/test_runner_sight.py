@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from multibot_runner import after_import, seen_handlers
+from multibot_runner import after_import, record, seen_handlers
 from multibot_runner.after_import import Hook
 from multibot_runner.beat import LoopBeat
 from multibot_runner.handling import Handling
 from multibot_runner.polls import Call, PollWatch
 from multibot_runner.protocol import BotPaths
+from multibot_runner.readers import read_heartbeat
 from multibot_runner.record import Recorder
 from multibot_runner.target import words_of
 
@@ -152,32 +153,61 @@ def test_updates_are_counted_by_their_numbers_not_by_what_is_written_in_them(
     assert recorder.heartbeat.update_count == 2
 
 
+def written(recorder: Recorder) -> float | None:
+    """Return the beat that stands in the file."""
+    found = read_heartbeat(recorder.paths)
+    assert found is not None
+    return found.loop_mono
+
+
+async def turns() -> None:
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 def test_a_loop_that_is_closed_is_not_a_loop_that_stands_still(recorder: Recorder) -> None:
     beat = LoopBeat(recorder)
 
     async def poll() -> None:
         beat.here()
         beat.here()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-        assert recorder.heartbeat.loop_mono is not None
+        await turns()
+        assert written(recorder) is not None
 
     for _ in range(2):
         asyncio.run(poll())
-        assert recorder.heartbeat.loop_mono is None
+        assert written(recorder) is None
     beat.here()  # a poll without a loop
-    assert recorder.heartbeat.loop_mono is None
+    assert written(recorder) is None
 
 
-def test_a_loop_that_is_left_open_does_not_count_once_the_bot_polls_without(recorder: Recorder) -> None:
+def test_a_loop_that_is_left_beats_again_when_it_is_entered_again(recorder: Recorder) -> None:
     beat = LoopBeat(recorder)
     loop = asyncio.new_event_loop()
     beat.on(loop)
-    loop.run_until_complete(asyncio.sleep(0))
-    assert recorder.heartbeat.loop_mono is not None
-    beat.here()
-    assert recorder.heartbeat.loop_mono is None
+
+    async def look() -> float | None:
+        await turns()
+        return written(recorder)
+
+    for _ in range(3):
+        assert loop.run_until_complete(look()) is not None
+        assert written(recorder) is None
     loop.close()
+
+
+def test_entering_a_loop_a_thousand_times_writes_no_thousand_files(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[bytes] = []
+    monkeypatch.setattr(record, "replace_file", lambda path, data, **options: files.append(data))
+    loop = asyncio.new_event_loop()
+    LoopBeat(recorder).on(loop)
+    for _ in range(1000):
+        loop.run_until_complete(turns())
+    loop.close()
+    assert len(files) < 60
+    assert b'"loop_mono": null' in files[-1]
 
 
 def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_same(
@@ -200,7 +230,7 @@ def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_sa
     assert strange_library.answer == 42
     out = "".join(capfd.readouterr())
     for name in ("strange_library", "known_library"):
-        assert f"what the bot does with {name} cannot be seen: this version has no 'Client'\n" in out
+        assert f"what the bot does with {name} shows only in part: this version has no 'Client'\n" in out
 
 
 class Threads:
