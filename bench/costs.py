@@ -31,6 +31,7 @@ from multibot_plugin.sandbox.process import child
 
 SAMPLES, FLEET, IDLE_S = 5, 50, 30.0
 BEATS = 2000
+TICK_S = 0.01  # CPU time is counted in ticks
 PATIENCE_S = 120.0
 # What a bot is held against where it is no program of its own: the same bot as a script.
 BARE = {"{bots}/build_echo.py:build": "{bots}/script_echo.py"}
@@ -214,7 +215,11 @@ def lines(found: list[tuple[str, Cost, Cost]], beat: tuple[float, int, float], s
         f"{100 * cpu_s / every_s:.4f} % of a core."
     )
     yield ""
-    yield f"{FLEET} bots of all these kinds on 2 cores: all poll {start_s:.1f} s after `multibot start`. Then, idle:"
+    directly_s = sum(found[number % len(found)][1].cpu_s for number in range(FLEET))
+    yield (
+        f"{FLEET} bots of all these kinds, in turn: all poll {start_s:.1f} s after `multibot start`. Started directly "
+        f"they need {directly_s:.1f} s of CPU for that. Then, idle:"
+    )
     yield ""
     yield "| part | processes | CPU (% of a core) | PSS (MiB) |"
     yield "|---|--:|--:|--:|"
@@ -224,7 +229,9 @@ def lines(found: list[tuple[str, Cost, Cost]], beat: tuple[float, int, float], s
 
 
 def beside(alone: float, ours: float) -> str:
-    return f"{alone:.2f} / {ours:.2f} | {ours / alone if alone else float('nan'):.2f}"
+    """Return two cells; a ratio says nothing where the clock has ticked once or not at all."""
+    ratio = f"{ours / alone:.2f}" if alone > TICK_S else "–"
+    return f"{alone:.3g} / {ours:.3g} | {ratio}"
 
 
 def main() -> int:

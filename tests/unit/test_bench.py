@@ -74,9 +74,9 @@ def test_what_a_bot_costs_stands_beside_its_library_alone() -> None:
     from costs import Cost, Share, lines
 
     shares = [Share("supervisord", 1, 0.5, 10.0), Share("bots", 50, 2.0, 1000.0)]
-    found = [("script, x", Cost(0.2, 0.3, 30.0, 0.1), Cost(0.3, 0.4, 45.0, 0.1))]
+    found = [("script, x", Cost(0.2, 0.3, 30.0, 0.005), Cost(0.3, 0.4, 45.0, 0.1))]
     text = "\n".join(lines(found, (0.0003, 572, 3.0), 7.25, shares))
-    assert "| script, x | 0.20 / 0.30 | 1.50 | 30.00 / 45.00 | 1.50 | 0.10 / 0.10 | 1.00 |" in text
+    assert "| script, x | 0.2 / 0.3 | 1.50 | 30 / 45 | 1.50 | 0.005 / 0.1 | – |" in text
     assert "one file of 572 bytes and 300 µs of CPU: every 3 s, so 0.0100 % of a core" in text
-    assert "all poll 7.2 s after" in text
+    assert "all poll 7.2 s after `multibot start`. Started directly they need 10.0 s of CPU" in text
     assert "| all | 51 | 2.50 | 1010 |" in text
