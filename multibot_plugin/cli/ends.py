@@ -60,7 +60,8 @@ def _end(
     asked = run.stopping or (seen is not None and seen.asked) or (run.exit is not None and run.exit.cause == STOPPED)
     if asked and at is not None and (who := _asker(audit, at, float(row.get("stop_wait_s") or 0.0), run.started_at)):
         text = who + (f" ({text.removeprefix('stopped: ')})" if "SIGKILL" in text or "killed" in text else "")
-    return End(at, run.started_at, how, text, None if at is None else max(0.0, at - run.started_at), run.died)
+    ran_s = None if at is None else max(0.0, at - run.started_at - run.waited_s)
+    return End(at, run.started_at, how, text, ran_s, run.died)
 
 
 def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
