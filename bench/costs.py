@@ -118,8 +118,8 @@ def median(costs: tuple[Cost, ...]) -> Cost:
 
 def heartbeat() -> tuple[float, int, float]:
     """Return the CPU seconds of one beat, the bytes that it writes, and how many seconds lie between two."""
-    from multibot_runner.beat import BEAT_S
     from multibot_runner.record import Recorder
+    from multibot_runner.sight.beat import BEAT_S
 
     with a_place() as place:
         bot = place.bot("build", "x:y")

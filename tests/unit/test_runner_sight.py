@@ -11,14 +11,15 @@ from typing import Any
 
 import pytest
 
-from multibot_runner import after_import, record, seen_handlers
-from multibot_runner.after_import import Hook
-from multibot_runner.beat import LoopBeat
-from multibot_runner.handling import Handling
-from multibot_runner.polls import Call, PollWatch
+from multibot_runner import record
 from multibot_runner.protocol import BotPaths
 from multibot_runner.readers import read_heartbeat
 from multibot_runner.record import Recorder
+from multibot_runner.sight import after_import, seen_handlers
+from multibot_runner.sight.after_import import Hook
+from multibot_runner.sight.beat import LoopBeat
+from multibot_runner.sight.handling import Handling
+from multibot_runner.sight.polls import Call, PollWatch
 from multibot_runner.target import words_of
 
 TOKEN = f"123456:{'A' * 35}"

@@ -6,7 +6,7 @@ import functools
 import json
 from typing import Any, Dict, Optional
 
-from multibot_runner.polls import Call, PollWatch, form
+from multibot_runner.sight.polls import Call, PollWatch, form
 
 
 def patch(watch: PollWatch, httpx: Any) -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any, Dict
 from urllib.parse import urlsplit
 
-from multibot_runner.polls import PollWatch, form
+from multibot_runner.sight.polls import PollWatch, form
 
 
 def patch(watch: PollWatch, requests: Any) -> None:

@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from functools import partial
 
-from multibot_runner import after_import, seen_aiohttp, seen_handlers, seen_httpx, seen_requests
-from multibot_runner.after_import import Hook
-from multibot_runner.beat import LoopBeat
-from multibot_runner.handling import Handling
 from multibot_runner.launch import Launch
-from multibot_runner.polls import PollWatch
 from multibot_runner.record import Recorder
+from multibot_runner.sight import after_import, seen_aiohttp, seen_handlers, seen_httpx, seen_requests
+from multibot_runner.sight.after_import import Hook
+from multibot_runner.sight.beat import LoopBeat
+from multibot_runner.sight.handling import Handling
+from multibot_runner.sight.polls import PollWatch
 
 
 @dataclass(frozen=True)

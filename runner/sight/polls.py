@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
 from urllib.parse import parse_qs, unquote
 
-from multibot_runner.handling import Handling
 from multibot_runner.record import Recorder
+from multibot_runner.sight.handling import Handling
 
 TELEGRAM = "https://api.telegram.org"
 _TELEGRAM = re.compile(r"https?://api\.telegram\.org(?::\d+)?(?=[/?]|\Z)", re.IGNORECASE)

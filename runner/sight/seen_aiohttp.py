@@ -6,7 +6,7 @@ import functools
 from typing import Any, Dict
 from urllib.parse import urlsplit
 
-from multibot_runner.polls import PollWatch, form
+from multibot_runner.sight.polls import PollWatch, form
 
 
 def patch(watch: PollWatch, aiohttp: Any) -> None:

@@ -7,7 +7,7 @@ import threading
 from contextvars import ContextVar
 from typing import Any, List, Optional
 
-from multibot_runner.handling import Handling
+from multibot_runner.sight.handling import Handling
 
 
 def _ids(updates: Any) -> List[int]:
