@@ -125,3 +125,17 @@ def test_what_a_killed_runner_left_is_replaced_and_the_services_own_socket_is_no
     assert f"{bot.paths.run_dir}/notify\n" in bot.log
     assert "systemd" not in bot.log
     assert Path(f"/proc/{second.pid}").exists()
+
+
+def test_a_bot_that_puts_something_else_there_has_no_socket_and_runs_and_ends_as_ever(place: Place) -> None:
+    bot = python(place, """
+        import os
+        path = os.environ.get("NOTIFY_SOCKET", "")
+        if path:
+            os.unlink(path)
+            os.mkdir(path)
+        raise SystemExit(3)
+    """)  # fmt: skip
+    assert bot.run_to_end() == 3
+    assert bot.run_to_end() == 3
+    assert f"no NOTIFY_SOCKET: {bot.paths.run_dir}/notify: Address already in use" in bot.log
