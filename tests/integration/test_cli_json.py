@@ -12,8 +12,9 @@ from system import System, new_token
 
 from multibot_plugin.cli import main
 
-# demo tells a story; serve runs until it is interrupted. logs prints one object per line.
-WITHOUT = {"demo", "sandbox serve"}
+# demo tells a story; serve runs until it is interrupted; run and exec become the bot and a command. logs prints one
+# object per line.
+WITHOUT = {"demo", "sandbox serve", "bot run", "bot exec"}
 
 
 def leaves(group: click.Group = main, path: str = "") -> Iterator[tuple[str, click.Command]]:
