@@ -174,6 +174,8 @@ def absolute(path: str) -> str:
 
 def _absolute_script(target: str) -> str:
     """Make the script's path absolute and quote it; a file's name that holds blanks need not be quoted twice."""
+    if not target.isprintable():
+        return target  # refused later
     if target.strip() and os.path.exists(target):
         return shlex.quote(absolute(target))
     try:
