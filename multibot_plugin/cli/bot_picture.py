@@ -31,13 +31,10 @@ _AUDIT_ROWS = 200
 class Picture:
     """One bot. ``row`` as in getBots; ``config`` None: its row cannot be used (``problem``) or the database is away.
 
-        ``runs_as`` and ``values``: launch, target, python, user, uid and the effective settings, from the configuration
-        or else from what is rendered. ``env``: names only. ``changes`` (its audit log, newest first), ``around`` (that of
-        the installation) and ``incidents`` are plain values. ``notes``: what could not be found out.
-    =======
-        or else from what is rendered. ``env``: names only. ``changes`` (audit log, newest first) and ``incidents`` are
-        plain values. ``webhook``: what Telegram said of the process that runs (health.states.WebhookInfo), empty: nothing.
-        ``notes``: what could not be found out.
+    ``runs_as`` and ``values``: launch, target, python, user, uid and the effective settings, from the configuration
+    or else from what is rendered. ``env``: names only. ``changes`` (its audit log, newest first), ``around`` (that of
+    the installation) and ``incidents`` are plain values. ``webhook``: what Telegram said of the process that runs
+    (health.states.WebhookInfo), empty: nothing. ``notes``: what could not be found out.
     """
 
     bot: str
