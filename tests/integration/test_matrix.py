@@ -14,7 +14,7 @@ import pytest
 from judged import Fleet, a_fleet
 from matrix import POLLING, WEBHOOK
 
-from multibot_hooks import polling
+from multibot_hooks import polling, webhook
 from multibot_plugin.sandbox.client import Sandbox
 from multibot_plugin.sandbox.process import child
 
@@ -100,6 +100,7 @@ STARTING: dict[str, Callable[[Fleet], AbstractContextManager[None]]] = {
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     """What no setting makes short."""
     monkeypatch.setattr(polling, "_THROTTLED_S", 2.0)
+    monkeypatch.setattr(webhook, "_WAITING_PROBES", 4)
 
 
 async def said(fleet: Fleet, trouble: str) -> None:
