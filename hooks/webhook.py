@@ -48,6 +48,8 @@ def deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
         # Only of a build bot it is known that it sets its webhook when it starts.
         again = observation.launch == "build" and not info.origin
         return Finding(observation.bot, "deaf", Level.CRITICAL, f"deaf: {text}", Health.DEAF, restart=again)
+    if heartbeat.oldest_update_mono is not None:  # it has it, and answers Telegram when it is handled: slow, not deaf
+        return None
     since = info.waiting_since_mono
     needed = 1 if "deaf" in observation.open else _WAITING_PROBES
     if since is None or info.waiting_probes < needed or _arrived_since(observation, since):

@@ -125,6 +125,13 @@ def test_what_has_arrived_meanwhile_shows_that_it_hears() -> None:
     assert found(seen) == []
 
 
+def test_an_update_that_its_handler_has_is_slow_and_not_deaf() -> None:
+    waiting = said(pending=2, waiting_probes=99, waiting_since_mono=NOW - 80, origin="https://h")
+    seen = blind({"receives": "webhook"}, waiting, update_mono=NOW - 90, oldest_update_mono=NOW - 90)
+    assert found(seen) == []
+    assert [f.check for f in slow.multibot_check(seen)] == ["slow"]
+
+
 def test_deaf_is_over_when_nothing_waits_any_more_and_not_because_it_was_restarted() -> None:
     told = replace(blind(), open=frozenset({"deaf"}), uptime_s=20.0)
     (held,) = polling.multibot_check(told)
