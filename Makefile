@@ -34,10 +34,12 @@ test: venv lint
 	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) $(SPREAD) tests
 
 # What may differ for an ordinary user: CI runs these after everything as root.
-USER_TESTS = tests/test_layout.py tests/unit \
+USER_TESTS = tests/test_layout.py \
+    $(addprefix tests/unit/test_,home.py journal.py settings.py bots_*.py cli_*.py runner_*.py) \
     $(addprefix tests/acceptance/test_,readme.py fleet.py secrets.py leftovers.py doors.py) \
-    $(addprefix tests/integration/test_,cli_init.py cli_json.py database_*.py runner_*.py environment.py \
-    etc.py sandbox_process.py)
+    $(addprefix tests/integration/test_,cli_init.py cli_json.py cli_bot_foreground.py database_*.py environment.py etc.py \
+    sandbox_process.py) \
+    $(addprefix tests/integration/test_runner_,forms.py interpreters.py output.py sd_notify.py start.py stop.py sweep.py)
 
 test-user: venv
 	@$(ENV) exec "$$VENV/bin/pytest" $(SELECT) $(SPREAD) $(USER_TESTS)
