@@ -1,6 +1,6 @@
 """``[eventlistener:multibot]``: supervisord's event protocol, and nothing else on its stdout.
 
-One asyncio program: this protocol, the monitor (health/monitor.py) and what carries out requests (executor.py) side
+One asyncio program: this protocol, the monitor (health/watch.py) and what carries out requests (executor.py) side
 by side. A failing monitor never keeps an event from being acknowledged. A broken protocol ends the process, so that
 supervisord starts a new one: it would never speak to this one again (listener state UNKNOWN), which shows as RUNNING.
 """
@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from multibot_plugin.errors import MultibotError
-from multibot_plugin.health import monitor
+from multibot_plugin.health import watch
 from multibot_plugin.health.absence import note_stop
 from multibot_plugin.home import Home, find_home, told_home
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, JournalHeld
@@ -220,7 +220,7 @@ class Listener:
         number = str(uuid.uuid5(_NAMESPACE, self._sender + what))
         if len(self._unsaid) == self._unsaid.maxlen:
             _log.error("%s of %s is never recorded: too many entries wait", self._unsaid[0].action, self._unsaid[0].bot)
-        self._unsaid.append(AuditEntry(number, monitor.clock()[1], actor, door, bot, action, detail))
+        self._unsaid.append(AuditEntry(number, time.time(), actor, door, bot, action, detail))
 
     def _write(self, data: bytes) -> None:
         os.write(self._stdout, data)
@@ -252,7 +252,7 @@ async def _watch(home: Home, wake: asyncio.Event) -> None:
     """Run the monitor, and again after a failure: never a reason to leave the protocol."""
     while True:
         try:
-            await monitor.run(home, wake)
+            await watch.run(home, wake)
         except Exception:
             _log.exception("the monitor failed and begins anew")
         await asyncio.sleep(_MONITOR_PAUSE_S)
