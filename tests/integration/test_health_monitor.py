@@ -20,11 +20,10 @@ from multibot_hooks import alive, memory, polling
 from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.unfinished import Whose, restarting
 from multibot_plugin.errors import MultibotError, NoSuchBot, SupervisordAway
-from multibot_plugin.health import monitor as module
-from multibot_plugin.health import observe
+from multibot_plugin.health import observe, watch
 from multibot_plugin.health.absence import note_stop
 from multibot_plugin.health.act import restart_bot
-from multibot_plugin.health.monitor import GONE_AFTER_S, Monitor
+from multibot_plugin.health.monitor import GONE_AFTER_S, LOGS_EVERY_S, Monitor
 from multibot_plugin.home import find_home
 from multibot_plugin.hookspecs import Alert, MonitorInfo, Observation, hookimpl
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
@@ -819,7 +818,7 @@ async def test_ticks_go_on_after_a_failure_and_end_when_the_settings_change(
         await real()
 
     monkeypatch.setattr(monitor, "tick", count)
-    task = asyncio.create_task(module._tick_on(monitor, module._signature(place.home), asyncio.Event()))
+    task = asyncio.create_task(watch._tick_on(monitor, watch._signature(place.home), asyncio.Event()))
     try:
         await until(lambda: len(ticks) >= 3)
         place.home.toml.write_text("[monitor]\ntick_s = 'never'\n")  # no reason to stop watching
@@ -837,14 +836,14 @@ async def test_ticks_go_on_after_a_failure_and_end_when_the_settings_change(
 
 async def test_an_event_brings_the_next_tick_forward(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.home.toml.write_text("[monitor]\ntick_s = 3600\n")
-    monkeypatch.setattr(module, "LEAST_PAUSE_S", 0.01)
+    monkeypatch.setattr(watch, "LEAST_PAUSE_S", 0.01)
     monitor, wake, ticks = await place.monitor(), asyncio.Event(), []
 
     async def count() -> None:
         ticks.append(1)
 
     monkeypatch.setattr(monitor, "tick", count)
-    task = asyncio.create_task(module._tick_on(monitor, module._signature(place.home), wake))
+    task = asyncio.create_task(watch._tick_on(monitor, watch._signature(place.home), wake))
     await until(lambda: len(ticks) == 1)
     wake.set()
     await until(lambda: len(ticks) == 2)
@@ -860,10 +859,10 @@ async def test_the_monitor_waits_for_settings_that_can_be_used(place: Place, mon
         begun.append(settings)
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(module, "_run_under", begin)
-    monkeypatch.setattr(module, "LEAST_PAUSE_S", 0.01)
+    monkeypatch.setattr(watch, "_run_under", begin)
+    monkeypatch.setattr(watch, "LEAST_PAUSE_S", 0.01)
     place.home.toml.write_text("nonsense")
-    task = asyncio.create_task(module.run(place.home))
+    task = asyncio.create_task(watch.run(place.home))
     await asyncio.sleep(0)
     assert begun == []
     place.home.toml.write_text("[monitor]\ntick_s = 7\n")
@@ -875,7 +874,7 @@ async def test_the_monitor_waits_for_settings_that_can_be_used(place: Place, mon
 
 def test_plugins_are_told_the_settings_but_not_the_databases_url(tmp_path: Path) -> None:
     settings = load(tmp_path / "none", {"database_url": "postgresql://u:secret@h/d"}, environ={})
-    info = module._info(settings, "x")
+    info = watch._info(settings, "x")
     assert "secret" not in repr(info)
     assert info.settings["monitor.tick_s"] == 5.0
 
@@ -899,7 +898,7 @@ async def test_old_logs_are_removed_now_and_then_and_what_prevents_it_is_told(pl
     place.home.log.rename(place.home.log.with_name("elsewhere"))
     place.home.log.touch()
     place.beat()
-    await tick(place, monitor, module.LOGS_EVERY_S)
+    await tick(place, monitor, LOGS_EVERY_S)
     place.beat()
     await tick(place, monitor)
     assert any("old logs cannot be removed" in text for text in place.told())
