@@ -1,13 +1,15 @@
 """What a bot's process writes, on its way into the log: without tokens (redact.py), in lines (lines.py).
 
-Everything Python writes (print, logging, warnings, tracebacks, ``sys.stdout.buffer``) passes ``install``'s raw layer:
+Everything Python writes (print, logging, warnings, tracebacks, ``sys.stdout.buffer``) passes ``install``'s layer:
 synchronous, no thread. What C code or a bot's children write to the descriptors does not; readers redact again.
 """
 
 from __future__ import annotations
 
 import atexit
+import collections
 import contextlib
+import functools
 import io
 import os
 import re
@@ -15,7 +17,7 @@ import select
 import sys
 import threading
 import time
-from typing import Any, Iterable, List, Optional, TextIO
+from typing import Any, Callable, Deque, Iterable, List, Optional, TextIO
 
 from multibot_runner.lines import JSON, PLAIN, STAMPED, Lines
 from multibot_runner.redact import COLON, PATTERN, redact, secrets_of
@@ -90,25 +92,25 @@ class Writer:
         self._redactors = {stream: Redactor(tokens) for stream in self._descriptors}
         self._lines = Lines(form, rate)
         self._second, self._moment = -1, ""
-        self._lock = threading.RLock()  # a signal's handler may print, too
+        self._lock = threading.RLock()
+        self._acts: Deque[Callable[[], None]] = collections.deque()
+        self._acting = False
 
     def write(self, stream: str, data: Any) -> int:
         """Take a piece of a stream, all of it."""
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _CHUNK):  # a write of any size is throttled as it goes
-            with self._lock:
-                piece = self._redactors[stream].feed(bytes(view[start : start + _CHUNK]))
-                self._put(stream, self._lines.feed(stream, piece, time.monotonic(), self._stamp()))
+            self._in_turn(functools.partial(self._pass, stream, bytes(view[start : start + _CHUNK])))
         return len(view)
 
     def say(self, text: str) -> None:
         """Write a line of the runner itself."""
-        with self._lock:
-            self._put("stderr", self._lines.say(text, self._stamp()))
+        self._in_turn(lambda: self._put("stderr", self._lines.say(text, self._stamp())))
 
     def release(self) -> None:
         """Write out what is held back, and hold nothing back from now on."""
         with self._lock:
+            self._act()  # before an end within a signal's handler: what that one wrote
             now, stamp = time.monotonic(), self._stamp()
             for stream, redactor in self._redactors.items():
                 self._put(stream, self._lines.feed(stream, redactor.release(), now, stamp))
@@ -117,9 +119,30 @@ class Writer:
     def forget(self) -> None:
         """Drop what is held (in a forked child: it is the parent's, and so is who holds the lock)."""
         self._lock = threading.RLock()
+        self._acts.clear()
+        self._acting = False
         self._lines.forget()
         for redactor in self._redactors.values():
             redactor.forget()
+
+    def _in_turn(self, act: Callable[[], None]) -> None:
+        """Do ``act``; a signal's handler that prints within a print has its own done after that one's."""
+        with self._lock:
+            self._acts.append(act)
+            while self._acts and not self._acting:  # again: one may come just before the flag falls
+                self._acting = True
+                try:
+                    self._act()
+                finally:
+                    self._acting = False
+
+    def _act(self) -> None:
+        while self._acts:
+            self._acts.popleft()()
+
+    def _pass(self, stream: str, data: bytes) -> None:
+        piece = self._redactors[stream].feed(data)
+        self._put(stream, self._lines.feed(stream, piece, time.monotonic(), self._stamp()))
 
     def _put(self, stream: str, data: bytes) -> None:
         if data:
@@ -141,7 +164,9 @@ class Writer:
         return self._moment % ((now - second) * 1000)
 
 
-class _Raw(io.RawIOBase):
+class _Stream(io.BufferedIOBase):
+    """What lies below a text stream. Not io.BufferedWriter, which a signal's handler may not enter a second time."""
+
     def __init__(self, stream: str, descriptor: int, writer: Writer) -> None:
         super().__init__()
         self._stream, self._descriptor, self._writer = stream, descriptor, writer
@@ -176,8 +201,8 @@ def install(tokens: Iterable[str], form: str, rate: int) -> None:
         if old is None:
             continue
         old.flush()
-        raw = _Raw(name, old.fileno(), _writer)
-        new = io.TextIOWrapper(io.BufferedWriter(raw), old.encoding, old.errors, line_buffering=True)
+        below = _Stream(name, old.fileno(), _writer)
+        new = io.TextIOWrapper(below, old.encoding, old.errors, line_buffering=True)
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
     os.register_at_fork(after_in_child=_writer.forget)

@@ -132,6 +132,12 @@ ENDS = {
     "at once": "os._exit(7)",
     "interrupt": "raise KeyboardInterrupt",
     "signal": "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
+    "signals amid its output": """
+signal.signal(signal.SIGALRM, lambda *_: print(end="", flush=True))
+signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+for n in range(5000): print(n)
+signal.setitimer(signal.ITIMER_REAL, 0)
+""",
     "kill": "os.kill(os.getpid(), signal.SIGKILL)",
     "abort": "os.abort()",
     "pipe": "signal.signal(signal.SIGPIPE, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGPIPE)",

@@ -86,11 +86,11 @@ streams = st.sampled_from(["stdout", "stderr"])
 texts = st.sampled_from([*"\n 21-:[", STAMP, "2026-11-30 14:0", TOKEN, TOKEN[:20], TOKEN[20:], "ü", "word", "\xff"])
 
 
-def caught(form: str, rate: int, pieces: Iterable[tuple[str, bytes]]) -> bytes:
+def caught(form: str, rate: int, pieces: Iterable[tuple[str, bytes]], kind: type[Writer] = Writer) -> bytes:
     """Return what a writer makes of these pieces."""
     reader, end = os.pipe()
     try:
-        writer = Writer([TOKEN], form, rate)
+        writer = kind([TOKEN], form, rate)
         writer._descriptors = {"stdout": end, "stderr": end}
         for stream, data in pieces:
             writer.write(stream, data)
@@ -99,6 +99,18 @@ def caught(form: str, rate: int, pieces: Iterable[tuple[str, bytes]]) -> bytes:
         return os.read(reader, 65536)
     finally:
         os.close(reader)
+
+
+def test_what_a_signals_handler_prints_within_a_print_comes_after_it() -> None:
+    class Interrupted(Writer):
+        signals = iter("x")
+
+        def _stamp(self) -> str:
+            for _ in self.signals:
+                self.write("stdout", b"handler\n")
+            return super()._stamp()
+
+    assert caught("plain", 0, out("before\n", "after\n"), Interrupted) == b"before\nhandler\nafter\n"
 
 
 def pieces_of(text: str, data: st.DataObject) -> list[bytes]:
