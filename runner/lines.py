@@ -80,14 +80,13 @@ class Lines:
 
     def _admits(self, throttle: Throttle, stream: str, part: bytes, size: int, now: float) -> Tuple[bool, str]:
         ends = part.endswith(b"\n")
-        if ends and stream in self._cut:  # the rest of a line whose beginning was dropped is no line
-            self._cut.discard(stream)
+        if stream in self._cut:  # the rest of a line whose beginning was dropped is no line
+            if ends:
+                self._cut.discard(stream)
             throttle.drop(part)
             return False, ""
         admitted, told = throttle.admit(part, size, now)
-        if admitted or ends:
-            self._cut.discard(stream)
-        else:
+        if not (admitted or ends):
             self._cut.add(stream)
         return admitted, told
 

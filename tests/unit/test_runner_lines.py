@@ -237,9 +237,10 @@ def test_the_rest_of_a_dropped_line_is_dropped_with_it() -> None:
     lines = Lines("plain", 1000)
     lines.feed("stdout", b"x" * 20_000 + b"\n", NOW, "")
     assert b"half" not in lines.feed("stdout", b"half", NOW + 1, "")
+    assert lines.feed("stdout", b" of", NOW + 30, "") == b""
     assert lines.feed("stdout", b" a line\n", NOW + 30, "") == b""
     assert lines.feed("stdout", b"whole\n", NOW + 30, "") == (
-        b"multibot: 1 line (12 B) not logged in 29 s: more than log_rate 1000B/s\nwhole\n"
+        b"multibot: 1 line (15 B) not logged in 29 s: more than log_rate 1000B/s\nwhole\n"
     )
 
 
