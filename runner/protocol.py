@@ -236,7 +236,8 @@ class Run:
 def encode(value: Any) -> bytes:
     """Return a dataclass of this module (or a tuple of them) as JSON."""
     plain = [dataclasses.asdict(v) for v in value] if isinstance(value, (tuple, list)) else dataclasses.asdict(value)
-    return json.dumps(plain, ensure_ascii=False, sort_keys=True).encode()
+    text = json.dumps(plain, ensure_ascii=False, sort_keys=True)
+    return text.encode("utf-8", "backslashreplace")  # half a character (of a file's name) as JSON writes it: \udce9
 
 
 def decode(kind: Type[_T], data: bytes) -> _T:

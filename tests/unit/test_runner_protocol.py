@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,13 @@ def test_what_is_written_is_read_back() -> None:
     assert decode_runs(encode(RUNS)) == RUNS
     assert decode(RunnerSettings, encode(SETTINGS)) == SETTINGS
     assert decode(Heartbeat, encode(BEAT)[:-1] + b', "later": 1}') == BEAT
+
+
+def test_half_a_character_is_no_reason_not_to_write_down_an_end() -> None:
+    name = os.fsdecode(b"caf\xe9.db")
+    assert decode(Exit, encode(Exit(4.0, "crashed", f"FileNotFoundError: {name}"))).text == "FileNotFoundError: caf .db"
+    settings = dataclasses.replace(SETTINGS, target=name)
+    assert decode(RunnerSettings, encode(settings)) == settings
 
 
 @pytest.mark.parametrize(
