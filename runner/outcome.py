@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 import os
 import signal
 import sys
 import time
 import traceback
-from typing import Optional
+from typing import Any, Optional
 
 from multibot_runner import logs
 from multibot_runner.protocol import (
@@ -24,6 +25,7 @@ from multibot_runner.protocol import (
 )
 
 _LONGEST = 300
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # of Python 3.11 and later
 _LIBRARIES = ("site-packages", "dist-packages")
 
 
@@ -82,6 +84,8 @@ def killed(signal_number: int, why: str = "") -> Exit:
 
 def crashed(error: BaseException) -> Exit:
     """The bot's code raised ``error``; the text is the line that Python prints last, and where that was."""
+    while isinstance(error, _GROUP) and len(error.exceptions) == 1:  # asyncio.TaskGroup's, around the one that failed
+        error = error.exceptions[0]
     lines = traceback.TracebackException(type(error), error, None).format_exception_only()
     text = _line(next((line for line in lines if not line.startswith(" ")), type(error).__name__))
     memory = "out of memory: " if isinstance(error, MemoryError) else ""

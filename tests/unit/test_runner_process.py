@@ -53,6 +53,11 @@ def test_the_text_of_a_crash_is_the_line_that_python_prints_last() -> None:
     assert text_of("raise KeyError('x' * 1000)").endswith("… (/srv/bot.py:1)")
     bad = text_of(f"raise RuntimeError('bad 123456:{'A' * 35}')")
     assert bad == "RuntimeError: bad 123456:<redacted> (/srv/bot.py:1)"
+    one = "def fail(): raise ValueError('away')\ntry: fail()\nexcept ValueError as e: error = e\n"
+    group = f"{one}raise ExceptionGroup('tasks', [ExceptionGroup('inner', [error])])"
+    assert text_of(group) == "ValueError: away (/srv/bot.py:1)"
+    several = f"{one}raise ExceptionGroup('tasks', [error, error])"
+    assert text_of(several) == "ExceptionGroup: tasks (2 sub-exceptions) (/srv/bot.py:4)"
     assert text_of("raise MemoryError") == "out of memory: MemoryError (/srv/bot.py:1)"
 
 
