@@ -6,17 +6,42 @@ import os
 import shutil
 import signal
 import sys
-from typing import List, NoReturn, Sequence
+import time
+from typing import Callable, List, NoReturn, Sequence
 
-from multibot_runner import family, lock
+from multibot_runner import family, launch, lock, logs, process
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
+from multibot_runner.record import Recorder
 
-EXIT_REFUSED = 6
+_REFUSED = 6
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126  # as a shell has it
 
 
-def take_lock(start: Launch) -> int:
+def run(how: str, bot: str, digest: str, words: Sequence[str], go: Callable[[Launch, Recorder, int], int]) -> int:
+    """``--run`` it by ``go``, which gets the bot's lock, or ``--exec`` the command ``words``; return the exit code.
+
+    Nothing of it is written down as a run of the bot.
+    """
+    try:
+        paths = launch.paths_of(bot, digest)
+        name = family.rename(family.WAITING)
+        start = launch.enter(paths, digest, time.monotonic(), os.getppid(), foreground=True)
+        if how == "--exec":
+            family.rename(name)
+            _execute(start, words)
+        descriptor = _take_lock(start)
+        recorder = Recorder(start.paths, start.start_mono, mute=True)
+        recorder.read_runs()
+        return go(start, recorder, descriptor)
+    except Misconfigured as error:
+        sys.stderr.write(f"multibot: {logs.clean(str(error))}\n")
+        return _REFUSED
+    except process.ParentGone:
+        return 1
+
+
+def _take_lock(start: Launch) -> int:
     """Return the descriptor of the bot's lock, held; raises Misconfigured where another process has it."""
     try:
         descriptor = lock.open_lock(start.paths.lock)
@@ -36,7 +61,7 @@ def begin(command: bool) -> None:
         signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
-def execute(start: Launch, words: Sequence[str]) -> NoReturn:
+def _execute(start: Launch, words: Sequence[str]) -> NoReturn:
     """Become the command ``words`` in the bot's environment, with the exit code of a shell where it cannot be run."""
     settings = start.settings
     family.die_with_parent(0)  # it is the person's, not the bot's:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, Tuple
@@ -13,7 +15,21 @@ from multibot_runner import logs, process
 from multibot_runner.lines import PLAIN
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.process import Account
-from multibot_runner.protocol import FORMS, TOKEN, BadFile, BotPaths, RunnerSettings, decode, encode, read_file
+from multibot_runner.protocol import (
+    BOT_ID,
+    FORMS,
+    RUN_VARIABLE,
+    STATE_VARIABLE,
+    TOKEN,
+    BadFile,
+    BotPaths,
+    RunnerSettings,
+    decode,
+    encode,
+    read_file,
+)
+
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,16 @@ class Launch:
     dropped: bool = False  # root gave its rights up for this bot
     own_interpreter: bool = True  # multibot's own, not one that the bot brought
     foreground: bool = False  # a person runs it in a terminal: no part of what is supervised
+
+
+def paths_of(bot: str, digest: str) -> BotPaths:
+    """Return where the bot's files are, by the environment that supervisord gives; raises Misconfigured."""
+    for variable in (STATE_VARIABLE, RUN_VARIABLE):
+        if not os.path.isabs(os.environ.get(variable, "")):
+            raise Misconfigured(f"{variable} is not set: a bot is started by supervisord")
+    if not BOT_ID.fullmatch(bot) or not _DIGEST.fullmatch(digest):
+        raise Misconfigured(f"{bot!r} {digest!r} are not a bot's id and digest")
+    return BotPaths(Path(os.environ[STATE_VARIABLE]), Path(os.environ[RUN_VARIABLE]), bot)
 
 
 def load(paths: BotPaths, digest: str) -> Tuple[RunnerSettings, str]:
@@ -66,12 +92,20 @@ def enter(paths: BotPaths, digest: str, start_mono: float, parent: int, foregrou
         process.make_directory(paths.work, account)
         process.give_output(account)
         process.become(context)
+        _honour_pythonpath()
     except OSError as error:
         raise Misconfigured(f"{error.filename or paths.bot}: {error.strerror}") from None
     except (TypeError, ValueError, AttributeError):  # a value of the wrong type; it may be a secret
         raise Misconfigured(f"{paths.settings(digest)} is damaged: run 'multibot apply'") from None
     dropped = account is not None and account.uid != 0
     return Launch(settings, paths, digest, start_mono, token, dropped, foreground=foreground)
+
+
+def _honour_pythonpath() -> None:
+    """The interpreter read PYTHONPATH before the bot's own environment was there."""
+    for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
+        if entry and entry not in sys.path:
+            sys.path.insert(0, entry)
 
 
 def check_owner(paths: BotPaths, digest: str, account: Account) -> None:

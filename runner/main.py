@@ -7,33 +7,27 @@ import contextlib
 import itertools
 import math
 import os
-import re
 import sys
 import time
-from pathlib import Path
 from typing import Callable, NoReturn, Optional, Sequence
 
 from multibot_runner import backoff, family, foreground, launch, lock, logs, outcome, process, stop, sweep
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import (
-    BOT_ID,
     CRASHED,
     EXIT_FINAL,
     EXIT_FINISHED,
     FINAL_NOT_BEFORE_S,
     KILLED,
     LOCKED_OUT,
-    RUN_VARIABLE,
     RUNNING,
-    STATE_VARIABLE,
     BotPaths,
     Exit,
     Run,
 )
 from multibot_runner.record import Recorder
 
-_DIGEST = re.compile(r"[0-9a-f]{16}")
 _LOOK_S = 0.25  # between two looks at a lock that is not ours
 _ANOTHER_BOOT_S = 60.0
 
@@ -47,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     start_mono = time.monotonic()
     stop.block()
     if len(arguments) >= 3 and arguments[0] in ("--run", "--exec"):
-        return _for_a_person(arguments[0], _paths(*arguments[1:3]), arguments[2], arguments[3:])
+        return foreground.run(arguments[0], arguments[1], arguments[2], arguments[3:], _take_over)
     try:
         if len(arguments) == 3:
             taken = launch.take_over(int(arguments[2]))
@@ -55,22 +49,13 @@ def main(arguments: Sequence[str]) -> int:
             return _resume(taken)
         if len(arguments) != 2:
             raise Misconfigured("usage: python -P -m multibot_runner ID DIGEST")
-        return _start(_paths(*arguments), arguments[1], start_mono)
+        return _start(launch.paths_of(*arguments), arguments[1], start_mono)
     except Misconfigured as error:
         logs.say(f"cannot start: {error}")
         return _leave(EXIT_FINAL, start_mono)
     except process.ParentGone:
         logs.say("supervisord has died: not starting")
         return 1
-
-
-def _paths(bot: str, digest: str) -> BotPaths:
-    for variable in (STATE_VARIABLE, RUN_VARIABLE):
-        if not os.path.isabs(os.environ.get(variable, "")):
-            raise Misconfigured(f"{variable} is not set: a bot is started by supervisord")
-    if not BOT_ID.fullmatch(bot) or not _DIGEST.fullmatch(digest):
-        raise Misconfigured(f"{bot!r} {digest!r} are not a bot's id and digest")
-    return BotPaths(Path(os.environ[STATE_VARIABLE]), Path(os.environ[RUN_VARIABLE]), bot)
 
 
 def _start(paths: BotPaths, digest: str, start_mono: float) -> int:
@@ -82,29 +67,7 @@ def _start(paths: BotPaths, digest: str, start_mono: float) -> int:
         start = launch.enter(paths, digest, start_mono, parent)
     except Misconfigured as error:
         return _refuse(paths, digest, start_mono, str(error))
-    _honour_pythonpath()
     return _hold(start, name)
-
-
-def _for_a_person(how: str, paths: BotPaths, digest: str, words: Sequence[str]) -> int:
-    """``multibot bot run`` and ``bot exec``: nothing of it is written down as a run of the bot."""
-    try:
-        name = family.rename(family.WAITING)
-        start = launch.enter(paths, digest, time.monotonic(), os.getppid(), foreground=True)
-        if how == "--exec":
-            family.rename(name)
-            foreground.execute(start, words)
-        _honour_pythonpath()
-        descriptor = foreground.take_lock(start)
-        recorder = Recorder(start.paths, start.start_mono, mute=True)
-        recorder.read_runs()
-        _sweep(start, recorder)
-        return _go(start, recorder, descriptor)
-    except Misconfigured as error:
-        sys.stderr.write(f"multibot: {logs.clean(str(error))}\n")
-        return foreground.EXIT_REFUSED
-    except process.ParentGone:
-        return 1
 
 
 def _orphaned(paths: BotPaths) -> bool:
@@ -112,13 +75,6 @@ def _orphaned(paths: BotPaths) -> bool:
     with contextlib.suppress(OSError, ValueError):
         return int((paths.run / "supervisord.pid").read_text()) != 1
     return False
-
-
-def _honour_pythonpath() -> None:
-    """The interpreter read PYTHONPATH before the bot's own environment was there."""
-    for entry in reversed(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
-        if entry and entry not in sys.path:
-            sys.path.insert(0, entry)
 
 
 def _refuse(paths: BotPaths, digest: str, start_mono: float, text: str) -> int:
@@ -186,6 +142,12 @@ def _waits(recorder: Recorder, pause: backoff.Pause) -> bool:
     stopped = stop.wait(pause.wait_s)
     recorder.waits(time.monotonic() - began)
     return stopped
+
+
+def _take_over(start: Launch, recorder: Recorder, descriptor: int) -> int:
+    """Run a bot, whose lock this process has, for a person."""
+    _sweep(start, recorder)
+    return _go(start, recorder, descriptor)
 
 
 def _go(start: Launch, recorder: Recorder, descriptor: int) -> int:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from multibot_runner import oom, outcome
+from multibot_runner import foreground, oom, outcome
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.process import read_env_file
 from multibot_runner.protocol import CRASHED, EXIT_FINAL, EXIT_FINISHED, FINISHED, MISCONFIGURED, REJECTED, Exit, Run
@@ -108,6 +108,14 @@ def test_what_the_kernel_counts_tells_whether_memory_was_the_reason(tmp_path: Pa
     (tmp_path / "memory" / "bots").mkdir(parents=True)
     (tmp_path / "memory" / "bots" / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 7\n")
     assert oom.look(tmp_path, tmp_path) == oom.Kills(7, 6)
+
+
+def test_a_run_in_a_terminal_without_the_installations_variables_is_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MULTIBOT_STATE", raising=False)
+    assert foreground.run("--run", "shop", "0" * 16, (), lambda *_: 0) == 6
+    assert capsys.readouterr().err == "multibot: MULTIBOT_STATE is not set: a bot is started by supervisord\n"
 
 
 def test_importing_the_runner_changes_nothing_in_this_process() -> None:
