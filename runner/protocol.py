@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple, Type, TypeVar
+
+from multibot_runner.files import FILE_CAP as FILE_CAP
+from multibot_runner.files import BadFile as BadFile
+from multibot_runner.files import read_file as read_file
+from multibot_runner.files import replace_file as replace_file
+from multibot_runner.files import sync_directory as sync_directory
 
 BOT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,38}")
 PROGRAM_PREFIX = "bot-"
@@ -52,16 +55,11 @@ LOCKED_OUT, BACKING_OFF, QUARANTINED, RUNNING, STOPPING = (
     "stopping",
 )
 
-FILE_CAP = 256 * 1024  # of every file that is read here, unless its reader says otherwise
 STATUS_CAP = 16 * 1024 * 1024  # of the monitor's status.json
 _KEPT_RUNS = 50
 _LONGEST_TEXT = 500
 _LONGEST_NUMBER = 1e11  # a time that datetime can show, far beyond any pid, count or length of time
 _T = TypeVar("_T")
-
-
-class BadFile(Exception):
-    """A file of the protocol is missing, too large, not a plain file or not what it should be."""
 
 
 @dataclass(frozen=True)
@@ -327,63 +325,6 @@ def _one_line(text: str) -> str:
 def with_run(runs: Tuple[Run, ...], run: Run) -> Tuple[Run, ...]:
     """Return ``runs`` with ``run`` as the newest; the oldest fall out."""
     return (run, *runs)[:_KEPT_RUNS]
-
-
-def replace_file(
-    path: Path, data: bytes, mode: int = 0o600, owner: Optional[Tuple[int, int]] = None, fsync: bool = True
-) -> None:
-    """Write ``data`` to ``path`` by a temporary file and a rename: a reader sees the old or the new, whole.
-
-    ``owner`` is (uid, gid). ``fsync`` False survives a crash of the process, not of the machine (heartbeats).
-    """
-    descriptor, temporary = tempfile.mkstemp(prefix=".", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            os.fchmod(file.fileno(), mode)
-            if owner is not None and owner != (os.geteuid(), os.getegid()):
-                os.fchown(file.fileno(), *owner)
-            if fsync:
-                file.flush()
-                os.fsync(file.fileno())
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    if fsync:
-        sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames and new names in ``directory`` survive a crash of the machine."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def read_file(path: Path, cap: int = FILE_CAP) -> bytes:
-    """Return a plain file's content; its owner may be hostile: no links, no fifos, at most ``cap`` bytes.
-
-    Raises BadFile (FileNotFoundError as its cause when the file is missing).
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from error
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):  # before fdopen, which fails on a directory
-            raise BadFile(f"{path}: not a plain file")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            data = file.read(cap + 1)
-    except OSError as error:
-        raise BadFile(f"{path}: {error.strerror}") from error
-    finally:
-        os.close(descriptor)
-    if len(data) > cap:
-        raise BadFile(f"{path}: larger than {cap} bytes")
-    return data
 
 
 def lifecycle(statename: str, exit_code: int, phase: Optional[str]) -> str:
