@@ -93,6 +93,21 @@ def test_a_bot_that_supervisord_runs_is_refused_with_what_to_type(system: System
     assert "no bot 'ecko'" in system.run("bot", "exec", "ecko", "--", "true", code=4).stderr
 
 
+def test_a_stop_of_the_supervised_bot_leaves_a_persons_alone(system: System) -> None:
+    system.create_form("echo", "script", "--no-start")
+    with foreground(system, "bot", "run", "echo") as (process, _, _):
+        system.wait_polling("echo")
+        (told,) = system.json("bot", "stop", "echo")["bots"]
+        assert told["text"] == f"is stopped already; process {process.pid} runs it in a terminal, left alone"
+        system.supervisorctl("start", "bot-echo")
+        system.sql("UPDATE bot_configs SET enabled = false")
+        system.run("apply")
+        assert process.poll() is None
+        assert system.polls("echo") == 1
+        system.run("bot", "delete", "echo", "--yes")
+        process.wait(30)
+
+
 def test_a_start_meanwhile_waits_for_the_one_in_the_terminal_and_takes_over(system: System) -> None:
     system.create_form("echo", "script", "--no-start")
     with foreground(system, "bot", "run", "echo") as (process, _, _):
