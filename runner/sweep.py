@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Callable, Collection, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 from multibot_runner import family
 
@@ -43,10 +43,10 @@ class _Process(NamedTuple):
     uid: int
 
 
-def members(traces: Traces, running: Optional[int] = None) -> Tuple[int, ...]:
+def members(traces: Traces, running: Collection[int] = ()) -> Tuple[int, ...]:
     """Return the living processes of the bot, but not this one and no runner that waits for the bot's lock.
 
-    ``running`` (and what it started) is left out, too: the runner that supervisord has at the moment.
+    ``running`` (and what they started) are left out, too: runners that have the bot rightfully.
     """
     table = _processes()
     children: Dict[int, List[int]] = {}
@@ -54,7 +54,7 @@ def members(traces: Traces, running: Optional[int] = None) -> Tuple[int, ...]:
         children.setdefault(process.parent, []).append(pid)
     found = {p for p, t in table.items() if t.uid == traces.uid and _carries(p, traces)}
     waiting = {pid for pid in found if table[pid].name == family.WAITING}
-    spared = {os.getpid(), *waiting, *(_with_children([running], children) if running else ())}
+    spared = {os.getpid(), *waiting, *_with_children(running, children)}
     # Whoever started this process by a shell has the bot's id and digest on a command line, too.
     return tuple(_with_children(found - waiting - set(_ancestors(os.getpid(), table)), children) - spared)
 

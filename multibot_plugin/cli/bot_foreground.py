@@ -1,7 +1,7 @@
 """``multibot bot run`` and ``bot exec``: a bot in this terminal, a command as the bot.
 
 Both need neither database nor supervisord: they take what is rendered. This process becomes the runner, which becomes
-the bot's user.
+the bot's user; root's runs it in a terminal of its own.
 """
 
 from __future__ import annotations
@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from multibot_plugin.cli.output import Context, complete_bot, pass_context, say
+from multibot_plugin.cli.start import environment as inherited
+from multibot_plugin.cli.terminal import controlling
+from multibot_plugin.cli.terminal import run as run_in_its_own
 from multibot_plugin.errors import NoSuchBot, Refused, SupervisordAway
 from multibot_plugin.health.lifecycle import Act, Event, decide, state_of
 from multibot_plugin.home import Home, check_installed, check_owner
 
 if TYPE_CHECKING:
     from multibot_plugin.bots.config import Deployment
+
+_OF_A_TERMINAL = ("TERM", "COLORTERM")
 
 
 @click.command("run")
@@ -29,8 +34,9 @@ if TYPE_CHECKING:
 def run(context: Context, bot: str, no_check: bool) -> NoReturn:
     """Run a stopped bot in this terminal, to debug it; Ctrl-C ends it.
 
-    It has its real settings, user, directory and token, and your shell's environment where supervisord's would be. It
-    is started once: no backoff, and its end counts for nothing. Exit code: the bot's own; 6 where it runs elsewhere.
+    It has its real settings, user, directory and token, and your shell's environment where supervisord's would be (of
+    root's only PATH, language, zone, terminal and proxies). It is started once: no backoff, and its end counts for
+    nothing. Exit code: the bot's own; 6 where it runs elsewhere.
     """
     deployment = _rendered(context, bot)
     _refuse_elsewhere(context, bot)
@@ -112,9 +118,17 @@ def _check(context: Context, deployment: Deployment) -> None:
 
 
 def _become_runner(home: Home, how: str, deployment: Deployment, words: Sequence[str] = ()) -> NoReturn:
-    """Replace this process by the runner; neither its command line nor its environment holds a secret."""
+    """Replace this process by the runner; neither its command line nor its environment holds a secret.
+
+    As root the bot's user is another one: it gets neither our terminal nor what may be secret in our environment.
+    """
     runner = [sys.executable, "-P", "-m", "multibot_runner", how, deployment.id, deployment.digest, *words]
-    environment = {**os.environ, **{name: str(path) for name, path in home.variables.items()}}
+    root = os.geteuid() == 0
+    ours = {**inherited(), **{k: os.environ[k] for k in _OF_A_TERMINAL if k in os.environ}} if root else os.environ
+    environment = {**ours, **{name: str(path) for name, path in home.variables.items()}}
     sys.stdout.flush()
     sys.stderr.flush()
+    terminal = controlling() if root else None
+    if terminal is not None:
+        run_in_its_own(terminal, runner, environment)
     os.execve(sys.executable, runner, environment)  # noqa: S606

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,8 @@ from multibot_plugin.cli.output import Context
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot
 from multibot_plugin.home import Home
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME
-from multibot_runner.protocol import Run, is_number
-from multibot_runner.readers import read_runs
+from multibot_runner.protocol import Heartbeat, Run, is_number
+from multibot_runner.readers import read_heartbeat, read_runs
 
 if TYPE_CHECKING:
     from multibot_plugin.bots.config import BotConfig, Deployment
@@ -34,7 +35,8 @@ class Picture:
     ``runs_as`` and ``values``: launch, target, python, user, uid and the effective settings, from the configuration
     or else from what is rendered. ``env``: names only. ``changes`` (its audit log, newest first), ``around`` (that of
     the installation) and ``incidents`` are plain values. ``webhook``: what Telegram said of the process that runs
-    (health.states.WebhookInfo), empty: nothing. ``notes``: what could not be found out.
+    (health.states.WebhookInfo), empty: nothing. ``activity``: what that process itself says of its work, empty where it
+    does not run. ``notes``: what could not be found out.
     """
 
     bot: str
@@ -50,6 +52,7 @@ class Picture:
     around: Sequence[Mapping[str, Any]] = ()
     incidents: Sequence[Mapping[str, Any]] = ()
     webhook: Mapping[str, Any] = field(default_factory=dict)
+    activity: Mapping[str, Any] = field(default_factory=dict)
     runs: Sequence[Run] = ()
     log: Path = Path()
     log_lines: Sequence[str] = ()
@@ -80,6 +83,7 @@ def gather(context: Context, bot: str) -> Picture:
         changes=[row for row in audit if row["bot_id"] == bot],
         around=[row for row in audit if row["bot_id"] is None],
         webhook=webhook_of(status, bot, rows.get(bot, {}).get("pid")),
+        activity=activity_of(read_heartbeat(context.home.bot(bot)), rows.get(bot, {}).get("pid"), time.monotonic()),
         incidents=[i for i in status.get("incidents", ()) if i.get("bot") == bot],
         runs=read_runs(context.home.bot(bot)),
         log=context.home.bot_log(bot), log_lines=tail(context.home.bot_log(bot), LOG_LINES, secrets), notes=notes,
@@ -97,6 +101,26 @@ def webhook_of(status: Mapping[str, Any], bot: str, pid: Any) -> Mapping[str, An
         return {**info, "error_at": failed_at, "age_s": max(0.0, float(status["mono"]) - float(info["asked_mono"]))}
     except (KeyError, TypeError, ValueError):
         return {}
+
+
+def activity_of(said: Heartbeat | None, pid: Any, now: float) -> Mapping[str, Any]:
+    """Return what a bot did since it runs; None: what cannot be seen of it, or did not happen yet."""
+    if said is None or not pid or said.pid != pid:
+        return {}
+    seen = said.handlers_seen
+
+    def age(at: float | None) -> float | None:
+        return None if at is None else max(0.0, now - at)
+
+    return {
+        "updates": said.update_count,
+        "handled": said.handled_count if seen else None,
+        "handler_errors": said.handler_errors if seen else None,
+        "handler_latency_s": said.handler_latency_s,
+        "sent": said.sent_count,
+        "last_sent_age_s": age(said.sent_mono),
+        "ready_age_s": age(said.ready_mono),
+    }
 
 
 def _from_database(context: Context, bot: str) -> tuple[Any, list[Any], list[str], str]:

@@ -263,7 +263,7 @@ def _is_to_be_stopped(row: Row) -> bool:
 
 
 def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], cell: Cell) -> Outcome:
-    from multibot_plugin.bots.leftovers import end_left
+    from multibot_plugin.bots.leftovers import end_left, in_terminal
     from multibot_plugin.supervisor.faults import program
 
     begun, bot = row["told_mono"], str(row["id"])
@@ -271,6 +271,8 @@ def _stop(context: Context, supervisor: Supervisor, row: Mapping[str, Any], cell
         stop_for_good(context.home, supervisor, row, cell.act == Does.KILL)
     left = end_left(context.home, bot, lambda: supervisor.running(program(bot)))
     too = f"; killed {left} process(es) that it left behind" if left else ""
+    if pid := in_terminal(context.home.bot(bot)):
+        too += f"; process {pid} runs it in a terminal, left alone"
     if cell.act == Does.LEAVE:
         return Outcome(bot, True, f"{cell.words}{too}")
     took = time.monotonic() - begun

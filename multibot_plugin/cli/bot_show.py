@@ -106,6 +106,8 @@ def _state(picture: Picture) -> Iterator[tuple[str, str]]:
     yield "Health", " · ".join(health)
     if picture.webhook:
         yield "Telegram", one_line(" · ".join(_telegram(picture.webhook, picture.at)))
+    if activity := list(_activity(picture.activity)):
+        yield "Activity", " · ".join(activity)
     if row["pid"]:
         process = [f"pid {row['pid']}, up {duration(row['uptime_s'])}"]
     else:
@@ -130,6 +132,22 @@ def _telegram(info: Mapping[str, Any], now_at: float) -> Iterator[str]:
     yield f"{count(info.get('pending') or 0, 'update')} waiting"
     if info.get("error"):
         yield f"last failed delivery {clock(info.get('error_at'), now_at)}: {info['error']}"
+
+
+def _activity(did: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the process says that it did."""
+    if did.get("updates"):
+        yield count(did["updates"], "update")
+    if did.get("handled"):
+        yield f"{did['handled']} handled"
+    if did.get("handler_errors"):
+        yield count(did["handler_errors"], "error")
+    if did.get("handler_latency_s") is not None:
+        yield f"the last took {did['handler_latency_s']:.1f} s"
+    if did.get("sent"):
+        yield f"{did['sent']} sent, the last {duration(did['last_sent_age_s'])} ago"
+    if did.get("ready_age_s") is not None:
+        yield f"ready for {duration(did['ready_age_s'])}"
 
 
 def _configuration(picture: Picture) -> Iterator[tuple[str, str]]:
@@ -234,6 +252,7 @@ def as_json(picture: Picture) -> dict[str, Any]:
             "ends": [asdict(end) for end in _ended(picture)],
             "log": {"file": str(picture.log), "lines": list(picture.log_lines)},
             "webhook": dict(picture.webhook) or None,
+            "activity": dict(picture.activity) or None,
             "notes": list(picture.notes),
         }
     }

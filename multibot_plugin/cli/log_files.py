@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from multibot_plugin.cli.log_lines import Line, Wanted, time_of
+from multibot_plugin.cli.log_lines import Line, Wanted
 
 _BLOCK = 64 * 1024
 _LONGEST = 256 * 1024  # a line without an end is shown in pieces of this size
@@ -121,7 +121,7 @@ def _look_back(
     """Return the part of a file that is wanted, how many lines are still to be found, and whether that is enough."""
     start, timed = end, end  # where the earliest line begins, and the earliest that has a time
     for start, raw in backwards(file, end):
-        at = time_of(raw) if wanted.since is not None else None
+        at = line(raw).at if wanted.since is not None else None
         if at is not None and at < wanted.since:  # type: ignore[operator]
             return Part(file, timed, end), left, True
         timed = start if at is not None else timed

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from typing import Any
 
 from multibot_plugin.cli.output import clean
@@ -42,9 +42,9 @@ class Line:
         return json.dumps({"bot": self.bot, "at": at, "stream": self.stream, "line": self.said}, ensure_ascii=False)
 
 
-def read_line(bot: str, raw: bytes, tokens: Iterable[str] = ()) -> Line:
-    """Return a line of a log, without tokens (``tokens`` in whatever form) and terminal escapes."""
-    at, text = time_of(raw), raw.decode("utf-8", "replace").rstrip("\r\n")
+def read_line(bot: str, raw: bytes, tokens: Iterable[str] = (), zone: tzinfo | None = None) -> Line:
+    """Return a line of a log, without tokens (``tokens`` in whatever form) and terminal escapes; zone: see time_of."""
+    at, text = time_of(raw, zone), raw.decode("utf-8", "replace").rstrip("\r\n")
     if at is not None and raw.startswith(b'{"at": "') and (found := _object(text)):
         said = clean(redact(found["line"], tokens))
         stamp = "" if _TIME.match(said.encode()) else f"{datetime.fromtimestamp(at).isoformat(' ', 'milliseconds')} "
@@ -62,14 +62,15 @@ def _object(text: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and all(isinstance(found.get(name), str) for name in names) else None
 
 
-def time_of(raw: bytes) -> float | None:
-    """Return the time that a line begins with; without a zone it is the local one."""
+def time_of(raw: bytes, zone: tzinfo | None = None) -> float | None:
+    """Return the time that a line begins with; where that says no zone it is ``zone``'s (None: the local one)."""
     match = _TIME.match(raw)
     if match is None:
         return None
     moment = b"%bT%b%b" % (match[1].replace(b"/", b"-"), match[2], match[3] or b"")
     try:
-        return datetime.fromisoformat(moment.decode()).timestamp()
+        at = datetime.fromisoformat(moment.decode())
+        return (at if at.tzinfo else at.replace(tzinfo=zone)).timestamp()
     except (ValueError, OverflowError, OSError):
         return None
 

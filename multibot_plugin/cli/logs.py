@@ -9,9 +9,11 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, tzinfo
 from itertools import chain
 from pathlib import Path
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
 
 import click
 
@@ -22,6 +24,9 @@ from multibot_plugin.cli.output import Context, colours, complete_bot, pass_cont
 from multibot_plugin.home import Home, check_installed
 from multibot_runner.protocol import PROGRAM_PREFIX, BadFile, read_file
 
+if TYPE_CHECKING:
+    from multibot_plugin.bots.render import Section
+
 _POLL_S = 0.2
 _LINES = 20
 _TINTS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_magenta", "bright_blue")
@@ -29,15 +34,16 @@ _TINTS = ("cyan", "magenta", "blue", "green", "yellow", "bright_cyan", "bright_m
 
 @dataclass(frozen=True)
 class Source:
-    """One bot's log, and the secrets that must not be shown of it."""
+    """One bot's log, the secrets that must not be shown of it, and the zone of its times (None: the local one)."""
 
     bot: str
     path: Path
     tokens: tuple[str, ...]
+    zone: tzinfo | None = None
 
     def line(self, raw: bytes) -> Line:
         """Return a line as it may be shown."""
-        return read_line(self.bot, raw, self.tokens)
+        return read_line(self.bot, raw, self.tokens, self.zone)
 
 
 class Since(click.ParamType[float]):
@@ -128,14 +134,28 @@ def _sources(home: Home, words: Sequence[str]) -> list[Source]:
     from multibot_plugin.bots.files import read_text
     from multibot_plugin.bots.render import read_rendered
 
+    rendered = read_rendered(read_text(home.rendered))
     prefix, suffix = PROGRAM_PREFIX, ".log"
     files = home.log.glob(f"{prefix}*{suffix}") if home.log.is_dir() else ()
     found = {file.name[len(prefix) : -len(suffix)] for file in files}
-    found |= set(read_rendered(read_text(home.rendered)))
+    found |= set(rendered)
     if not found:
         check_installed(home)
     rows = fleet.select([{"id": bot} for bot in sorted(found)], words)
-    return [Source(row["id"], home.bot_log(row["id"]), _tokens(home, row["id"])) for row in rows]
+    return [
+        Source(bot, home.bot_log(bot), _tokens(home, bot), _zone(home, rendered.get(bot)))
+        for bot in (str(row["id"]) for row in rows)
+    ]
+
+
+def _zone(home: Home, section: Section | None) -> tzinfo | None:
+    """Return the zone that a bot's own TZ names."""
+    from multibot_plugin.bots.files import read_deployment
+
+    deployment = read_deployment(home, section) if section else None
+    with suppress(KeyError, ValueError, OSError):  # none, or no zone that has a name
+        return ZoneInfo(deployment.settings.env["TZ"].removeprefix(":")) if deployment else None
+    return None
 
 
 def _tokens(home: Home, bot: str) -> tuple[str, ...]:

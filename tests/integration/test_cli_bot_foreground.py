@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from system import System, alive, wait_for
 
@@ -53,6 +58,11 @@ while True:
 """
 
 
+def runner_of(process: subprocess.Popen[bytes]) -> int:
+    """Return the pid of the bot: root's command stands between it and the terminal."""
+    return psutil.Process(process.pid).children()[0].pid if ROOT else process.pid
+
+
 def _own(descriptor: int) -> None:
     import fcntl
     import termios
@@ -67,12 +77,13 @@ def test_a_stopped_bot_runs_in_a_terminal_and_ctrl_c_ends_it(system: System, for
     with foreground(system, "bot", "run", "echo") as (process, shown, terminal):
         system.wait_polling("echo")
         system.answers("echo")
-        assert token.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-        owner = Path(f"/proc/{process.pid}/status").read_text().split("Uid:\t")[1].split()[0]
+        pid = runner_of(process)
+        assert token.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        owner = Path(f"/proc/{pid}/status").read_text().split("Uid:\t")[1].split()[0]
         assert (owner != "0") is ROOT or not ROOT
         assert system.row("echo")["state"] == "stopped"
         refused = system.run("bot", "run", "echo", code=6).stderr
-        assert f"echo runs already, as process {process.pid}: stop that one first" in refused
+        assert f"echo runs already, as process {pid}: stop that one first" in refused
         os.write(terminal, b"\x03")
         assert process.wait(30) in (0, -signal.SIGINT, -signal.SIGTERM)
         assert token not in shown.read_text(errors="replace")
@@ -91,6 +102,21 @@ def test_a_bot_that_supervisord_runs_is_refused_with_what_to_type(system: System
     assert refused == f"multibot: bot 'echo' runs under supervisord (pid {pid}): run '{command}' first\n"
     assert system.run("bot", "run", "ecko", code=4).stderr == "multibot: no bot 'ecko' (did you mean 'echo'?)\n"
     assert "no bot 'ecko'" in system.run("bot", "exec", "ecko", "--", "true", code=4).stderr
+
+
+def test_a_stop_of_the_supervised_bot_leaves_a_persons_alone(system: System) -> None:
+    system.create_form("echo", "script", "--no-start")
+    with foreground(system, "bot", "run", "echo") as (process, _, _):
+        system.wait_polling("echo")
+        (told,) = system.json("bot", "stop", "echo")["bots"]
+        assert told["text"] == f"is stopped already; process {runner_of(process)} runs it in a terminal, left alone"
+        system.supervisorctl("start", "bot-echo")
+        system.sql("UPDATE bot_configs SET enabled = false")
+        system.run("apply")
+        assert process.poll() is None
+        assert system.polls("echo") == 1
+        system.run("bot", "delete", "echo", "--yes")
+        process.wait(30)
 
 
 def test_a_start_meanwhile_waits_for_the_one_in_the_terminal_and_takes_over(system: System) -> None:
@@ -122,6 +148,23 @@ def test_a_command_runs_as_the_bot_and_its_exit_code_is_passed_on(system: System
     absent = system.run("bot", "exec", "echo", "no-such-command", "--flag", code=127).stderr
     assert absent == "multibot: no-such-command: command not found\n"
     system.run("bot", "exec", "echo", "--", "/etc/passwd", code=126)
+
+
+@pytest.mark.root
+def test_roots_terminal_and_variables_are_not_the_bots(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    system.create_form("echo", "script", "--no-start")
+    monkeypatch.setitem(system.environment, "ROOTS_SECRET", "hidden")
+    program = "import os; print(*os.get_terminal_size(), os.ttyname(0), os.getsid(0), 'ROOTS_SECRET' in os.environ)"
+    words = ("sh", "-c", f'while read -r word; do python -c "{program}"; done; exit 9')
+    with foreground(system, "bot", "exec", "echo", "--", *words) as (process, shown, terminal):
+        for columns in (71, 72):  # when it begins, and when somebody draws the window larger
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", 33, columns, 0, 0))
+            os.write(terminal, b"go\n")
+            said = wait_for(lambda: re.search(rf"{columns} 33 (\S+) (\d+) False", shown.read_text()), "its size")  # noqa: B023
+            assert os.readlink(f"/proc/{process.pid}/fd/0") != said[1]
+            assert os.getsid(process.pid) != int(said[2])
+        os.write(terminal, b"\x04")
+        assert process.wait(30) == 9
 
 
 def test_a_command_of_a_person_is_no_leftover_of_the_bot(system: System) -> None:

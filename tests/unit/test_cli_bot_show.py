@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from multibot_plugin.cli.bot_picture import Picture, show_value, tail, webhook_of
+from multibot_plugin.cli.bot_picture import Picture, activity_of, show_value, tail, webhook_of
 from multibot_plugin.cli.bot_show import as_json, clock, describe, headline, next_step
 from multibot_plugin.cli.ends import ends
 from multibot_plugin.cli.remedies import Remedy
 from multibot_plugin.settings import load
-from multibot_runner.protocol import KILLED, Exit, Run
+from multibot_runner.protocol import KILLED, RUNNING, Exit, Heartbeat, Run
 
 NOW = 1_800_000_000.0
 TOKEN = "123456789:" + "A" * 35
@@ -63,6 +63,24 @@ def test_what_telegram_says_of_a_bot_whose_polls_are_not_seen() -> None:
                     f"last failed delivery {failed}: Connection refused")  # fmt: skip
     rejected = list(describe(picture(webhook={"age_s": 1.0, "code": 401}), command))
     assert "Telegram   asked 1s ago · rejects its token (401)" in rejected
+
+
+def test_what_a_process_says_of_its_work() -> None:
+    said = Heartbeat(42, RUNNING, 10.0, update_count=12, handlers_seen=True, handled_count=11, handler_errors=1,
+                     handler_latency_s=0.34, sent_count=7, sent_mono=95.0, ready_mono=40.0)  # fmt: skip
+    shown = picture(activity=activity_of(said, 42, 100.0))
+    (line,) = [line for line in describe(shown, command) if line.startswith("Activity")]
+    handled = "11 handled · 1 error · the last took 0.3 s"
+    assert line == f"Activity   12 updates · {handled} · 7 sent, the last 5s ago · ready for 1m 00s"
+    assert as_json(shown)["bot"]["activity"] == {
+        "updates": 12, "handled": 11, "handler_errors": 1, "handler_latency_s": 0.34, "sent": 7, "last_sent_age_s": 5.0,
+        "ready_age_s": 60.0,
+    }  # fmt: skip
+    blind = activity_of(replace(said, handlers_seen=False), 42, 100.0)
+    assert (blind["handled"], blind["handler_errors"]) == (None, None)
+    for said_by in (None, replace(said, pid=41)):
+        assert activity_of(said_by, 42, 100.0) == {}
+    assert not [line for line in describe(picture(), command) if line.startswith("Activity")]
 
 
 @pytest.mark.parametrize(

@@ -9,15 +9,21 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from cli_rows import invoke
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multibot_plugin.bots.config import BotConfig, deploy
+from multibot_plugin.bots.files import write_bot
+from multibot_plugin.bots.render import section_of
 from multibot_plugin.cli.log_files import Follower, backwards
 from multibot_plugin.cli.log_lines import Wanted, since_of, time_of
-from multibot_plugin.cli.logs import Source, _followed, _written
+from multibot_plugin.cli.logs import Source, _followed, _written, _zone
+from multibot_plugin.home import Home
+from multibot_plugin.settings import load
 
 TOKEN = "123456789:" + "AbC-_" * 7
 
@@ -275,6 +281,33 @@ def test_times_are_read_in_every_form() -> None:
     assert time_of(b'{"at": "2026-11-30T14:03:11.500+02:00", "line') == zoned
     assert time_of(b"2026-13-30 14:03:11 x") is None
     assert time_of(b"at 2026") is None
+
+
+def test_times_without_a_zone_are_the_bots_own(log: Path) -> None:
+    for zone, hour in (("Asia/Tokyo", 17), ("America/New_York", 3)):
+        text = f"2026-11-30 {hour:02}:00:00.000 eight in the morning, UTC\n2026-11-30T08:00:00Z with its zone\n"
+        (log / "bot-a.log").write_text(text)
+        source = Source("a", log / "bot-a.log", (), ZoneInfo(zone))
+        then = datetime(2026, 11, 30, 8, tzinfo=UTC).timestamp()
+        assert [source.line(raw.encode()).at for raw in text.splitlines()] == [then, then]
+        assert len(shown(source, since=then)) == 2
+        assert shown(source, since=then + 1) == []
+
+
+@pytest.mark.parametrize(
+    ("env", "zone"),
+    [({"TZ": "Asia/Tokyo"}, ZoneInfo("Asia/Tokyo")), ({}, None), ({"TZ": "No/Where"}, None), ({"TZ": "/etc"}, None)],
+)
+def test_the_zone_is_what_the_bots_variables_say(
+    tmp_path: Path, log: Path, env: dict[str, str], zone: ZoneInfo | None
+) -> None:
+    home = Home(tmp_path, tmp_path / "state", tmp_path / "run", log)
+    home.state.mkdir()
+    config = BotConfig("a", True, "command", "/bin/true", TOKEN, env=env)
+    deployment = deploy(config, load(tmp_path / "none", environ={}), b"key")
+    assert _zone(home, section_of(deployment)) is None
+    write_bot(home, deployment, (os.geteuid(), os.getegid()))
+    assert _zone(home, section_of(deployment)) == zone
 
 
 def test_objects_are_shown_as_lines_and_lines_as_objects(tmp_path: Path, log: Path) -> None:
