@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import signal
 import subprocess
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from multibot_runner import family, logs, notify, oom, outcome
 from multibot_runner.launch import Launch
@@ -19,7 +20,9 @@ from multibot_runner.record import Recorder
 
 GRACE_S = 2.0  # what the program's own children get after it has ended
 _CHUNK = 65536
-_LAST_WORDS = 500
+_LAST_WORDS = 4096
+# What Node prints after an error: its stack, the error's properties, brackets, its own version.
+_AFTER_AN_ERROR = re.compile(r"at .+|\W*|Node\.js v[\d.]+|(errno|code|syscall|address|hostname|port): .*")
 
 
 def run(launch: Launch, recorder: Recorder) -> Exit:
@@ -118,7 +121,7 @@ class _Child:
         lines = self._tail.decode("utf-8", "replace").split("\n")
         if len(self._tail) == _LAST_WORDS:  # the first may be the rest of a line, and of a token in it
             del lines[0]
-        return outcome.ended(code, next((line.strip() for line in reversed(lines) if line.strip()), ""))
+        return outcome.ended(code, last_words(lines))
 
     def _turn(self, deadline: Optional[float]) -> None:
         """Wait for output, a signal or the deadline, and deal with what there is."""
@@ -190,3 +193,10 @@ class _Child:
                 until = time.monotonic() + 0.2
             self._turn(min(until, time.monotonic() + 0.2))
             left = family.descendants(os.getpid())
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """Return the line among a program's last ones that says most likely why it ended; "" without any. Pure."""
+    said = [line.strip() for line in lines]
+    telling = [line for line in said if not _AFTER_AN_ERROR.fullmatch(line)] or [line for line in said if line]
+    return telling[-1].removeprefix("[cause]: ") if telling else ""
