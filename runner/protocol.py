@@ -157,8 +157,9 @@ class Heartbeat:
     ``start_mono``: since when it is in business: the process, and once it is RUNNING the bot's own code.
     ``loop_mono``: last beat of the event loop, None where the launch form has none that we can see.
     ``poll_*``: the bot's getUpdates calls; ``poll_code`` is the HTTP status of the last failed one, None after a
-    success; ``poll_timeout_s`` is the ``timeout`` parameter of the last call. ``polling_seen``: whether this launch
-    form's polls can be seen at all (a command bot's cannot). ``until_mono``: the end of a backoff or a quarantine.
+    success, ``poll_webhook`` whether that was a 409 because a webhook is active; ``poll_timeout_s`` is the ``timeout``
+    parameter of the last call. ``polling_seen``: whether this launch form's polls can be seen at all (a command bot's
+    cannot). ``until_mono``: the end of a backoff or a quarantine.
     ``flood_until_mono``: until when Telegram (429) wants no poll. ``update_*``: updates that arrived, by poll or
     webhook.
     ``handlers_seen``: whether the bot's handlers can be seen; ``oldest_update_mono`` is when the oldest update arrived
@@ -177,6 +178,7 @@ class Heartbeat:
     poll_success_mono: Optional[float] = None
     poll_failure_mono: Optional[float] = None
     poll_code: Optional[int] = None
+    poll_webhook: bool = False
     poll_timeout_s: Optional[float] = None
     poll_count: int = 0
     update_mono: Optional[float] = None

@@ -143,13 +143,16 @@ class Recorder:
 
     def poll_succeeded(self, updates: int) -> None:
         self.delivered(updates)
-        self.update(poll_success_mono=time.monotonic(), poll_code=None, flood_until_mono=None)
+        self.update(poll_success_mono=time.monotonic(), poll_code=None, poll_webhook=False, flood_until_mono=None)
 
-    def poll_failed(self, code: Optional[int], retry_after_s: Optional[float] = None) -> None:
-        """``code``: the HTTP status, None where no answer came. ``retry_after_s``: what Telegram wants with a 429."""
+    def poll_failed(self, code: Optional[int], retry_after_s: Optional[float] = None, webhook: bool = False) -> None:
+        """``code``: the HTTP status, None where no answer came. ``retry_after_s``: what Telegram wants with a 429.
+
+        ``webhook``: it is a 409 because a webhook is active.
+        """
         now = time.monotonic()
         until = None if retry_after_s is None else now + retry_after_s
-        self.update(poll_failure_mono=now, poll_code=code, flood_until_mono=until)
+        self.update(poll_failure_mono=now, poll_code=code, poll_webhook=webhook, flood_until_mono=until)
 
     def delivered(self, updates: int) -> None:
         """So many updates arrived, by a poll or by webhook."""

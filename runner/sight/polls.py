@@ -19,7 +19,8 @@ _CALL = re.compile(r"/bot(\d+:[A-Za-z0-9_-]+)(?:/test)?/([A-Za-z]+)/?\Z")
 _SENDING = re.compile(r"send(?!chataction)|editmessage|copymessage|forwardmessage")
 _UPDATE = re.compile(rb'"update_id"\s*:\s*(\d{1,18})')  # in a text the quotes would be escaped
 _RETRY_AFTER = re.compile(rb'"retry_after"\s*:\s*(\d{1,7})')
-_REJECTING, _FLOOD = (401, 404), 429
+_WEBHOOK = b"webhook is active"  # in the words of a 409 that is not another poller's
+_REJECTING, _CONFLICT, _FLOOD = (401, 404), 409, 429
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ class PollWatch:
             self._handling.polled(updates)
             return
         wait = _RETRY_AFTER.search(body) if status == _FLOOD else None
-        self._recorder.poll_failed(status, float(wait[1]) if wait else None)
+        webhook = status == _CONFLICT and _WEBHOOK in body
+        self._recorder.poll_failed(status, float(wait[1]) if wait else None, webhook)
         if self.rejected:
             self.on_rejected()
 

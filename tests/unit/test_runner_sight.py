@@ -146,6 +146,16 @@ def test_a_flood_tells_until_when(recorder: Recorder, handling: Handling) -> Non
     assert (recorder.heartbeat.poll_code, recorder.heartbeat.flood_until_mono) == (502, None)
 
 
+def test_a_conflict_with_a_webhook_is_told_from_one_with_another_poller(recorder: Recorder, handling: Handling) -> None:
+    seen = watch(recorder, handling)
+    call = Call("getupdates", own=True)
+    poller = b'{"ok":false,"description":"Conflict: terminated by other getUpdates request"}'
+    webhook = b'{"ok":false,"description":"Conflict: can\'t use getUpdates method while webhook is active; use ..."}'
+    for status, body, told in ((409, webhook, True), (409, poller, False), (409, webhook, True), (200, b"{}", False)):
+        seen.end(call, status, body)
+        assert recorder.heartbeat.poll_webhook is told
+
+
 def test_updates_are_counted_by_their_numbers_not_by_what_is_written_in_them(
     recorder: Recorder, handling: Handling
 ) -> None:
