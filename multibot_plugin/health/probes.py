@@ -1,7 +1,8 @@
 """Asking Telegram (getWebhookInfo) about the bots of which nothing else tells whether updates reach them.
 
-Each about once in ``monitor.probe_s`` (more often while updates wait), spread over that time, a few at once, each
-in a daemon thread with a deadline, so that one that hangs costs no other bot anything. What cannot be found out is no finding: the log says it, once.
+Each about once in ``monitor.probe_s`` (more often while updates wait), spread over that time, a few at once, each in a
+daemon thread with a deadline, so that one that hangs costs no other bot anything. What cannot be found out is no
+finding: the log says it, once.
 """
 
 from __future__ import annotations
