@@ -157,6 +157,18 @@ def test_a_conflict_with_a_webhook_is_told_from_one_with_another_poller(recorder
         assert recorder.heartbeat.poll_webhook is told
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"), [("30", 30.0), (-1, 0.0), (30000, 50.0), ("inf", 50.0), ("nan", 0.0), ("long", None)]
+)
+def test_whatever_a_poll_asks_for_the_heartbeat_says_how_long_telegram_holds_it(
+    recorder: Recorder, handling: Handling, asked: Any, told: float | None
+) -> None:
+    watch(recorder, handling).begin(f"/bot{TOKEN}/getUpdates", lambda: {"timeout": asked})
+    found = read_heartbeat(recorder.paths)
+    assert found is not None
+    assert found.poll_timeout_s == told
+
+
 def test_updates_are_counted_by_their_numbers_not_by_what_is_written_in_them(
     recorder: Recorder, handling: Handling
 ) -> None:
