@@ -20,6 +20,7 @@ _SENDING = re.compile(r"send(?!chataction)|editmessage|copymessage|forwardmessag
 _UPDATE = re.compile(rb'"update_id"\s*:\s*(\d{1,18})')  # in a text the quotes would be escaped
 _RETRY_AFTER = re.compile(rb'"retry_after"\s*:\s*(\d{1,7})')
 _WEBHOOK = b"webhook is active"  # in the words of a 409 that is not another poller's
+_LONGEST_S = 50.0  # Telegram cuts longer polls to that
 _REJECTING, _CONFLICT, _FLOOD = (401, 404), 409, 429
 
 
@@ -98,8 +99,9 @@ class PollWatch:
 
 
 def _timeout(parameters: Callable[[], Dict[str, Any]]) -> Optional[float]:
+    """Return how long Telegram will hold the poll."""
     try:
-        return float(parameters().get("timeout", 0))
+        return min(_LONGEST_S, max(0.0, float(parameters().get("timeout", 0))))
     except Exception:  # whatever a stranger's request holds, it is only a stamp
         return None
 

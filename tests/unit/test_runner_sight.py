@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 import threading
 import types
@@ -156,6 +157,18 @@ def test_a_conflict_with_a_webhook_is_told_from_one_with_another_poller(recorder
         assert recorder.heartbeat.poll_webhook is told
 
 
+@pytest.mark.parametrize(
+    ("asked", "told"), [("30", 30.0), (-1, 0.0), (30000, 50.0), ("inf", 50.0), ("nan", 0.0), ("long", None)]
+)
+def test_whatever_a_poll_asks_for_the_heartbeat_says_how_long_telegram_holds_it(
+    recorder: Recorder, handling: Handling, asked: Any, told: float | None
+) -> None:
+    watch(recorder, handling).begin(f"/bot{TOKEN}/getUpdates", lambda: {"timeout": asked})
+    found = read_heartbeat(recorder.paths)
+    assert found is not None
+    assert found.poll_timeout_s == told
+
+
 def test_updates_are_counted_by_their_numbers_not_by_what_is_written_in_them(
     recorder: Recorder, handling: Handling
 ) -> None:
@@ -242,6 +255,28 @@ def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_sa
     out = "".join(capfd.readouterr())
     for name in ("strange_library", "known_library"):
         assert f"what the bot does with {name} shows only in part: this version has no 'Client'\n" in out
+
+
+def test_a_module_that_was_looked_for_or_failed_to_import_is_seen_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("sought", "late", "broken")
+    seen: list[str] = []
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    after_import.install({name: Hook(lambda module: seen.append(module.__name__)) for name in names})
+    with pytest.raises(ImportError):
+        importlib.import_module("late")
+    for name in names:
+        (tmp_path / f"{name}.py").write_text("import absent_module" if name == "broken" else "")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("sought") is not None
+    with pytest.raises(ImportError):
+        importlib.import_module("broken")
+    monkeypatch.setitem(sys.modules, "absent_module", sys)
+    for name in (*names, *names):
+        importlib.import_module(name)
+        monkeypatch.delitem(sys.modules, name)
+    assert seen == [*names]
 
 
 class Threads:
