@@ -68,6 +68,7 @@ class Observation:
     the runner and its children. ``settings`` are the bot's live settings (docs/settings.md). ``open``: the checks
     (``Finding.check``) that have an open incident on this bot, for thresholds that clear lower than they fire.
     ``webhook`` is None as long as Telegram was not asked about this process: bots that are seen to poll are not.
+    ``blind``: the monitor itself cannot write where heartbeats stand, so that there being none means nothing.
     """
 
     bot: str
@@ -86,6 +87,7 @@ class Observation:
     settings: Mapping[str, Any]
     open: frozenset[str] = frozenset()
     webhook: WebhookInfo | None = None
+    blind: bool = False
 
     @property
     def receives(self) -> str:
