@@ -80,7 +80,7 @@ class _Batch:
     def __init__(self, handling: Handling, updates: List[int]) -> None:
         self._handling = handling
         self._updates = updates
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = 0
 
     def enter(self) -> None:
