@@ -48,6 +48,7 @@ class Handling:
         self._clock = clock
         self.renew()
         self._seen = False
+        self._last_begun = 0
         # Each maps an update to its arrival, in the order of arrival.
         self._waiting: Dict[int, float] = {}
         self._passed: Dict[int, float] = {}
@@ -61,7 +62,9 @@ class Handling:
 
     @_in_turn
     def delivered(self, update: int) -> None:
-        """An update is there, by webhook unless it came by a poll."""
+        """An update was read: it came by webhook unless by a poll, or is an old one that the bot has kept."""
+        if update <= self._last_begun:  # a late one counts when it is begun
+            return
         self._recorder.delivered(len(self._arrive([update])))
         self._tell()
 
@@ -79,6 +82,7 @@ class Handling:
         self._seen = True
         self._recorder.delivered(len(self._arrive(updates)))
         for update in updates:
+            self._last_begun = update
             while update in self._waiting:
                 first = next(iter(self._waiting))
                 self._passed[first] = self._waiting.pop(first)

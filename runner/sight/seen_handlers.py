@@ -17,7 +17,7 @@ def _ids(updates: Any) -> List[int]:
 
 
 def patch_telegram(handling: Handling, telegram: Any) -> None:
-    """python-telegram-bot: an update read is an update that arrived, also by webhook, before it waits in the queue."""
+    """python-telegram-bot: a new update read is one that arrived, also by webhook, before it waits in the queue."""
     plain = telegram.Update.de_json.__func__
 
     @functools.wraps(plain)
