@@ -97,6 +97,34 @@ def test_an_update_that_no_poll_brought_came_by_webhook_and_counts_once(recorder
     assert (recorder.heartbeat.update_count, recorder.heartbeat.handled_count) == (2, 1)
 
 
+def test_an_update_that_the_bot_has_kept_does_not_wait(recorder: Recorder, handling: Handling) -> None:
+    handling.polled([8])
+    handling.begin([8])
+    handling.end([8])
+    for kept in (8, 3):
+        handling.delivered(kept)
+    assert (recorder.heartbeat.oldest_update_mono, recorder.heartbeat.update_count) == (None, 0)
+    handling.begin([7])  # by webhooks they may come in another order
+    assert (recorder.heartbeat.oldest_update_mono, recorder.heartbeat.update_count) == (100.0, 1)
+
+
+def test_a_signals_handler_may_tell_within_what_is_told(recorder: Recorder) -> None:
+    def clock() -> float:
+        if not signals:
+            signals.append("SIGTERM")
+            handling.begin([1])
+            handling.end([1])
+        return 100.0
+
+    signals: list[str] = []
+    handling = Handling(recorder, lambda: None, clock)
+    thread = threading.Thread(target=handling.polled, args=([1],), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert (recorder.heartbeat.handled_count, recorder.heartbeat.oldest_update_mono) == (1, None)
+
+
 def watch(recorder: Recorder, handling: Handling, url: str = "http://127.0.0.1:9/api") -> PollWatch:
     return PollWatch(recorder, handling, url, TOKEN)
 
