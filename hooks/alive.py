@@ -1,4 +1,7 @@
-"""Is the bot kept alive, and does its process show anything? Deaths in a window are a warning; a bot that will not be started again is critical."""
+"""Is the bot kept alive, and does its process show anything?
+
+Deaths in a window are a warning, and so is silence; a bot that will not be started again is critical.
+"""
 
 from __future__ import annotations
 

@@ -127,8 +127,7 @@ class _Child:
         if now - self._memory_mono >= _MEMORY_S:
             self._memory_mono = now
             self._memory.verdict()
-        pause = _MEMORY_S if deadline is None else max(0.0, deadline - now)
-        said, pause = self._sayings.watched(pause)
+        said, pause = self._sayings.watched(_MEMORY_S if deadline is None else max(0.0, deadline - now))
         ready, _, _ = select.select([self._wake, *self._outputs, *said], [], [], pause)
         self._sayings.read(ready)
         if self._wake in ready:
