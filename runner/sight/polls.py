@@ -5,6 +5,7 @@ The modules ``seen_*`` stand in the libraries' way and ask ``PollWatch``.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
@@ -106,6 +107,14 @@ def _timeout(parameters: Callable[[], Dict[str, Any]]) -> Optional[float]:
         return None
 
 
-def form(text: str) -> Dict[str, str]:
-    """Return the parameters of a query or of a form, the last value of each."""
-    return {name: found[-1] for name, found in parse_qs(text).items()}
+def parameters_of(*given: Any) -> Dict[str, Any]:
+    """Return what stands in a request's query and body: a form, JSON, or what will be encoded as one."""
+    found: Dict[str, Any] = {}
+    for part in given:
+        text = part.decode("utf-8", "replace") if isinstance(part, bytes) else part
+        if isinstance(text, str):
+            form = {name: values[-1] for name, values in parse_qs(text).items()}
+            found.update(json.loads(text) if text.startswith("{") else form)
+        else:
+            found.update(text or {})
+    return found

@@ -20,7 +20,7 @@ from multibot_runner.sight import after_import, seen_handlers
 from multibot_runner.sight.after_import import Hook
 from multibot_runner.sight.beat import LoopBeat
 from multibot_runner.sight.handling import Handling
-from multibot_runner.sight.polls import Call, PollWatch
+from multibot_runner.sight.polls import Call, PollWatch, parameters_of
 from multibot_runner.target import words_of
 
 TOKEN = f"123456:{'A' * 35}"
@@ -183,6 +183,13 @@ def test_a_conflict_with_a_webhook_is_told_from_one_with_another_poller(recorder
     for status, body, told in ((409, webhook, True), (409, poller, False), (409, webhook, True), (200, b"{}", False)):
         seen.end(call, status, body)
         assert recorder.heartbeat.poll_webhook is told
+
+
+@pytest.mark.parametrize(
+    "given", [("timeout=7",), (b"", b"limit=1&timeout=7"), ("", '{"timeout": 7}'), ("timeout=5", None, {"timeout": 7})]
+)
+def test_a_polls_timeout_is_found_wherever_a_library_puts_it(given: tuple[Any, ...]) -> None:
+    assert int(parameters_of(*given)["timeout"]) == 7
 
 
 @pytest.mark.parametrize(
