@@ -56,10 +56,9 @@ def deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
         return None
     what = "1 update has" if info.pending == 1 else f"{info.pending} updates have"
     text = f"deaf: {what} been waiting at Telegram for {span(observation.now - since)}"
-    if observation.receives == "auto":
+    again = observation.receives != "auto" or info.fetched
+    if not again:
         text = f"{text} (does it only send? receives=nothing)"
-    # Of a script that has never polled, though its polls could be seen, that is likely.
-    again = observation.receives != "auto" or observation.launch != "script"
     return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=again, since_mono=since)
 
 

@@ -20,6 +20,7 @@ from multibot_runner.record import Recorder
 
 GRACE_S = 2.0  # what the program's own children get after it has ended
 _CHUNK = 65536
+_MEMORY_S = 5.0  # between two looks at the kernel's counters
 _LAST_WORDS = 4096
 # What Node prints after an error: its stack, the error's properties, brackets, its own version.
 _AFTER_AN_ERROR = re.compile(r"at .+|\W*|Node\.js v[\d.]+|(errno|code|syscall|address|hostname|port): .*")
@@ -58,7 +59,7 @@ class _Child:
         self._forced = False
         self._status: Optional[int] = None
         self._terminal = launch.foreground and os.isatty(0)
-        self._kills = oom.look()
+        self._memory, self._memory_mono = oom.Watch(), time.monotonic()
         self._tail = b""
 
     def start(self) -> None:
@@ -117,7 +118,7 @@ class _Child:
             text = f"stopped: killed {self._settings.stop_wait_s:g} s after SIGTERM" if self._forced else ""
             return outcome.stopped(code if code >= 0 else None, -code if code < 0 else None, text)
         if code < 0:
-            return outcome.killed(-code, oom.verdict(self._kills, oom.look()) if code == -signal.SIGKILL else "")
+            return outcome.killed(-code, self._memory.verdict() if code == -signal.SIGKILL else "")
         lines = self._tail.decode("utf-8", "replace").split("\n")
         if len(self._tail) == _LAST_WORDS:  # the first may be the rest of a line, and of a token in it
             del lines[0]
@@ -125,8 +126,11 @@ class _Child:
 
     def _turn(self, deadline: Optional[float]) -> None:
         """Wait for output, a signal or the deadline, and deal with what there is."""
-        pause = None if deadline is None else max(0.0, deadline - time.monotonic())
-        said, pause = self._sayings.watched(pause)
+        now = time.monotonic()
+        if now - self._memory_mono >= _MEMORY_S:
+            self._memory_mono = now
+            self._memory.verdict()
+        said, pause = self._sayings.watched(_MEMORY_S if deadline is None else max(0.0, deadline - now))
         ready, _, _ = select.select([self._wake, *self._outputs, *said], [], [], pause)
         self._sayings.read(ready)
         if self._wake in ready:

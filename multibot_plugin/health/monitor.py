@@ -180,7 +180,7 @@ class Monitor:
         seen = await self._eyes.call(look, LOOK_TIMEOUT_S)
         self.ledger.entries += [ending(*news, self.host) for news in self._observer.news()]
         if "status" in self._troubles:  # nor can the bots write there: what they said last is no sign of anything
-            seen = [replace(o, heartbeat=None) for o in seen]
+            seen = [replace(o, heartbeat=None, blind=True) for o in seen]
         return [self._prober.known(o) for o in seen]
 
     async def _look_for_lost(self, fleet: Fleet) -> None:

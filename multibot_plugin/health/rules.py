@@ -116,12 +116,25 @@ def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[H
 
 
 def followed(before: WebhookInfo | None, answer: WebhookInfo) -> WebhookInfo:
-    """Return Telegram's answer with what the one ``before`` it adds: for how long updates wait and become no fewer."""
-    if not answer.pending or (before is not None and answer.pending < before.pending):
+    """Return Telegram's answer with what the one ``before`` it adds: for how long updates wait and become no fewer, and
+    whether they ever did.
+    """
+    if before is not None:
+        fewer = answer.pending < before.pending
+        answer = replace(answer, fetched=before.fetched or (fewer and not _expired(before, answer)))
+        if fewer:
+            return answer
+    if not answer.pending:
         return answer
     if before is None or before.waiting_since_mono is None:
         return replace(answer, waiting_probes=1, waiting_since_mono=answer.asked_mono)
     return replace(answer, waiting_probes=before.waiting_probes + 1, waiting_since_mono=before.waiting_since_mono)
+
+
+def _expired(before: WebhookInfo, answer: WebhookInfo) -> bool:
+    """Whether updates may have become fewer because Telegram dropped them, which it does after a day."""
+    since = before.waiting_since_mono
+    return since is not None and answer.asked_mono - since > DAY_S / 2
 
 
 def is_unseen(observation: Observation) -> bool:

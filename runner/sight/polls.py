@@ -5,6 +5,7 @@ The modules ``seen_*`` stand in the libraries' way and ask ``PollWatch``.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
@@ -19,7 +20,9 @@ _CALL = re.compile(r"/bot(\d+:[A-Za-z0-9_-]+)(?:/test)?/([A-Za-z]+)/?\Z")
 _SENDING = re.compile(r"send(?!chataction)|editmessage|copymessage|forwardmessage")
 _UPDATE = re.compile(rb'"update_id"\s*:\s*(\d{1,18})')  # in a text the quotes would be escaped
 _RETRY_AFTER = re.compile(rb'"retry_after"\s*:\s*(\d{1,7})')
-_REJECTING, _FLOOD = (401, 404), 429
+_WEBHOOK = b"webhook is active"  # in the words of a 409 that is not another poller's
+_LONGEST_S = 50.0  # Telegram cuts longer polls to that
+_REJECTING, _CONFLICT, _FLOOD = (401, 404), 409, 429
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,28 @@ class PollWatch:
             self._handling.polled(updates)
             return
         wait = _RETRY_AFTER.search(body) if status == _FLOOD else None
-        self._recorder.poll_failed(status, float(wait[1]) if wait else None)
+        webhook = status == _CONFLICT and _WEBHOOK in body
+        self._recorder.poll_failed(status, float(wait[1]) if wait else None, webhook)
         if self.rejected:
             self.on_rejected()
 
 
 def _timeout(parameters: Callable[[], Dict[str, Any]]) -> Optional[float]:
+    """Return how long Telegram will hold the poll."""
     try:
-        return float(parameters().get("timeout", 0))
+        return min(_LONGEST_S, max(0.0, float(parameters().get("timeout", 0))))
     except Exception:  # whatever a stranger's request holds, it is only a stamp
         return None
 
 
-def form(text: str) -> Dict[str, str]:
-    """Return the parameters of a query or of a form, the last value of each."""
-    return {name: found[-1] for name, found in parse_qs(text).items()}
+def parameters_of(*given: Any) -> Dict[str, Any]:
+    """Return what stands in a request's query and body: a form, JSON, or what will be encoded as one."""
+    found: Dict[str, Any] = {}
+    for part in given:
+        text = part.decode("utf-8", "replace") if isinstance(part, bytes) else part
+        if isinstance(text, str):
+            form = {name: values[-1] for name, values in parse_qs(text).items()}
+            found.update(json.loads(text) if text.startswith("{") else form)
+        else:
+            found.update(text or {})
+    return found

@@ -599,8 +599,9 @@ async def test_a_status_file_that_cannot_be_written_is_told(place: Place) -> Non
     assert "status.json cannot be written: No such file or directory" in place.told()[0]
 
 
-async def test_where_nothing_can_be_written_a_bots_silence_is_no_reason_to_restart_it(place: Place) -> None:
+async def test_where_nothing_can_be_written_a_bots_silence_is_no_sign_of_anything(place: Place) -> None:
     place.home.status.mkdir()
+    place.points.append(point("alive", alive))
     place.bot()
     place.beat()
     monitor = await place.monitor()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,10 +18,11 @@ from watched import Clock, heartbeat, observation, until
 from multibot_hooks import polling
 from multibot_plugin.bots.config import BotConfig, deploy
 from multibot_plugin.bots.files import read_key, write_bot, write_key
+from multibot_plugin.health import probes
 from multibot_plugin.health.probes import Prober
 from multibot_plugin.health.rules import Fleet, Row
 from multibot_plugin.health.states import Observation, WebhookInfo
-from multibot_plugin.home import find_home
+from multibot_plugin.home import Home, find_home
 from multibot_plugin.sandbox.client import Sandbox
 from multibot_plugin.settings import load
 
@@ -152,6 +154,32 @@ async def test_a_server_that_is_away_is_one_line_in_the_log_and_no_finding(
     (line,) = caplog.messages
     assert "http://127.0.0.1:9 does not answer (Connection refused)" in line
     assert not any(token.partition(":")[2] in line for token in place.tokens.values())
+
+
+async def test_a_question_that_hangs_keeps_no_other_bot_waiting_and_is_not_asked_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung, others = place.bot("hung"), [place.bot(f"bot-{n}") for n in range(3)]
+    back, asked_about, look = threading.Event(), list[str](), probes.look
+
+    def slow(home: Home, bot: str, digest: str, now: float) -> WebhookInfo:
+        asked_about.append(bot)
+        if bot == "hung":
+            back.wait(60)
+        return look(home, bot, digest, now)
+
+    monkeypatch.setattr(probes, "look", slow)
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
+    monkeypatch.setattr(probes, "DEADLINE_S", 1.0)
+    try:
+        await place.ask(hung, *others, after_s=0)
+        for _ in range(2):
+            await place.ask(hung, *others)
+        assert sorted(asked_about) == sorted(["hung", *[o.bot for o in others] * 2])
+    finally:
+        back.set()
+    await until(lambda: not place.prober._hanging["hung"].busy)
+    assert None not in await place.ask(hung, *others)
 
 
 async def test_settings_that_the_bot_has_rewritten_are_not_followed(

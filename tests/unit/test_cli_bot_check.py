@@ -450,7 +450,7 @@ def test_an_env_file_and_a_workdir_are_looked_at(tmp_path: Path) -> None:
     with pytest.raises(BadValue, match="env-file"):
         check_launch(config("command", "sh"), DEFAULTS | {"env_file": str(tmp_path / "env")}, ME, tmp_path)
     (tmp_path / "broken.env").write_text("GOOD=1\nbad line\n")
-    with pytest.raises(Refused, match="broken.env, line 2: not KEY=VALUE"):
+    with pytest.raises(Refused, match=r"broken\.env, line 2: not KEY=VALUE"):
         check_launch(config("command", "sh"), DEFAULTS | {"env_file": str(tmp_path / "broken.env")}, ME, tmp_path)
     with pytest.raises(BadValue, match="workdir"):
         check_launch(config("command", "sh"), DEFAULTS | {"workdir": str(tmp_path / "no")}, ME, tmp_path)

@@ -216,8 +216,15 @@ def test_the_next_step_fits_the_trouble(changes: dict[str, Any], step: tuple[str
     assert next_step(replace(picture(), row=ROW | changes), command).commands == step
 
 
-def test_a_webhook_that_takes_a_polling_bots_updates_is_no_second_poller() -> None:
-    row = ROW | {"health": "conflicted", "cause": "a webhook takes its updates to https://b.example, so it cannot poll"}
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "a webhook takes its updates to https://b.example, so it cannot poll",
+        "a webhook is set, so it cannot poll (409)",
+    ],
+)
+def test_a_webhook_that_takes_a_polling_bots_updates_is_no_second_poller(cause: str) -> None:
+    row = ROW | {"health": "conflicted", "cause": cause}
     assert "deleteWebhook" in next_step(replace(picture(), row=row), command).why
 
 
