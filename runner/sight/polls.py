@@ -19,6 +19,7 @@ _TELEGRAM = re.compile(r"https?://api\.telegram\.org(?::\d+)?(?=[/?]|\Z)", re.IG
 _CALL = re.compile(r"/bot(\d+:[A-Za-z0-9_-]+)(?:/test)?/([A-Za-z]+)/?\Z")
 _SENDING = re.compile(r"send(?!chataction)|editmessage|copymessage|forwardmessage")
 _UPDATE = re.compile(rb'"update_id"\s*:\s*(\d{1,18})')  # in a text the quotes would be escaped
+_REFUSAL = re.compile(rb'\s*\{.*"ok"\s*:\s*false', re.DOTALL)  # Telegram's words, and no proxy's page
 _RETRY_AFTER = re.compile(rb'"retry_after"\s*:\s*(\d{1,7})')
 _WEBHOOK = b"webhook is active"  # in the words of a 409 that is not another poller's
 _LONGEST_S = 50.0  # Telegram cuts longer polls to that
@@ -30,17 +31,23 @@ class Call:
     """A call that matters: getMe, getUpdates or one that sends."""
 
     method: str  # in lower case
-    own: bool  # a bot may ask getMe about somebody else's token
+    own: bool  # a bot may ask with somebody else's token, too
 
     @property
     def polling(self) -> bool:
         return self.method == "getupdates"
 
+    @property
+    def asking(self) -> bool:
+        """Whether the answer's body matters."""
+        return self.polling or self.method == "getme"
+
 
 class PollWatch:
     """What the hooks know. ``rejected`` is the status by which Telegram last refused the token, else None.
 
-    Only 401 and 404 on getMe or getUpdates mean that; libraries turn any other 404 into the same exception.
+    Only Telegram's own 401 and 404 on getMe or getUpdates with this token mean that; libraries turn any other 404 into
+    the same exception.
     ``on_rejected`` is called when a getUpdates is refused.
     """
 
@@ -66,17 +73,17 @@ class PollWatch:
         if call.polling:
             self._handling.running()
             self._recorder.poll_started(_timeout(parameters))
-        return call if call.polling or call.method == "getme" or (call.own and _SENDING.match(call.method)) else None
+        return call if call.asking or (call.own and _SENDING.match(call.method)) else None
 
     def end(self, call: Call, status: int, body: bytes) -> None:
-        """Note the answer to a call; ``body`` matters for polls only."""
+        """Note the answer to a call; ``body`` matters for those that are ``asking``."""
+        if call.asking and call.own:
+            self.rejected = status if status in _REJECTING and _REFUSAL.match(body) else None
         if call.polling:
-            self._polled(status, body)
-        elif call.method == "getme":
-            if call.own:
-                self.rejected = status if status in _REJECTING else None
-                if self.rejected:
-                    self._recorder.poll_failed(status)
+            self._polled(call, status, body)
+        elif call.asking:
+            if call.own and self.rejected:
+                self._recorder.poll_failed(status)
         elif 200 <= status < 300:
             self._recorder.sent()
 
@@ -85,8 +92,7 @@ class PollWatch:
         if call.polling:
             self._recorder.poll_failed(None)
 
-    def _polled(self, status: int, body: bytes) -> None:
-        self.rejected = status if status in _REJECTING else None
+    def _polled(self, call: Call, status: int, body: bytes) -> None:
         if 200 <= status < 300:
             updates = [int(number) for number in _UPDATE.findall(body)]
             self._recorder.poll_succeeded(len(updates))
@@ -94,8 +100,10 @@ class PollWatch:
             return
         wait = _RETRY_AFTER.search(body) if status == _FLOOD else None
         webhook = status == _CONFLICT and _WEBHOOK in body
-        self._recorder.poll_failed(status, float(wait[1]) if wait else None, webhook)
-        if self.rejected:
+        rejected = call.own and self.rejected is not None
+        code = status if rejected or status not in _REJECTING else None  # who reads 401 or 404 takes it for a refusal
+        self._recorder.poll_failed(code, float(wait[1]) if wait else None, webhook)
+        if rejected:
             self.on_rejected()
 
 

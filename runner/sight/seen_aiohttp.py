@@ -28,7 +28,7 @@ def patch(watch: PollWatch, aiohttp: Any) -> None:
             return await plain(self, method, url, **options)
         try:
             response = await plain(self, method, url, **options)
-            body = await response.read() if call.polling else b""  # the library gets it again, from memory
+            body = await response.read() if call.asking else b""  # the library gets it again, from memory
         except Exception:  # a cancelled poll (a stop) is no failure
             watch.fail(call)
             raise

@@ -175,6 +175,33 @@ def test_a_flood_tells_until_when(recorder: Recorder, handling: Handling) -> Non
     assert (recorder.heartbeat.poll_code, recorder.heartbeat.flood_until_mono) == (502, None)
 
 
+REFUSAL = b'{"ok":false,"error_code":401,"description":"Unauthorized"}'
+
+
+@pytest.mark.parametrize("method", ["getMe", "getUpdates"])
+def test_only_telegram_refuses_a_token_and_only_this_bots_own_counts(
+    recorder: Recorder, handling: Handling, method: str
+) -> None:
+    seen = watch(recorder, handling)
+    left: list[int | None] = []
+    seen.on_rejected = lambda: left.append(seen.rejected)
+    answers = [
+        (f"999999:{'B' * 35}", 401, REFUSAL, None),
+        (TOKEN, 404, b"404 page not found", None),
+        (TOKEN, 401, REFUSAL, 401),
+        (f"999999:{'B' * 35}", 200, b'{"ok":true,"result":[]}', 401),
+        (TOKEN, 200, b'{"ok":true,"result":[]}', None),
+    ]
+    for token, status, body, rejected in answers:
+        call = seen.begin(f"/bot{token}/{method}", dict)
+        assert call is not None
+        seen.end(call, status, body)
+        assert seen.rejected == rejected
+        if status != 200:
+            assert recorder.heartbeat.poll_code == rejected
+    assert left == ([401] if method == "getUpdates" else [])
+
+
 def test_a_conflict_with_a_webhook_is_told_from_one_with_another_poller(recorder: Recorder, handling: Handling) -> None:
     seen = watch(recorder, handling)
     call = Call("getupdates", own=True)
