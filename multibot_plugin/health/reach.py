@@ -10,7 +10,7 @@ from multibot_plugin.bots.telegram import answers, shown
 from multibot_plugin.errors import MultibotError
 from multibot_plugin.health.probes import settings_of
 from multibot_plugin.home import Home
-from multibot_plugin.workers import StillBusy, TooSlow, Worker
+from multibot_plugin.workers import Worker
 
 DEADLINE_S = 5.0
 AGAIN_S = 60.0  # libraries wait up to 30 s between two attempts: once the server is back, bots hear it by themselves
@@ -36,7 +36,7 @@ class Reach:
         """Return those of the bots (with their digests) whose server does not answer, or a moment ago did not."""
         try:
             ways = await self._reader.call(lambda: _ways(self._home, digests), DEADLINE_S)
-        except (TooSlow, StillBusy):
+        except Exception:  # no reason not to go on
             return {}
         asked = sorted(set(ways.values()))
         for way in self._workers.keys() - set(asked):
@@ -55,7 +55,7 @@ class Reach:
         worker = self._workers.setdefault(way, Worker(f"reach {shown(way.url)}"))
         try:
             return await worker.call(lambda: answers(way.url, dict(way.proxies), DEADLINE_S), DEADLINE_S)
-        except (TooSlow, StillBusy):
+        except Exception:  # too slow, or the call before has not come back
             return False
 
 
