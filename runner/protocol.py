@@ -37,9 +37,10 @@ STATE_VARIABLE = "MULTIBOT_STATE"  # how the runner learns of the state and the 
 RUN_VARIABLE = "MULTIBOT_RUN"  # both stand in [supervisord] environment=
 
 # Why a process ended (``Exit.cause``).
-STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED, GAVE_UP = (
+STOPPED, CRASHED, UNREACHABLE, REJECTED, MISCONFIGURED, FINISHED, GAVE_UP = (
     "stopped",
     "crashed",
+    "unreachable",  # it failed because Telegram did not answer it
     "token-rejected",
     "misconfigured",
     "finished",
@@ -228,7 +229,7 @@ class Run:
         """Whether this run, known to be over, counts as a death: no stop, no end that is final or well."""
         if self.exit is None:
             return not self.stopping
-        return self.exit.cause in (CRASHED, FINISHED) and self.exit.code not in (EXIT_FINAL, EXIT_FINISHED)
+        return self.exit.cause in (CRASHED, UNREACHABLE, FINISHED) and self.exit.code not in (EXIT_FINAL, EXIT_FINISHED)
 
 
 def encode(value: Any) -> bytes:

@@ -110,7 +110,13 @@ class Prober:
 
 
 def look(home: Home, bot: str, digest: str, now: float) -> WebhookInfo:
-    """Return what Telegram says of a bot with the settings it was started with; blocks. Raises MultibotError.
+    """Return what Telegram says of a bot with the settings it was started with; blocks. Raises MultibotError."""
+    settings, token = settings_of(home, bot, digest)
+    return webhook_info(token, settings.bot_api_url, settings.webhook_url, settings.env, now, TIMEOUT_S)
+
+
+def settings_of(home: Home, bot: str, digest: str) -> tuple[RunnerSettings, str]:
+    """Return the settings and the token that a bot was started with; blocks. Raises MultibotError.
 
     The bot owns the file of its settings and may have changed it: what is asked, and where, is what we once wrote.
     """
@@ -122,7 +128,7 @@ def look(home: Home, bot: str, digest: str, now: float) -> WebhookInfo:
         raise BadValue("its settings cannot be read") from None
     if digest_of(settings, token, read_key(home)) != digest:
         raise BadValue("its settings are not those that were rendered")
-    return webhook_info(token, settings.bot_api_url, settings.webhook_url, settings.env, now, TIMEOUT_S)
+    return settings, token
 
 
 def _share(bot: str) -> float:

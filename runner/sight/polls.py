@@ -28,7 +28,7 @@ _REJECTING, _CONFLICT, _FLOOD = (401, 404), 409, 429
 
 @dataclass(frozen=True)
 class Call:
-    """A call that matters: getMe, getUpdates or one that sends."""
+    """A call that matters: one of the bot's own, or any getMe or getUpdates."""
 
     method: str  # in lower case
     own: bool  # a bot may ask with somebody else's token, too
@@ -48,7 +48,7 @@ class PollWatch:
 
     Only Telegram's own 401 and 404 on getMe or getUpdates with this token mean that; libraries turn any other 404 into
     the same exception.
-    ``on_rejected`` is called when a getUpdates is refused.
+    ``on_rejected`` is called when a getUpdates is refused. ``unanswered``: whether no answer came to the bot's last call.
     """
 
     def __init__(self, recorder: Recorder, handling: Handling, api_url: str, token: str) -> None:
@@ -57,6 +57,7 @@ class PollWatch:
         self._token = token
         self._api_url = "" if api_url == TELEGRAM else api_url
         self.rejected: Optional[int] = None
+        self.unanswered = False
         self.on_rejected: Callable[[], None] = lambda: None
 
     def rewrite(self, url: str) -> str:
@@ -73,10 +74,12 @@ class PollWatch:
         if call.polling:
             self._handling.running()
             self._recorder.poll_started(_timeout(parameters))
-        return call if call.asking or (call.own and _SENDING.match(call.method)) else None
+        return call if call.own or call.asking else None
 
     def end(self, call: Call, status: int, body: bytes) -> None:
         """Note the answer to a call; ``body`` matters for those that are ``asking``."""
+        if call.own:
+            self.unanswered = False
         if call.asking and call.own:
             self.rejected = status if status in _REJECTING and _REFUSAL.match(body) else None
         if call.polling:
@@ -84,11 +87,13 @@ class PollWatch:
         elif call.asking:
             if call.own and self.rejected:
                 self._recorder.poll_failed(status)
-        elif 200 <= status < 300:
+        elif _SENDING.match(call.method) and 200 <= status < 300:
             self._recorder.sent()
 
     def fail(self, call: Call) -> None:
         """Note that no answer came."""
+        if call.own:
+            self.unanswered = True
         if call.polling:
             self._recorder.poll_failed(None)
 

@@ -7,7 +7,17 @@ import pytest
 from multibot_runner import command, foreground, oom, outcome
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.process import read_env_file
-from multibot_runner.protocol import CRASHED, EXIT_FINAL, EXIT_FINISHED, FINISHED, MISCONFIGURED, REJECTED, Exit, Run
+from multibot_runner.protocol import (
+    CRASHED,
+    EXIT_FINAL,
+    EXIT_FINISHED,
+    FINISHED,
+    MISCONFIGURED,
+    REJECTED,
+    UNREACHABLE,
+    Exit,
+    Run,
+)
 
 
 def test_an_env_file_is_lines_of_key_and_value(tmp_path: Path) -> None:
@@ -71,6 +81,14 @@ def test_the_cause_follows_from_the_way_it_ended() -> None:
     assert outcome.killed(64 + 50).text == "killed by signal 114"
     assert outcome.killed(9, "probably out of memory").text == "killed by SIGKILL (probably out of memory)"
     assert outcome.ended(3, "Error: no").text == "ended by itself, exit code 3: Error: no"
+    away = outcome.unreachable(outcome.ended(3))
+    assert (away.cause, away.text, away.code) == (
+        UNREACHABLE,
+        "Telegram could not be reached: ended by itself, exit code 3",
+        3,
+    )
+    for end in (outcome.ended(0), outcome.ended(EXIT_FINAL), outcome.killed(11)):
+        assert outcome.unreachable(end) is end
     # What this code says to supervisord is for us to say.
     assert outcome.under("always", outcome.ended(EXIT_FINISHED)).code == 1
 
@@ -82,6 +100,9 @@ def test_the_cause_follows_from_the_way_it_ended() -> None:
         ("on-failure", outcome.ended(0), EXIT_FINISHED, False), ("on-failure", outcome.ended(3), 3, True),
         ("never", outcome.ended(0), EXIT_FINISHED, False), ("never", outcome.ended(3), EXIT_FINAL, False),
         ("never", outcome.killed(11), EXIT_FINAL, False), ("never", outcome.stopped(0), 0, False),
+        ("always", outcome.unreachable(outcome.ended(EXIT_FINISHED)), 1, True),
+        ("on-failure", outcome.unreachable(outcome.ended(3)), 3, True),
+        ("never", outcome.unreachable(outcome.ended(3)), EXIT_FINAL, False),
     ],
 )  # fmt: skip
 def test_what_an_end_means_under_the_setting_restart(restart: str, end: Exit, code: int, died: bool) -> None:

@@ -156,12 +156,26 @@ def test_only_what_reaches_a_chat_was_sent(
 ) -> None:
     seen = watch(recorder, handling)
     call = seen.begin(f"/bot{TOKEN}/{method}", dict)
-    assert (call is not None) == (counts is not None)
-    if call is not None:
-        seen.end(call, 400, b"")
-        assert recorder.heartbeat.sent_count == 0
-        seen.end(call, 200, b"")
-        assert recorder.heartbeat.sent_count == counts
+    assert call is not None
+    seen.end(call, 400, b"")
+    assert recorder.heartbeat.sent_count == 0
+    seen.end(call, 200, b"")
+    assert recorder.heartbeat.sent_count == (counts or 0)
+
+
+def test_the_last_of_the_bots_own_calls_says_whether_telegram_answers(recorder: Recorder, handling: Handling) -> None:
+    seen = watch(recorder, handling)
+    for method in ("getMe", "deleteWebhook", "getUpdates", "sendMessage"):
+        call = seen.begin(f"/bot{TOKEN}/{method}", dict)
+        assert call is not None
+        seen.fail(call)
+        assert seen.unanswered
+        seen.end(call, 502, b"")
+        assert not seen.unanswered
+    other = seen.begin(f"/bot{TOKEN[:-1]}B/getMe", dict)
+    assert other is not None
+    seen.fail(other)
+    assert not seen.unanswered
 
 
 def test_a_flood_tells_until_when(recorder: Recorder, handling: Handling) -> None:
