@@ -18,6 +18,10 @@ UNSEEN_WISH_AFTER_S = 15.0
 _RUNNING = ("STARTING", "RUNNING")
 _ANSWER_S = 5.0  # beyond the poll's own timeout
 _COMING_UP_S = 10.0
+# What tells why a bot does not run; what was told of it while it ran comes after that.
+_OF_THE_STATE = {
+    "quarantined": "quarantined", "backing-off": "deaths", "stopped": "standing", "starting": "locked-out"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,19 @@ def _read_end(item: Any) -> Sight | None:
 
 
 def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[Health, str]:
-    """Return a bot's health and its cause in words: the worst of what is found, else what can be seen at all."""
+    """Return a bot's health and its cause in words: the worst of what is found, else what can be seen at all.
+
+    The cause of one that does not run is that of its state, whatever else is still told of it.
+    """
     findings = list(open_findings)
     health = health_of(observation, findings)
+    if cause := _of_the_state(observation, findings):
+        return health, cause
     for finding in findings:
         if finding.health == health:
             return health, _beside(finding.text, health, observation.state)
     if health is not Health.HEALTHY:
-        return health, _last_words(observation) if observation.state in ("quarantined", "backing-off") else ""
+        return health, ""
     heartbeat = observation.heartbeat
     if heartbeat is None:
         return Health.UNKNOWN, "no heartbeat yet"
@@ -135,6 +144,14 @@ def _beside(text: str, *shown: str) -> str:
         text = text.removeprefix(f"{word}: ")
         text = text.removeprefix(f"{word} ") if text.startswith(f"{word} until ") else text
     return text
+
+
+def _of_the_state(observation: Observation, findings: Iterable[Finding]) -> str:
+    """Return why a bot does not run, "" of one that runs or where nothing tells."""
+    for finding in findings:
+        if finding.check == _OF_THE_STATE.get(observation.state):
+            return _beside(finding.text, observation.state)
+    return _last_words(observation) if observation.state in ("quarantined", "backing-off") else ""
 
 
 def _last_words(observation: Observation) -> str:

@@ -209,6 +209,20 @@ def test_a_bot_that_does_not_stay_up_has_its_last_words_as_cause() -> None:
     assert judge(replace(waits, runs=()), [])[1] == ""
 
 
+def test_why_a_bot_does_not_run_comes_before_what_was_told_of_it_while_it_ran() -> None:
+    held = [
+        finding("deaf", text="deaf: no sign of life yet since it came back"),
+        finding("quarantined", text="was quarantined; started again, it has not polled yet", health=Health.DEGRADED),
+    ]
+    waits = observation(state="backing-off", runs=(run(1, pid=PID), run(20, exit=Exit(NOW_AT, "crashed", "no file"))))
+    assert judge(waits, held) == (Health.DEAF, "no file")
+    dying = finding("deaths", text="died 5 times within 10 min, last: no file", health=Health.DEGRADED)
+    assert judge(waits, [*held, dying])[1] == dying.text
+    retried = finding("quarantined", text="quarantined until 16:33: died 10 times in a row", health=Health.DEGRADED)
+    assert judge(replace(waits, state="quarantined"), [held[0], retried])[1] == "until 16:33: died 10 times in a row"
+    assert judge(replace(waits, state="running"), [*held, dying])[1] == "no sign of life yet since it came back"
+
+
 def test_a_bot_that_comes_up_is_looked_at_again_soon() -> None:
     young = observation(uptime_s=2.0, heartbeat=heartbeat(poll_success_mono=None, poll_start_mono=None))
     assert is_coming_up(young)
