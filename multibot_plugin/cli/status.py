@@ -237,9 +237,7 @@ def _reports(seen: Fleet) -> bool:
 def _sentence(row: Row, database: Database, now: float) -> str:
     state, health = row["state"], row["health"]
     word = health if state == "running" else state
-    at = row["stop_at"] if state in ("stopped", "quarantined", "backing-off", "finished") else row["start_at"]
-    if state == "stopping":
-        at = None  # supervisord does not say since when
+    at = fleet.began(row)
     since = f" since {moment(at, now)}" if at else ""
     if state == "running" and health != "unknown":
         since = f", up {spoken(row['uptime_s'])}" if row["uptime_s"] is not None else ""

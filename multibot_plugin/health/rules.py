@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from multibot_plugin.health.ends import Sight
@@ -100,7 +101,7 @@ def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[H
     """
     findings = list(open_findings)
     health = health_of(observation, findings)
-    if cause := _of_the_state(observation, findings):
+    if cause := ": ".join(filter(None, (_until(observation), _of_the_state(observation, findings)))):
         return health, cause
     for finding in findings:
         if finding.health == health:
@@ -152,6 +153,15 @@ def _of_the_state(observation: Observation, findings: Iterable[Finding]) -> str:
         if finding.check == _OF_THE_STATE.get(observation.state):
             return _beside(finding.text, observation.state)
     return _last_words(observation) if observation.state in ("quarantined", "backing-off") else ""
+
+
+def _until(observation: Observation) -> str:
+    """Return until when a bot backs off, "" where that is not known."""
+    heartbeat = observation.heartbeat
+    if observation.state != "backing-off" or heartbeat is None or heartbeat.until_mono is None:
+        return ""
+    until_at = datetime.fromtimestamp(observation.now_at + heartbeat.until_mono - observation.now)
+    return f"until {until_at:%H:%M:%S}"
 
 
 def _last_words(observation: Observation) -> str:

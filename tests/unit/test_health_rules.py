@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -221,6 +222,15 @@ def test_why_a_bot_does_not_run_comes_before_what_was_told_of_it_while_it_ran() 
     retried = finding("quarantined", text="quarantined until 16:33: died 10 times in a row", health=Health.DEGRADED)
     assert judge(replace(waits, state="quarantined"), [held[0], retried])[1] == "until 16:33: died 10 times in a row"
     assert judge(replace(waits, state="running"), [*held, dying])[1] == "no sign of life yet since it came back"
+
+
+def test_a_bot_that_backs_off_says_until_when() -> None:
+    until = datetime.fromtimestamp(NOW_AT + 17).strftime("%H:%M:%S")
+    beat = heartbeat(phase="backing-off", until_mono=NOW + 17)
+    waits = observation(state="backing-off", heartbeat=beat, runs=(run(1, pid=PID), run(20)))
+    assert judge(waits, [])[1] == f"until {until}: {KILLED}"
+    assert judge(replace(waits, runs=()), [finding()])[1] == f"until {until}"
+    assert judge(replace(waits, state="running"), [])[1] == ""
 
 
 def test_a_bot_that_comes_up_is_looked_at_again_soon() -> None:
