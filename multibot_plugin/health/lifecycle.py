@@ -87,7 +87,7 @@ def _stop(act: Act, words: str) -> Mapping[State, Cell | None]:
         Cell(S.STOPPING, act, words),
         STOPPED=Cell(S.STOPPED, Act.LEAVE, "is stopped already"),
         GIVEN_UP=Cell(S.GIVEN_UP, Act.LEAVE, "is stopped already"),
-        FINISHED=Cell(S.FINISHED, Act.LEAVE, "has finished already"),
+        FINISHED=Cell(S.FINISHED, Act.LEAVE, "had finished; it is not started again until somebody does"),
     )
 
 
