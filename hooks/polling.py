@@ -179,6 +179,8 @@ def _heard(observation: Observation, heartbeat: Heartbeat, check: str) -> bool:
         return heartbeat.watchdog_mono is not None
     if heartbeat.poll_success_mono is not None or observation.polls:
         return heartbeat.poll_success_mono is not None
+    if check != "unauthorised" and webhook.has_received(observation):  # its token may have been revoked since
+        return True
     return not webhook.is_awaited(observation) and (observation.webhook is None or observation.webhook.code == 200)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from multibot_plugin.health.ends import Sight
@@ -18,6 +19,10 @@ UNSEEN_WISH_AFTER_S = 15.0
 _RUNNING = ("STARTING", "RUNNING")
 _ANSWER_S = 5.0  # beyond the poll's own timeout
 _COMING_UP_S = 10.0
+# What tells why a bot does not run; what was told of it while it ran comes after that.
+_OF_THE_STATE = {
+    "quarantined": "quarantined", "backing-off": "deaths", "stopped": "standing", "starting": "locked-out"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,14 +95,19 @@ def _read_end(item: Any) -> Sight | None:
 
 
 def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[Health, str]:
-    """Return a bot's health and its cause in words: the worst of what is found, else what can be seen at all."""
+    """Return a bot's health and its cause in words: the worst of what is found, else what can be seen at all.
+
+    The cause of one that does not run is that of its state, whatever else is still told of it.
+    """
     findings = list(open_findings)
     health = health_of(observation, findings)
+    if cause := ": ".join(filter(None, (_until(observation), _of_the_state(observation, findings)))):
+        return health, cause
     for finding in findings:
         if finding.health == health:
             return health, _beside(finding.text, health, observation.state)
     if health is not Health.HEALTHY:
-        return health, _last_words(observation) if observation.state in ("quarantined", "backing-off") else ""
+        return health, ""
     heartbeat = observation.heartbeat
     if heartbeat is None:
         return Health.UNKNOWN, "no heartbeat yet"
@@ -148,6 +158,23 @@ def _beside(text: str, *shown: str) -> str:
         text = text.removeprefix(f"{word}: ")
         text = text.removeprefix(f"{word} ") if text.startswith(f"{word} until ") else text
     return text
+
+
+def _of_the_state(observation: Observation, findings: Iterable[Finding]) -> str:
+    """Return why a bot does not run, "" of one that runs or where nothing tells."""
+    for finding in findings:
+        if finding.check == _OF_THE_STATE.get(observation.state):
+            return _beside(finding.text, observation.state)
+    return _last_words(observation) if observation.state in ("quarantined", "backing-off") else ""
+
+
+def _until(observation: Observation) -> str:
+    """Return until when a bot backs off, "" where that is not known."""
+    heartbeat = observation.heartbeat
+    if observation.state != "backing-off" or heartbeat is None or heartbeat.until_mono is None:
+        return ""
+    until_at = datetime.fromtimestamp(observation.now_at + heartbeat.until_mono - observation.now)
+    return f"until {until_at:%H:%M:%S}"
 
 
 def _last_words(observation: Observation) -> str:

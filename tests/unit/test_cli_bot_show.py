@@ -108,6 +108,16 @@ def test_a_bot_in_trouble_is_so_since_its_incident_began_and_the_cause_is_said_o
     assert any(line == f"{alert}, told to Telegram (ops)" for line in describe(told, command))
 
 
+@pytest.mark.parametrize("state", ["backing-off", "quarantined"])
+def test_a_bot_that_waits_does_so_since_its_process_ended_whatever_is_told_of_it(state: str) -> None:
+    incident = {"id": "1", "bot": "shop", "check": "deaths", "text": "died 5 times", "since_at": NOW - 900}
+    row = ROW | {"state": state, "health": "degraded", "cause": "no file", "stop_at": NOW - 20}
+    shown = replace(picture(incidents=(incident,)), row=row)
+    assert headline(shown) == f"shop — {state} since {clock(NOW - 20, NOW)} (20 s): no file"
+    told = replace(shown, row=row | {"cause": "until 16:30:46: no file"})
+    assert headline(told) == f"shop — {state} until 16:30:46: no file"
+
+
 def test_a_rejected_token_names_the_way_out() -> None:
     exit = Exit(NOW - 60, "token-rejected", "token rejected by Telegram", code=78)
     row = ROW | {"state": "quarantined", "statename": "EXITED", "exit_code": 78, "pid": None, "stop_at": NOW - 60,

@@ -207,6 +207,13 @@ def test_a_webhook_takes_the_updates_of_a_command_that_has_to_poll() -> None:
     assert found(blind(info=said(origin="https://h.example"))) == []
 
 
+@pytest.mark.parametrize(("told", "held"), [("deaf", []), ("frozen", []), ("unauthorised", [("unauthorised", False)])])
+def test_an_update_that_a_bot_handled_shows_that_it_hears_again(told: str, held: list[tuple[str, bool]]) -> None:
+    back = replace(blind({"receives": "webhook"}), open=frozenset({told}))
+    assert found(back) == [(told, False)]
+    assert found(replace(back, heartbeat=heartbeat(**UNSEEN, update_mono=NOW - 1))) == held
+
+
 def test_a_delivery_that_failed_is_told_in_telegrams_words_while_something_waits() -> None:
     failed = said(origin="https://h", pending=1, error_at=NOW_AT - 60, error="Connection refused")
     seen = blind({"receives": "webhook"}, failed)
@@ -220,6 +227,7 @@ def test_a_delivery_that_failed_is_told_in_telegrams_words_while_something_waits
     told = replace(seen, webhook=None, open=frozenset({"webhook"}))
     (held,) = webhook.multibot_check(told)
     assert held.text == "webhook: not known yet whether Telegram can deliver again"
+    assert webhook.multibot_check(replace(told, heartbeat=heartbeat(**UNSEEN, update_mono=NOW - 1))) == []
 
 
 # --- watchdog ----------------------------------------------------------------------------------------------------
