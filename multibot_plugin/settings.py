@@ -309,7 +309,8 @@ def read_value(setting: Setting, raw: Any, where: str = "") -> Any:
         value = setting.kind.read(raw)
     except (ValueError, TypeError, OverflowError, RecursionError):
         # A URL may carry a password; no other setting is a secret.
-        shown = "this value" if setting.kind is DATABASE_URL else _BRIEF.repr(raw)
+        secret = setting.kind is DATABASE_URL or (setting.kind is URL and "@" in str(raw))
+        shown = "this value" if secret else _BRIEF.repr(raw)
         raise BadValue(f"{place}{setting.name} {shown} is not {setting.kind.expected}") from None
     if setting.least is not None and value < setting.least and value != setting.default:
         raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is below {setting.kind.show(setting.least)}")

@@ -8,6 +8,7 @@ import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -106,15 +107,18 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
     try:
         tls = [urllib.request.HTTPSHandler(context=_tls())] if bot_api_url.startswith("https:") else []
         opener = urllib.request.build_opener(_NoRedirect, _proxies(bot_api_url, env or {}), *tls)
-        with opener.open(f"{bot_api_url}/bot{token}/{call}", timeout=timeout_s) as answer:
+        server, headers = _without_login(bot_api_url)
+        opener.addheaders += headers
+        with opener.open(f"{server}/bot{token}/{call}", timeout=timeout_s) as answer:
             code, body = answer.status, answer.read(65536)
     except urllib.error.HTTPError as error:
         with error:
             code, body = error.code, error.read(65536)
     except (OSError, HTTPException, ValueError) as error:
-        # The text of these errors may hold the address, token included.
+        # The text of these errors may hold the address, token and password included.
         reason = getattr(error, "reason", error)
-        text = (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).replace(token, "...")
+        said = getattr(reason, "strerror", None) or (str(reason) if isinstance(error, OSError) else "")
+        text = (said or type(reason).__name__).replace(token, "...")
         raise MultibotError(f"{_shown(bot_api_url)} does not answer ({text}): {instead}") from None
     try:
         document = json.loads(body)
@@ -124,6 +128,16 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
         return None, int(document.get("error_code", code)), said
     except (ValueError, TypeError, KeyError, AttributeError):
         raise _odd(bot_api_url, code) from None
+
+
+def _without_login(url: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return ``url`` without ``user:password@``, which urllib takes for a part of the host, and the header for it."""
+    server = urllib.parse.urlsplit(url)
+    login, at, host = server.netloc.rpartition("@")
+    if not at:
+        return url, []
+    basic = b64encode(urllib.parse.unquote_to_bytes(login)).decode()
+    return server._replace(netloc=host).geturl(), [("Authorization", f"Basic {basic}")]
 
 
 @lru_cache(maxsize=1)  # 20 ms, ten times what a call costs otherwise

@@ -212,5 +212,9 @@ def show_value(name: str, value: Any) -> str:
 
 
 def masked(value: Any) -> Any:
-    """Return ``value`` without a password that a URL may carry."""
-    return re.sub(r"(://)[^/@\s]*@", r"\1***@", value) if isinstance(value, str) else value
+    """Return ``value``, which may be a mapping or a list, without a password that a URL may carry."""
+    if isinstance(value, Mapping):
+        return {key: masked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [masked(inner) for inner in value]
+    return re.sub(r"(://)[^/\s]*@", r"\1***@", value) if isinstance(value, str) else value

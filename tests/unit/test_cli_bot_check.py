@@ -69,6 +69,7 @@ class Telegram(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         code, body, headers = self.server.reply  # type: ignore[attr-defined]
         self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.server.login = self.headers.get("Authorization")  # type: ignore[attr-defined]
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -168,6 +169,19 @@ def test_a_server_that_is_no_bot_api_rejects_nothing(telegram: http.server.HTTPS
     with pytest.raises(MultibotError, match="check bot_api_url") as error:
         check_token(TOKEN, url(telegram))
     assert not isinstance(error.value, Refused)
+
+
+def test_a_login_in_the_address_goes_into_a_header(telegram: http.server.HTTPServer) -> None:
+    telegram.reply = (200, {"ok": True, "result": {"id": 123456789}}, {})  # type: ignore[attr-defined]
+    check_token(TOKEN, url(telegram).replace("//", "//u:p%40ss@"))
+    assert telegram.login == "Basic dTpwQHNz"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("address", ["http://u:s3cret@", "http://u:s3cret@127.0.0.1:1", "http://u:s3@cret@127.0.0.1:1"])
+def test_no_password_of_an_address_is_told(address: str) -> None:
+    with pytest.raises(MultibotError, match="does not answer") as error:
+        check_token(TOKEN, address)
+    assert "cret" not in str(error.value)
 
 
 def test_a_server_that_does_not_answer_is_named_with_the_way_around_it_and_without_the_token() -> None:

@@ -285,7 +285,7 @@ def test_times_are_read_in_every_form() -> None:
 
 @pytest.mark.parametrize("at", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
 def test_a_time_that_no_calendar_has_is_none_and_keeps_no_log_back(tmp_path: Path, log: Path, at: str) -> None:
-    text = f'{at} boo\n{json.dumps({"at": at, "stream": "stdout", "line": "x"})}\n'
+    text = f"{at} boo\n{json.dumps({'at': at, 'stream': 'stdout', 'line': 'x'})}\n"
     (log / "bot-echo.log").write_text(text)
     assert invoke(tmp_path, "logs").stdout == text
     assert '"at": null' in invoke(tmp_path, "logs", "--json").stdout
