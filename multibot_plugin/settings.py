@@ -51,8 +51,8 @@ class Kind:
 class Setting:
     """One row of the table. ``scope`` both: a fleet default that a bot may override.
 
-    ``least`` and ``most``: the bounds of a number that is useful (the default, say 0 for none, always is); what a
-    person types by mistake (a tick of 0 s, a poll that no server holds) is refused at every door.
+    ``least`` and ``most``: the bounds of a number that is useful; what a person types by mistake (a tick of 0 s, a poll
+    that no server holds) is refused at every door. ``zero``: 0 is below ``least`` and means none, or never.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Setting:
     help: str
     least: float | None = None
     most: float | None = None
+    zero: bool = False
 
     @property
     def variable(self) -> str:
@@ -223,7 +224,7 @@ SETTINGS: tuple[Setting, ...] = (
             least=0.1, most=600.0),
     Setting("monitor.probe_s", SECONDS, 60.0, "fleet", "monitor",
             "time between two questions to Telegram (getWebhookInfo) about a bot whose polls are not seen; 0: never",
-            least=1.0, most=86400.0),
+            least=1.0, most=86400.0, zero=True),
     Setting("bot_api_url", URL, "https://api.telegram.org", "both", "restart", "Bot API server that bots talk to"),
     Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL", most=3600.0),
     # Telegram holds a poll for 50 s at most; with 0 a bot would ask without a pause.
@@ -251,7 +252,7 @@ SETTINGS: tuple[Setting, ...] = (
             most=10 * 366 * 86400.0),
     Setting("log_rate", SIZE, 256 * 1024, "both", "restart",
             "what a bot may log in a second, over some seconds; more is dropped and told; 0: no limit",
-            least=1024, most=_PETABYTE),
+            least=1024, most=_PETABYTE, zero=True),
     Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together",
             least=1.0, most=86400.0),
     # No more runs than that are remembered (multibot_runner.protocol).
@@ -266,7 +267,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("slow_after_s", SECONDS, 60.0, "both", "live",
             "an update that is not handled for so long: slow; 0: never", most=_WEEK_S),
     Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0: none",
-            least=16 * 1024**2, most=_PETABYTE),
+            least=16 * 1024**2, most=_PETABYTE, zero=True),
     Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning", most=100),
     Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again",
             most=100),
@@ -312,7 +313,7 @@ def read_value(setting: Setting, raw: Any, where: str = "") -> Any:
         secret = setting.kind is DATABASE_URL or (setting.kind is URL and "@" in str(raw))
         shown = "this value" if secret else _BRIEF.repr(raw)
         raise BadValue(f"{place}{setting.name} {shown} is not {setting.kind.expected}") from None
-    if setting.least is not None and value < setting.least and value != setting.default:
+    if setting.least is not None and value < setting.least and not (setting.zero and value == 0):
         raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is below {setting.kind.show(setting.least)}")
     if setting.most is not None and value > setting.most:
         raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is above {setting.kind.show(setting.most)}")

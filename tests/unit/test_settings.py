@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -51,6 +52,11 @@ def test_a_value_beyond_a_bound_is_refused_and_the_bound_is_named(name: str, raw
 def test_the_bounds_themselves_and_the_default_are_accepted(setting: Setting) -> None:
     for value in (setting.least, setting.most, setting.default):
         assert value is None or read_value(setting, value) == value
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if re.search(r"\b0: ", s.help)], ids=lambda s: s.name)
+def test_where_0_has_a_meaning_it_is_accepted(setting: Setting) -> None:
+    assert [read_value(setting, raw) for raw in (0, "0")] == [0, 0]
 
 
 @pytest.mark.parametrize("setting", [s for s in BOUNDED if s.scope != "bot"], ids=lambda s: s.name)
