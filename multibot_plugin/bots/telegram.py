@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
-import urllib.error
+import threading
+import time
 import urllib.parse
 import urllib.request
 from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from http.client import HTTPException, HTTPMessage
-from typing import IO, Any
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import Any
 
 from multibot_plugin.errors import MultibotError, Refused
 from multibot_plugin.health.states import WebhookInfo
@@ -22,6 +25,7 @@ from multibot_runner.redact import redact
 
 _TIMEOUT_S = 10.0
 _LONGEST_WORDS = 200
+_MOST = 65536  # bytes of an answer
 
 
 @dataclass(frozen=True)
@@ -32,12 +36,42 @@ class TelegramBot:
     username: str
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A Bot API server redirects nowhere; a token is not carried to where somebody points."""
+class _AsItIs(urllib.request.HTTPErrorProcessor):
+    """An answer is one whatever its code, and is not followed: a token is not carried to where somebody points."""
 
-    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage,
-                         newurl: str) -> None:  # fmt: skip
-        return None
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
+        return response
+
+    https_response = http_response
+
+
+class _InTime(urllib.request.HTTPSHandler):
+    """Ends a connection whose answer has not begun when its time is over: urllib's timeout is for each piece of it."""
+
+    handler_order = urllib.request.HTTPHandler.handler_order - 1  # before urllib's own for http
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(HTTPConnection, req)
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> HTTPResponse:
+        made: list[HTTPConnection] = []
+
+        def connection(*args: Any, **named: Any) -> HTTPConnection:
+            made.append(http_class(*args, **named))
+            return made[0]
+
+        def end() -> None:
+            if (sock := made[0].sock if made else None) is not None:
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which is another thread's
+
+        timer = threading.Timer(req.timeout or 0, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().do_open(connection, req, **more)
+        finally:
+            timer.cancel()
 
 
 def check_token(token: str, bot_api_url: str, timeout_s: float = _TIMEOUT_S) -> TelegramBot:
@@ -105,15 +139,16 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
     Raises MultibotError, which ends with ``instead``, when nothing like a Bot API server answers.
     """
     try:
-        tls = [urllib.request.HTTPSHandler(context=_tls())] if bot_api_url.startswith("https:") else []
-        opener = urllib.request.build_opener(_NoRedirect, _proxies(bot_api_url, env or {}), *tls)
+        opener = urllib.request.build_opener(_AsItIs, _proxies(bot_api_url, env or {}), _InTime(context=_tls()))
         server, headers = _without_login(bot_api_url)
         opener.addheaders += headers
+        until = time.monotonic() + timeout_s
         with opener.open(f"{server}/bot{token}/{call}", timeout=timeout_s) as answer:
-            code, body = answer.status, answer.read(65536)
-    except urllib.error.HTTPError as error:
-        with error:
-            code, body = error.code, error.read(65536)
+            code, body = answer.status, b""
+            while len(body) < _MOST and (piece := answer.read1(_MOST - len(body))):
+                body += piece
+                if time.monotonic() > until:
+                    raise TimeoutError("timed out")
     except (OSError, HTTPException, ValueError) as error:
         # The text of these errors may hold the address, token and password included.
         reason = getattr(error, "reason", error)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,27 @@ def test_a_server_that_is_no_bot_api_rejects_nothing(telegram: http.server.HTTPS
     with pytest.raises(MultibotError, match="check bot_api_url") as error:
         check_token(TOKEN, url(telegram))
     assert not isinstance(error.value, Refused)
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 404 No\r\nContent-Length: 99999\r\n\r\n"])
+def test_a_server_that_trickles_is_not_waited_for(begin: bytes) -> None:
+    over = threading.Event()
+
+    def trickle(listening: socket.socket) -> None:
+        with listening.accept()[0] as to, suppress(OSError):
+            to.sendall(begin)
+            while not over.wait(0.02):
+                to.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle, args=(server,))
+        thread.start()
+        try:
+            with pytest.raises(MultibotError, match=r"does not answer|like a Bot API"):
+                check_token(TOKEN, f"http://127.0.0.1:{server.getsockname()[1]}", 0.2)
+        finally:
+            over.set()
+            thread.join()
 
 
 def test_a_login_in_the_address_goes_into_a_header(telegram: http.server.HTTPServer) -> None:
