@@ -161,7 +161,7 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
             return document["result"], code, ""
         said = redact(str(document.get("description", ""))[:100], [token])
         return None, int(document.get("error_code", code)), said
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise _odd(bot_api_url, code) from None
 
 

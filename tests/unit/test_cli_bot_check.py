@@ -164,7 +164,10 @@ def test_a_token_that_telegram_rejects_is_refused_and_not_shown(telegram: http.s
     assert "A" * 10 not in str(error.value)
 
 
-@pytest.mark.parametrize(("code", "body"), [(404, b"<html>"), (200, b"[]"), (302, b""), (200, {"ok": True})])
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [(404, b"<html>"), (200, b"[]"), pytest.param(200, b"[" * 10**6, id="deep"), (302, b""), (200, {"ok": True})],
+)
 def test_a_server_that_is_no_bot_api_rejects_nothing(telegram: http.server.HTTPServer, code: int, body: object) -> None:
     telegram.reply = (code, body, {"Location": "http://127.0.0.1:1/elsewhere"} if code == 302 else {})  # type: ignore[attr-defined]
     with pytest.raises(MultibotError, match="check bot_api_url") as error:
