@@ -13,8 +13,10 @@ import reprlib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from multibot_plugin.errors import BadValue, did_you_mean
 from multibot_runner.protocol import RECEIVES
@@ -146,9 +148,17 @@ def _path(raw: Any) -> str:
 
 def _url(raw: Any) -> str:
     text = _text(raw)
-    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text):
+    server = urlsplit(text)  # like .port, raises ValueError
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text) or not server.hostname or server.port == 0:
         raise ValueError(raw)
     return text.rstrip("/")
+
+
+def _address(raw: Any) -> str:
+    text = _text(raw)
+    if not re.fullmatch(r"(?![\d.]*$)[A-Za-z0-9_.-]+", text):  # no host's name
+        ip_address(text)
+    return text
 
 
 def _database_url(raw: Any) -> str:
@@ -167,13 +177,9 @@ def _uid_range(raw: Any) -> str:
 
 def _variable(raw: Any) -> str:
     text = _text(raw)
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+    if not re.fullmatch(r"(?!PATH$|LD_|PYTHON|MULTIBOT_)[A-Za-z_][A-Za-z0-9_]*", text):
         raise ValueError(raw)
     return text
-
-
-def _public_url(raw: Any) -> str:
-    return _url(raw) if raw != "" else ""
 
 
 def _choice(*words: str) -> Kind:
@@ -200,10 +206,11 @@ TEXT = Kind("text", _text, _plain, "one line of text")
 CHAT = Kind("chat", _chat, _plain, "a chat id (a number, or @name of a channel)")
 PATH = Kind("path", _path, _plain, "an absolute path")
 URL = Kind("url", _url, _plain, "an http(s) URL without a query")
-PUBLIC_URL = Kind("url", _public_url, _plain, "an http(s) URL without a query")
+PUBLIC_URL = Kind("url", lambda raw: _url(raw) if raw != "" else "", _plain, URL.expected)
 DATABASE_URL = Kind("database url", _database_url, _plain, "a postgresql:// URL")
 UID_RANGE = Kind("uid range", _uid_range, _plain, "a range of user ids (like 70000-99999)")
-VARIABLE = Kind("variable", _variable, _plain, "a name of an environment variable")
+VARIABLE = Kind("variable", _variable, _plain, "a variable's name (not PATH, LD_..., PYTHON..., MULTIBOT_...)")
+ADDRESS = Kind("address", _address, _plain, "an IP address or a host's name")
 
 _BRIEF = reprlib.Repr()  # a value from the database may be a book
 _BRIEF.maxstring = _BRIEF.maxother = 200
@@ -281,7 +288,7 @@ SETTINGS: tuple[Setting, ...] = (
             "port that a bot listens on, told it as PORT; no two bots may have the same; 0: none", most=65535),
     Setting("webhook_url", PUBLIC_URL, "", "bot", "restart",
             "build bots that receive by webhook: the public URL that Telegram sends to"),
-    Setting("webhook_listen", TEXT, "127.0.0.1", "bot", "restart",
+    Setting("webhook_listen", ADDRESS, "127.0.0.1", "bot", "restart",
             "build bots that receive by webhook: the address to listen on"),
     Setting("token_var", VARIABLE, "BOT_TOKEN", "bot", "restart",
             "environment variable in which a script or command finds its token"),
