@@ -13,8 +13,10 @@ import reprlib
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from multibot_plugin.errors import BadValue, did_you_mean
 from multibot_runner.protocol import RECEIVES
@@ -51,8 +53,8 @@ class Kind:
 class Setting:
     """One row of the table. ``scope`` both: a fleet default that a bot may override.
 
-    ``least`` and ``most``: the bounds of a number that is useful (the default, say 0 for none, always is); what a
-    person types by mistake (a tick of 0 s, a poll that no server holds) is refused at every door.
+    ``least`` and ``most``: the bounds of a number that is useful; what a person types by mistake (a tick of 0 s, a poll
+    that no server holds) is refused at every door. ``zero``: 0 is below ``least`` and means none, or never.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Setting:
     help: str
     least: float | None = None
     most: float | None = None
+    zero: bool = False
 
     @property
     def variable(self) -> str:
@@ -145,9 +148,17 @@ def _path(raw: Any) -> str:
 
 def _url(raw: Any) -> str:
     text = _text(raw)
-    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text):
+    server = urlsplit(text)  # like .port, raises ValueError
+    if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text) or not server.hostname or server.port == 0:
         raise ValueError(raw)
     return text.rstrip("/")
+
+
+def _address(raw: Any) -> str:
+    text = _text(raw)
+    if not re.fullmatch(r"(?![\d.]*$)[A-Za-z0-9_.-]+", text):  # no host's name
+        ip_address(text)
+    return text
 
 
 def _database_url(raw: Any) -> str:
@@ -166,13 +177,9 @@ def _uid_range(raw: Any) -> str:
 
 def _variable(raw: Any) -> str:
     text = _text(raw)
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text):
+    if not re.fullmatch(r"(?!PATH$|LD_|PYTHON|MULTIBOT_)[A-Za-z_][A-Za-z0-9_]*", text):
         raise ValueError(raw)
     return text
-
-
-def _public_url(raw: Any) -> str:
-    return _url(raw) if raw != "" else ""
 
 
 def _choice(*words: str) -> Kind:
@@ -199,10 +206,11 @@ TEXT = Kind("text", _text, _plain, "one line of text")
 CHAT = Kind("chat", _chat, _plain, "a chat id (a number, or @name of a channel)")
 PATH = Kind("path", _path, _plain, "an absolute path")
 URL = Kind("url", _url, _plain, "an http(s) URL without a query")
-PUBLIC_URL = Kind("url", _public_url, _plain, "an http(s) URL without a query")
+PUBLIC_URL = Kind("url", lambda raw: _url(raw) if raw != "" else "", _plain, URL.expected)
 DATABASE_URL = Kind("database url", _database_url, _plain, "a postgresql:// URL")
 UID_RANGE = Kind("uid range", _uid_range, _plain, "a range of user ids (like 70000-99999)")
-VARIABLE = Kind("variable", _variable, _plain, "a name of an environment variable")
+VARIABLE = Kind("variable", _variable, _plain, "a variable's name (not PATH, LD_..., PYTHON..., MULTIBOT_...)")
+ADDRESS = Kind("address", _address, _plain, "an IP address or a host's name")
 
 _BRIEF = reprlib.Repr()  # a value from the database may be a book
 _BRIEF.maxstring = _BRIEF.maxother = 200
@@ -223,7 +231,7 @@ SETTINGS: tuple[Setting, ...] = (
             least=0.1, most=600.0),
     Setting("monitor.probe_s", SECONDS, 60.0, "fleet", "monitor",
             "time between two questions to Telegram (getWebhookInfo) about a bot whose polls are not seen; 0: never",
-            least=1.0, most=86400.0),
+            least=1.0, most=86400.0, zero=True),
     Setting("bot_api_url", URL, "https://api.telegram.org", "both", "restart", "Bot API server that bots talk to"),
     Setting("stop_wait_s", SECONDS, 10.0, "both", "restart", "time from SIGTERM to SIGKILL", most=3600.0),
     # Telegram holds a poll for 50 s at most; with 0 a bot would ask without a pause.
@@ -251,7 +259,7 @@ SETTINGS: tuple[Setting, ...] = (
             most=10 * 366 * 86400.0),
     Setting("log_rate", SIZE, 256 * 1024, "both", "restart",
             "what a bot may log in a second, over some seconds; more is dropped and told; 0: no limit",
-            least=1024, most=_PETABYTE),
+            least=1024, most=_PETABYTE, zero=True),
     Setting("deaths_window_s", SECONDS, 600.0, "both", "live", "deaths within this time count together",
             least=1.0, most=86400.0),
     # No more runs than that are remembered (multibot_runner.protocol).
@@ -266,7 +274,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("slow_after_s", SECONDS, 60.0, "both", "live",
             "an update that is not handled for so long: slow; 0: never", most=_WEEK_S),
     Setting("memory_limit", SIZE, 0, "both", "live", "resident memory at which a bot is restarted; 0: none",
-            least=16 * 1024**2, most=_PETABYTE),
+            least=16 * 1024**2, most=_PETABYTE, zero=True),
     Setting("memory_warning_percent", COUNT, 80, "both", "live", "share of the limit that raises a warning", most=100),
     Setting("memory_clear_percent", COUNT, 70, "both", "live", "share of the limit below which both are over again",
             most=100),
@@ -280,7 +288,7 @@ SETTINGS: tuple[Setting, ...] = (
             "port that a bot listens on, told it as PORT; no two bots may have the same; 0: none", most=65535),
     Setting("webhook_url", PUBLIC_URL, "", "bot", "restart",
             "build bots that receive by webhook: the public URL that Telegram sends to"),
-    Setting("webhook_listen", TEXT, "127.0.0.1", "bot", "restart",
+    Setting("webhook_listen", ADDRESS, "127.0.0.1", "bot", "restart",
             "build bots that receive by webhook: the address to listen on"),
     Setting("token_var", VARIABLE, "BOT_TOKEN", "bot", "restart",
             "environment variable in which a script or command finds its token"),
@@ -309,9 +317,10 @@ def read_value(setting: Setting, raw: Any, where: str = "") -> Any:
         value = setting.kind.read(raw)
     except (ValueError, TypeError, OverflowError, RecursionError):
         # A URL may carry a password; no other setting is a secret.
-        shown = "this value" if setting.kind is DATABASE_URL else _BRIEF.repr(raw)
+        secret = setting.kind is DATABASE_URL or (setting.kind is URL and "@" in str(raw))
+        shown = "this value" if secret else _BRIEF.repr(raw)
         raise BadValue(f"{place}{setting.name} {shown} is not {setting.kind.expected}") from None
-    if setting.least is not None and value < setting.least and value != setting.default:
+    if setting.least is not None and value < setting.least and not (setting.zero and value == 0):
         raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is below {setting.kind.show(setting.least)}")
     if setting.most is not None and value > setting.most:
         raise BadValue(f"{place}{setting.name} {str(raw).strip()[:60]} is above {setting.kind.show(setting.most)}")

@@ -219,7 +219,7 @@ def _launch(deployment: Deployment) -> str:
 def _plain(text: str) -> str:
     """Return one line without control characters, tokens, or the user part of a URL."""
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return re.sub(r"(://)[^/@\s]*@", r"\1***@", redact(text))
+    return re.sub(r"(://)[^/\s]*@", r"\1***@", redact(text))
 
 
 def show(plan: Plan, apply_with: str = "multibot apply", *, sections: bool = False) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import ssl
-import urllib.error
+import threading
+import time
 import urllib.parse
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from http.client import HTTPException, HTTPMessage
-from typing import IO, Any
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from typing import Any
 
 from multibot_plugin.errors import MultibotError, Refused
 from multibot_plugin.health.states import WebhookInfo
@@ -21,6 +25,7 @@ from multibot_runner.redact import redact
 
 _TIMEOUT_S = 10.0
 _LONGEST_WORDS = 200
+_MOST = 65536  # bytes of an answer
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,42 @@ class TelegramBot:
     username: str
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A Bot API server redirects nowhere; a token is not carried to where somebody points."""
+class _AsItIs(urllib.request.HTTPErrorProcessor):
+    """An answer is one whatever its code, and is not followed: a token is not carried to where somebody points."""
 
-    def redirect_request(self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage,
-                         newurl: str) -> None:  # fmt: skip
-        return None
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
+        return response
+
+    https_response = http_response
+
+
+class _InTime(urllib.request.HTTPSHandler):
+    """Ends a connection whose answer has not begun when its time is over: urllib's timeout is for each piece of it."""
+
+    handler_order = urllib.request.HTTPHandler.handler_order - 1  # before urllib's own for http
+
+    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
+        return self.do_open(HTTPConnection, req)
+
+    def do_open(self, http_class: Any, req: urllib.request.Request, **more: Any) -> HTTPResponse:
+        made: list[HTTPConnection] = []
+
+        def connection(*args: Any, **named: Any) -> HTTPConnection:
+            made.append(http_class(*args, **named))
+            return made[0]
+
+        def end() -> None:
+            if (sock := made[0].sock if made else None) is not None:
+                with suppress(OSError):
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not SSLSocket's, which is another thread's
+
+        timer = threading.Timer(req.timeout or 0, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            return super().do_open(connection, req, **more)
+        finally:
+            timer.cancel()
 
 
 def check_token(token: str, bot_api_url: str, timeout_s: float = _TIMEOUT_S) -> TelegramBot:
@@ -102,8 +137,6 @@ def answers(bot_api_url: str, env: Mapping[str, str], timeout_s: float) -> bool:
     root = f"{server.scheme}://{server.netloc.rpartition('@')[2]}/"
     try:
         _opener(bot_api_url, env).open(root, timeout=timeout_s).close()
-    except urllib.error.HTTPError as error:
-        error.close()
     except (OSError, HTTPException, ValueError):
         return False
     return True
@@ -117,15 +150,21 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
     Raises MultibotError, which ends with ``instead``, when nothing like a Bot API server answers.
     """
     try:
-        with _opener(bot_api_url, env or {}).open(f"{bot_api_url}/bot{token}/{call}", timeout=timeout_s) as answer:
-            code, body = answer.status, answer.read(65536)
-    except urllib.error.HTTPError as error:
-        with error:
-            code, body = error.code, error.read(65536)
+        server, headers = _without_login(bot_api_url)
+        opener = _opener(bot_api_url, env or {})
+        opener.addheaders += headers
+        until = time.monotonic() + timeout_s
+        with opener.open(f"{server}/bot{token}/{call}", timeout=timeout_s) as answer:
+            code, body = answer.status, b""
+            while len(body) < _MOST and (piece := answer.read1(_MOST - len(body))):
+                body += piece
+                if time.monotonic() > until:
+                    raise TimeoutError("timed out")
     except (OSError, HTTPException, ValueError) as error:
-        # The text of these errors may hold the address, token included.
+        # The text of these errors may hold the address, token and password included.
         reason = getattr(error, "reason", error)
-        text = (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).replace(token, "...")
+        said = getattr(reason, "strerror", None) or (str(reason) if isinstance(error, OSError) else "")
+        text = (said or type(reason).__name__).replace(token, "...")
         raise MultibotError(f"{shown(bot_api_url)} does not answer ({text}): {instead}") from None
     try:
         document = json.loads(body)
@@ -133,13 +172,22 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
             return document["result"], code, ""
         said = redact(str(document.get("description", ""))[:100], [token])
         return None, int(document.get("error_code", code)), said
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise _odd(bot_api_url, code) from None
 
 
 def _opener(url: str, env: Mapping[str, str]) -> urllib.request.OpenerDirector:
-    tls = [urllib.request.HTTPSHandler(context=_tls())] if url.startswith("https:") else []
-    return urllib.request.build_opener(_NoRedirect, _proxies(url, env), *tls)
+    return urllib.request.build_opener(_AsItIs, _proxies(url, env), _InTime(context=_tls()))
+
+
+def _without_login(url: str) -> tuple[str, list[tuple[str, str]]]:
+    """Return ``url`` without ``user:password@``, which urllib takes for a part of the host, and the header for it."""
+    server = urllib.parse.urlsplit(url)
+    login, at, host = server.netloc.rpartition("@")
+    if not at:
+        return url, []
+    basic = b64encode(urllib.parse.unquote_to_bytes(login)).decode()
+    return server._replace(netloc=host).geturl(), [("Authorization", f"Basic {basic}")]
 
 
 @lru_cache(maxsize=1)  # 20 ms, ten times what a call costs otherwise

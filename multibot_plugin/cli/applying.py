@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from multibot_plugin.cli.output import Context, count, one_line, say
@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from multibot_plugin.bots.conform import Applied
     from multibot_plugin.bots.plan import Plan
     from multibot_plugin.bots.store import Row
-
-_TRIES = 5
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,7 @@ def write_now(context: Context, force: bool = False, only: str | None = None) ->
     """Write the files; nothing is started or stopped."""
     from multibot_plugin.bots.apply import write
 
-    plan = plan_now(context, only)
-    write(context.home, plan, force=force)
-    return Result(plan, None)
+    return _carry_out(context, only, lambda plan: write(context.home, plan, force=force))
 
 
 def apply_now(context: Context, *, force: bool = False, later: bool = False, only: str | None = None) -> Result:
@@ -86,23 +82,33 @@ def apply_now(context: Context, *, force: bool = False, later: bool = False, onl
     changes the installation at the same moment is waited for.
     """
     from multibot_plugin.bots.apply import apply
-    from multibot_plugin.bots.files import read_text
     from multibot_plugin.bots.unfinished import Whose
 
     whose = Whose(context.actor.name, context.actor.door)
-    for attempt in range(1, _TRIES + 1):
+
+    def act(plan: Plan) -> Applied:
+        with context.supervisor() as supervisor:
+            return apply(context.home, plan, supervisor, force=force, whose=whose)
+
+    try:
+        return _carry_out(context, only, act)
+    except SupervisordAway as error:
+        if not later:
+            raise
+        return replace(write_now(context, force, only), away=error)
+
+
+def _carry_out(context: Context, only: str | None, act: Callable[[Plan], Applied | None]) -> Result:
+    """Plan and act. A plan that somebody else's overtook is made anew, however often: each time one gets through."""
+    from multibot_plugin.bots.files import read_text
+
+    while True:
         plan = plan_now(context, only)
         try:
-            with context.supervisor() as supervisor:
-                return Result(plan, apply(context.home, plan, supervisor, force=force, whose=whose))
+            return Result(plan, act(plan))
         except Refused:
-            if attempt == _TRIES or read_text(context.home.rendered) == plan.base:
+            if read_text(context.home.rendered) == plan.base:
                 raise
-        except SupervisordAway as error:
-            if not later:
-                raise
-            return Result(write_now(context, force, only).plan, None, error)
-    raise AssertionError("the last try returns or raises")
 
 
 def say_result(context: Context, result: Result, besides: str = "") -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multibot_plugin.cli.fleet import Row, empty_row, look, read_status
+from multibot_plugin.cli.log_files import open_log
 from multibot_plugin.cli.log_lines import read_line
 from multibot_plugin.cli.output import Context
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot
@@ -189,12 +189,10 @@ def tail(path: Path, lines: int, tokens: Sequence[str] = ()) -> list[str]:
     Nothing when it cannot be read.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        file = open_log(path)
     except OSError:
         return []
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            return []
+    with file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - _LOG_TAIL))
         found = file.read().splitlines()
@@ -212,5 +210,9 @@ def show_value(name: str, value: Any) -> str:
 
 
 def masked(value: Any) -> Any:
-    """Return ``value`` without a password that a URL may carry."""
-    return re.sub(r"(://)[^/@\s]*@", r"\1***@", value) if isinstance(value, str) else value
+    """Return ``value``, which may be a mapping or a list, without a password that a URL may carry."""
+    if isinstance(value, Mapping):
+        return {key: masked(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [masked(inner) for inner in value]
+    return re.sub(r"(://)[^/\s]*@", r"\1***@", value) if isinstance(value, str) else value

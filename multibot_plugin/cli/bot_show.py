@@ -243,7 +243,7 @@ def as_json(picture: Picture) -> dict[str, Any]:
             "problem": picture.problem or None,
             "config_version": picture.config.version if picture.config else None,
             "settings": {k: masked(v) for k, v in picture.values.items() if k not in ("launch", "target", "uid")},
-            "own_settings": {k: masked(v) for k, v in picture.own.items()},
+            "own_settings": masked(picture.own),
             "env": list(picture.env),
             "incidents": [dict(incident) for incident in picture.incidents],
             "changes": [_plain(change) for change in picture.changes[:_CHANGES]],
@@ -259,4 +259,4 @@ def as_json(picture: Picture) -> dict[str, Any]:
 
 def _plain(change: Mapping[str, Any]) -> dict[str, Any]:
     at = change["at"].isoformat()
-    return {"at": at} | {key: change[key] for key in ("actor", "door", "host", "action", "detail")}
+    return {"at": at} | {key: masked(change[key]) for key in ("actor", "door", "host", "action", "detail")}

@@ -32,6 +32,7 @@ from multibot_plugin.settings import (
     FLEET_SETTINGS,
     SETTINGS,
     SIZE,
+    URL,
     Setting,
     Settings,
     find,
@@ -54,7 +55,7 @@ def config() -> None:
 def shown_value(setting: Setting, value: Any) -> str:
     """Return a value as a person reads it; a password in a URL is masked."""
     text = setting.kind.show(value)
-    if setting.kind is DATABASE_URL:
+    if setting.kind in (DATABASE_URL, URL):
         text = re.sub(r"(//[^:/@]*):[^@]*@", r"\1:***@", text)
         text = re.sub(r"(password=)[^&]*", r"\1***", text)
     return text
@@ -103,7 +104,7 @@ def _row(setting: Setting, settings: Settings) -> dict[str, Any]:
 
 
 def _plain(setting: Setting, value: Any) -> Any:
-    return shown_value(setting, value) if setting.kind is DATABASE_URL else value
+    return shown_value(setting, value) if setting.kind in (DATABASE_URL, URL) else value
 
 
 def _origin(row: Mapping[str, Any], toml: Path) -> str:

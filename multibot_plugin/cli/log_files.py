@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -42,6 +44,20 @@ class Part:
                 broken = False
         if rest:
             yield _HALF_A_WORD.sub(b"", rest) if broken else rest
+
+
+def open_log(path: Path) -> BinaryIO:
+    """Open a log; raises FileNotFoundError also where something else than a regular file has its name."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link, a socket
+            raise FileNotFoundError(error.errno, error.strerror, str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 def _begins_line(file: BinaryIO, position: int) -> bool:
@@ -106,7 +122,7 @@ def _opened(path: Path, follower: Follower, stack: ExitStack) -> Iterator[tuple[
     rotated = [path.with_name(f"{path.name}.{n}") for n in sorted(int(n) for n in numbers if n.isdecimal())]
     for place in [path, *rotated] if begun else rotated:
         with suppress(FileNotFoundError):
-            file = stack.enter_context(place.open("rb"))
+            file = stack.enter_context(open_log(place))
             info = os.fstat(file.fileno())
             if begun is None:
                 yield file, info.st_size
@@ -146,7 +162,7 @@ class Follower:
         self._rest = b""
         self._inside = False  # a line: its beginning is not ours
         with suppress(FileNotFoundError):
-            self._file = path.open("rb")
+            self._file = open_log(path)
             self.position = self._file.seek(0, os.SEEK_END)
             info = os.fstat(self._file.fileno())
             self.began = info.st_dev, info.st_ino
@@ -168,7 +184,7 @@ class Follower:
                 self._file.close()
             with suppress(FileNotFoundError):
                 self._file = None
-                self._file = self._path.open("rb")
+                self._file = open_log(self._path)
             data += self._read()
         whole, newline, self._rest = data.rpartition(b"\n")
         if len(self._rest) > _LONGEST:
@@ -188,7 +204,7 @@ class Follower:
         here, found, number = os.fstat(self._file.fileno()), b"", 1
         with suppress(FileNotFoundError):
             while True:
-                with self._path.with_name(f"{self._path.name}.{number}").open("rb") as file:
+                with open_log(self._path.with_name(f"{self._path.name}.{number}")) as file:
                     info = os.fstat(file.fileno())
                     if (info.st_dev, info.st_ino) == (here.st_dev, here.st_ino) or info.st_mtime_ns < here.st_mtime_ns:
                         break
@@ -198,7 +214,7 @@ class Follower:
     def _moved(self) -> bool:
         """Whether the path is another file now, or this one was cut."""
         try:
-            there = self._path.stat()
+            there = self._path.lstat()
         except FileNotFoundError:
             return False
         if self._file is None:

@@ -70,7 +70,9 @@ def time_of(raw: bytes, zone: tzinfo | None = None) -> float | None:
     moment = b"%bT%b%b" % (match[1].replace(b"/", b"-"), match[2], match[3] or b"")
     try:
         at = datetime.fromisoformat(moment.decode())
-        return (at if at.tzinfo else at.replace(tzinfo=zone)).timestamp()
+        seconds = (at if at.tzinfo else at.replace(tzinfo=zone)).timestamp()
+        datetime.fromtimestamp(seconds).astimezone()  # a bot may write any year, and not each can be shown
+        return seconds
     except (ValueError, OverflowError, OSError):
         return None
 

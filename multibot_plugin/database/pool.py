@@ -58,7 +58,7 @@ async def connect(home: Home, settings: Settings, timeout_s: float = 5.0) -> asy
         raise _silence(home, settings, error) from error
     except asyncpg.PostgresError as error:
         raise _refusal(home, settings, error) from error
-    except (asyncpg.InterfaceError, ValueError):
+    except (asyncpg.InterfaceError, ValueError, OverflowError):  # the last: a port of six digits
         # The cause may quote the URL, and a URL may hold a password.
         raise BadValue("database_url is not a PostgreSQL URL that can be used: see 'multibot config'") from None
 

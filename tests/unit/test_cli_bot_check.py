@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,7 @@ class Telegram(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         code, body, headers = self.server.reply  # type: ignore[attr-defined]
         self.server.asked.append(self.path)  # type: ignore[attr-defined]
+        self.server.login = self.headers.get("Authorization")  # type: ignore[attr-defined]
         self.send_response(code)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -162,12 +164,49 @@ def test_a_token_that_telegram_rejects_is_refused_and_not_shown(telegram: http.s
     assert "A" * 10 not in str(error.value)
 
 
-@pytest.mark.parametrize(("code", "body"), [(404, b"<html>"), (200, b"[]"), (302, b""), (200, {"ok": True})])
+@pytest.mark.parametrize(
+    ("code", "body"),
+    [(404, b"<html>"), (200, b"[]"), pytest.param(200, b"[" * 10**6, id="deep"), (302, b""), (200, {"ok": True})],
+)
 def test_a_server_that_is_no_bot_api_rejects_nothing(telegram: http.server.HTTPServer, code: int, body: object) -> None:
     telegram.reply = (code, body, {"Location": "http://127.0.0.1:1/elsewhere"} if code == 302 else {})  # type: ignore[attr-defined]
     with pytest.raises(MultibotError, match="check bot_api_url") as error:
         check_token(TOKEN, url(telegram))
     assert not isinstance(error.value, Refused)
+
+
+@pytest.mark.parametrize("begin", [b"", b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 404 No\r\nContent-Length: 99999\r\n\r\n"])
+def test_a_server_that_trickles_is_not_waited_for(begin: bytes) -> None:
+    over = threading.Event()
+
+    def trickle(listening: socket.socket) -> None:
+        with listening.accept()[0] as to, suppress(OSError):
+            to.sendall(begin)
+            while not over.wait(0.02):
+                to.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=trickle, args=(server,))
+        thread.start()
+        try:
+            with pytest.raises(MultibotError, match=r"does not answer|like a Bot API"):
+                check_token(TOKEN, f"http://127.0.0.1:{server.getsockname()[1]}", 0.2)
+        finally:
+            over.set()
+            thread.join()
+
+
+def test_a_login_in_the_address_goes_into_a_header(telegram: http.server.HTTPServer) -> None:
+    telegram.reply = (200, {"ok": True, "result": {"id": 123456789}}, {})  # type: ignore[attr-defined]
+    check_token(TOKEN, url(telegram).replace("//", "//u:p%40ss@"))
+    assert telegram.login == "Basic dTpwQHNz"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("address", ["http://u:s3cret@", "http://u:s3cret@127.0.0.1:1", "http://u:s3@cret@127.0.0.1:1"])
+def test_no_password_of_an_address_is_told(address: str) -> None:
+    with pytest.raises(MultibotError, match="does not answer") as error:
+        check_token(TOKEN, address)
+    assert "cret" not in str(error.value)
 
 
 def test_a_server_that_does_not_answer_is_named_with_the_way_around_it_and_without_the_token() -> None:

@@ -133,6 +133,13 @@ def test_the_password_of_a_database_url_is_never_shown(tmp_path: Path) -> None:
     assert shown_value(find("database_url"), url) == "postgresql://joe:***@db.example/x?password=***"
 
 
+def test_the_password_of_a_bot_api_server_is_not_shown(tmp_path: Path) -> None:
+    told = invoke(tmp_path, "config", "set", "bot_api_url", "http://u:s3cr3t@bots.example", "--json")
+    refused = invoke(tmp_path, "config", "set", "bot_api_url", "ftp://u:s3cr3t@bots.example")
+    assert "http://u:***@bots.example" in told.stdout
+    assert "s3cr3t" not in told.output + refused.output + invoke(tmp_path, "config", "show", "bot_api_url").output
+
+
 def test_validate_finds_what_does_not_fit_together(tmp_path: Path) -> None:
     file = tmp_path / "multibot.toml"
     file.write_text('memory_clear_percent = 90\n[alerts.telegram]\nchat_id = "1"\n')

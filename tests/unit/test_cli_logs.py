@@ -67,6 +67,19 @@ def test_a_rendered_file_that_is_no_text_keeps_no_log_back(tmp_path: Path, log: 
     assert invoke(tmp_path, "logs").stdout == "one\n"
 
 
+def test_what_is_no_file_is_no_log_and_keeps_none_back(tmp_path: Path, log: Path) -> None:
+    (tmp_path / "secret").write_text("secret\n")
+    (log / "bot-a.log").mkdir()
+    os.mkfifo(log / "bot-b.log")
+    for link in ("bot-c.log", "bot-echo.log.1"):
+        (log / link).symlink_to(tmp_path / "secret")
+    (log / "bot-echo.log").write_text("one\n")
+    assert invoke(tmp_path, "logs").stdout == "echo │ one\n"
+    with Follower(log / "bot-echo.log") as follower:
+        (log / "bot-c.log").rename(log / "bot-echo.log")
+        assert follower.lines() == []
+
+
 def test_rotated_files_are_read_where_the_newest_is_too_short(log: Path) -> None:
     (log / "bot-a.log").write_text("5\n6\n")
     (log / "bot-a.log.1").write_text("3\n4\n")
@@ -281,6 +294,14 @@ def test_times_are_read_in_every_form() -> None:
     assert time_of(b'{"at": "2026-11-30T14:03:11.500+02:00", "line') == zoned
     assert time_of(b"2026-13-30 14:03:11 x") is None
     assert time_of(b"at 2026") is None
+
+
+@pytest.mark.parametrize("at", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00"])
+def test_a_time_that_no_calendar_has_is_none_and_keeps_no_log_back(tmp_path: Path, log: Path, at: str) -> None:
+    text = f"{at} boo\n{json.dumps({'at': at, 'stream': 'stdout', 'line': 'x'})}\n"
+    (log / "bot-echo.log").write_text(text)
+    assert invoke(tmp_path, "logs").stdout == text
+    assert '"at": null' in invoke(tmp_path, "logs", "--json").stdout
 
 
 def test_times_without_a_zone_are_the_bots_own(log: Path) -> None:

@@ -34,7 +34,14 @@ def test_a_place_is_shown_without_user_and_password(tmp_path, url, shown):
     assert pool.place(home, settings(home, database_url=url)) == shown
 
 
-@pytest.mark.parametrize("url", ["postgresql://bob:s3cret@db:port/x", "postgresql://bob:s3cret@[::1/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://bob:s3cret@db:port/x",
+        "postgresql://bob:s3cret@[::1/x",
+        "postgresql://bob:s3cret@127.0.0.1:99999/x",
+    ],
+)
 async def test_a_url_that_is_none_is_refused_without_being_shown(tmp_path, url):
     home = find_home(str(tmp_path))
     with pytest.raises(BadValue, match="database_url") as caught:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -47,10 +48,32 @@ def test_a_value_beyond_a_bound_is_refused_and_the_bound_is_named(name: str, raw
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("webhook_url", ("https://b.example/x", "http://[::1]:8443"),
+         ("https://[::1", "http://a:99999/x", "http://a:x", "http://:80", "http://u@")),
+        ("bot_api_url", ("http://u:p@a:8081",), ("http://u:p/w@a",)),
+        ("webhook_listen", ("0.0.0.0", "::", "localhost", "b-1.example"), ("0.0.0.0;x", "/etc", "1.2.3", "", "::x")),
+        ("token_var", ("BOT_TOKEN", "PATHS", "_t"), ("PATH", "LD_PRELOAD", "PYTHONPATH", "MULTIBOT_RUN", "1", "")),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused(name: str, good: tuple[str, ...], bad: tuple[str, ...]) -> None:
+    assert tuple(read_value(find(name), text) for text in good) == good
+    for text in bad:
+        with pytest.raises(BadValue, match=f"is not {re.escape(find(name).kind.expected)}"):
+            read_value(find(name), text)
+
+
 @pytest.mark.parametrize("setting", BOUNDED, ids=lambda s: s.name)
 def test_the_bounds_themselves_and_the_default_are_accepted(setting: Setting) -> None:
     for value in (setting.least, setting.most, setting.default):
         assert value is None or read_value(setting, value) == value
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if re.search(r"\b0: ", s.help)], ids=lambda s: s.name)
+def test_where_0_has_a_meaning_it_is_accepted(setting: Setting) -> None:
+    assert [read_value(setting, raw) for raw in (0, "0")] == [0, 0]
 
 
 @pytest.mark.parametrize("setting", [s for s in BOUNDED if s.scope != "bot"], ids=lambda s: s.name)
