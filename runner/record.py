@@ -179,8 +179,19 @@ class Recorder:
             self._write_runs()
 
     def _write_runs(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             replace_file(self.paths.runs, encode(self._runs), fsync=False)
+        except OSError:
+            with contextlib.suppress(OSError):
+                _overwrite(self.paths.runs, self._fitting())
+
+    def _fitting(self) -> bytes:
+        """Return as many of the newest runs as the blocks of the file that is there have room for."""
+        info = os.lstat(self.paths.runs)
+        room, runs = max(info.st_size, info.st_blocks * 512), self._runs
+        while runs and len(encode(runs)) > room:
+            runs = runs[:-1]
+        return encode(runs)
 
     def _may_write(self) -> bool:
         now = time.monotonic()
