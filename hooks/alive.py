@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from multibot_plugin.hookspecs import KILLED, Finding, Health, Level, Observation, hookimpl
+from multibot_plugin.hookspecs import KILLED, Finding, Health, Level, Observation, Run, hookimpl
 
 _REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
 _WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIGKILL by the waiter fit into it
@@ -21,9 +21,13 @@ def multibot_check(observation: Observation) -> list[Finding]:
         return [_quarantined(observation)]
     if observation.state == "finished":
         return []
-    findings = [*_standing(observation), *_dying(observation), *_locked_out(observation)]
-    if "quarantined" in observation.open and not _back(observation):
-        text = "was quarantined; started again, it has not polled yet"
+    findings = [*_standing(observation), *_locked_out(observation)]
+    quarantined = "quarantined" in observation.open
+    if not (quarantined and _tried(observation)):  # else these deaths are what was told
+        findings += _dying(observation)
+    if quarantined and not _back(observation):
+        proof = "worked for long enough" if _tried(observation) else "polled"
+        text = f"was quarantined; started again, it has not {proof} yet"
         findings.append(Finding(observation.bot, "quarantined", Level.CRITICAL, text, Health.DEGRADED))
     return findings
 
@@ -50,11 +54,29 @@ def _clock(at: float, now_at: float) -> str:
 
 
 def _back(observation: Observation) -> bool:
-    """Whether a bot that was quarantined has shown that it can run: it polled, or has lived for a while."""
+    """Whether a bot that was quarantined has shown that it can run: it polled, or has lived for a while.
+
+    A mere try has to last until the runner forgives the deaths before it, or each would be told as an end.
+    """
     heartbeat = observation.heartbeat
     if observation.state != "running" or heartbeat is None:
         return False
+    if _tried(observation):
+        waited_s = observation.runs[0].waited_s
+        return observation.now - heartbeat.start_mono - waited_s > float(observation.settings["backoff_reset_s"])
     return heartbeat.poll_success_mono is not None or observation.now - heartbeat.start_mono > _LIVED_S
+
+
+def _tried(observation: Observation) -> bool:
+    """Whether this run came after a death, which counts on: nobody started the bot anew."""
+    earlier = _earlier(observation)
+    return bool(earlier) and earlier[0].died
+
+
+def _earlier(observation: Observation) -> tuple[Run, ...]:
+    """Return the runs that are over."""
+    runs = observation.runs
+    return runs[1:] if runs and runs[0].pid == observation.pid else runs
 
 
 def _standing(observation: Observation) -> list[Finding]:
@@ -98,10 +120,10 @@ def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, st
 
     A run that was killed left no word; it ended at the latest when the next one began.
     """
-    runs = observation.runs
+    runs = _earlier(observation)
     ended, count, words = observation.now, 0, ""
-    if runs and runs[0].pid == observation.pid:  # this one is alive
-        ended, runs = runs[0].start_mono, runs[1:]
+    if runs is not observation.runs:  # the newest is alive
+        ended = observation.runs[0].start_mono
     for run in runs:
         # Far beyond now: the file is from before a reboot.
         if not run.died or not observation.now - window_s <= ended <= observation.now + _AHEAD_S:

@@ -119,6 +119,25 @@ def test_a_quarantine_is_over_when_the_bot_polled_or_lived_for_a_while(changes: 
     assert [f.check for f in alive.multibot_check(seen)] == ([] if over else ["quarantined"])
 
 
+def test_a_try_of_a_quarantined_bot_tells_nothing_until_it_has_worked_for_long_enough() -> None:
+    deaths = tuple(run(40 + n, exit=CRASH) for n in range(3))
+    told, short = frozenset({"quarantined"}), {"backoff_reset_s": 100.0}
+
+    def checks(lived_s: float, *earlier: Run, open: frozenset[str] = told) -> list[str]:
+        now = run(lived_s + 4, PID, waited_s=4.0)
+        beat = heartbeat(start_mono=now.start_mono)
+        return [f.check for f in alive.multibot_check(
+            observation(short, runs=(now, *earlier), heartbeat=beat, open=open)
+        )]  # fmt: skip
+
+    assert checks(20, *deaths, open=frozenset()) == ["deaths"]
+    assert checks(20, *deaths) == checks(99, *deaths) == ["quarantined"]
+    assert checks(101, *(run(700 + n, exit=CRASH) for n in range(3))) == []
+    assert checks(1, run(30, stopping=True), *deaths) == []  # a person's start
+    between = observation(short, state="backing-off", pid=None, heartbeat=None, runs=deaths, open=told)
+    assert [f.check for f in alive.multibot_check(between)] == ["quarantined"]
+
+
 def test_a_process_that_waits_for_another_of_the_same_bot_is_told_when_it_lasts() -> None:
     (found,) = alive.multibot_check(observation(state="starting", heartbeat=heartbeat(phase="locked-out")))
     assert (found.check, found.level, found.for_s) == ("locked-out", Level.WARNING, 60.0)
