@@ -12,6 +12,7 @@ _STANDING_S = 30.0
 _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
 _STAYED_S = 60.0  # for a bot that kept dying until it was stopped
 _DAY_S = 86400.0
+_COUNTED_S = 600.0  # supervisord's shortest window
 _AHEAD_S = 60.0  # a run may have begun since this look began
 
 
@@ -121,6 +122,8 @@ def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, st
     A run that was killed left no word; it ended at the latest when the next one began.
     """
     runs = _earlier(observation)
+    if not runs:  # the first, or a bot that spoils its record: supervisord counts, too
+        return observation.deaths.get("10m", 0) if window_s >= _COUNTED_S else 0, "it left no record of that"
     ended, count, words = observation.now, 0, ""
     if runs is not observation.runs:  # the newest is alive
         ended = observation.runs[0].start_mono

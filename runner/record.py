@@ -51,6 +51,11 @@ class Recorder:
         return self._runs
 
     @property
+    def spoilt(self) -> bool:
+        """Return whether there is a record of runs that cannot be read: the bot may have made it so."""
+        return not self._runs and os.path.lexists(self.paths.runs)
+
+    @property
     def digests(self) -> Tuple[str, ...]:
         """Return the digests of this run and the earlier ones."""
         return tuple({run.digest for run in self._runs})

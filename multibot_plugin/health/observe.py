@@ -73,7 +73,7 @@ class Observer:
             bot=row.id, now=clock[0], now_at=clock[1], launch=UNKNOWN, enabled=row.enabled,
             state=lifecycle(row.statename, row.exit_code, None), pid=row.pid,
             uptime_s=row.uptime_s if row.pid else None, heartbeat=None, runs=(), memory_bytes=None, cpu_percent=None,
-            connections=None, settings=DEFAULTS, open=open_checks,
+            connections=None, settings=DEFAULTS, open=open_checks, deaths=row.deaths,
         )  # fmt: skip
         try:
             seen = replace(seen, **self._more(row, memory))

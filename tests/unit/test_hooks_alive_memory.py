@@ -55,6 +55,14 @@ def test_three_deaths_in_the_window_are_a_warning_that_names_the_last() -> None:
     assert alive.multibot_check(observation({"deaths_limit": 0}, runs=runs)) == []
 
 
+@pytest.mark.parametrize("runs", [(), (run(5, PID),)])
+def test_of_a_bot_that_spoils_its_record_supervisords_count_is_told(runs: tuple[Run, ...]) -> None:
+    seen = observation(runs=runs, deaths={"10m": 4})
+    (found,) = alive.multibot_check(seen)
+    assert found.text == "died 4 times within 10 min, last: it left no record of that"
+    assert alive.multibot_check(replace(seen, runs=(run(5, PID), run(10, stopping=True)))) == []
+
+
 def test_once_told_it_is_over_when_no_death_is_left_in_the_window() -> None:
     told = observation(runs=(run(5, PID), run(10)), open=frozenset({"deaths"}))
     (found,) = alive.multibot_check(told)
