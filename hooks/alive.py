@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from multibot_plugin.hookspecs import KILLED, Finding, Health, Level, Observation, hookimpl
+from multibot_plugin.hookspecs import KILLED, Finding, Health, Level, Observation, Run, hookimpl
 
 _REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
 _WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIGKILL by the waiter fit into it
@@ -16,6 +16,7 @@ _SILENT_S = 10.0  # at least: a heartbeat that is overwritten on a full disk may
 _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
 _STAYED_S = 60.0  # for a bot that kept dying until it was stopped
 _DAY_S = 86400.0
+_COUNTED_S = 600.0  # supervisord's shortest window
 _AHEAD_S = 60.0  # a run may have begun since this look began
 
 
@@ -25,9 +26,13 @@ def multibot_check(observation: Observation) -> list[Finding]:
         return [_quarantined(observation)]
     if observation.state == "finished":
         return []
-    findings = [*_standing(observation), *_dying(observation), *_locked_out(observation), *_silent(observation)]
-    if "quarantined" in observation.open and not _back(observation):
-        text = "was quarantined; started again, it has not polled yet"
+    findings = [*_standing(observation), *_locked_out(observation), *_silent(observation)]
+    quarantined = "quarantined" in observation.open
+    if not (quarantined and _tried(observation)):  # else these deaths are what was told
+        findings += _dying(observation)
+    if quarantined and not _back(observation):
+        proof = "worked for long enough" if _tried(observation) else "polled"
+        text = f"was quarantined; started again, it has not {proof} yet"
         findings.append(Finding(observation.bot, "quarantined", Level.CRITICAL, text, Health.DEGRADED))
     return findings
 
@@ -54,11 +59,29 @@ def _clock(at: float, now_at: float) -> str:
 
 
 def _back(observation: Observation) -> bool:
-    """Whether a bot that was quarantined has shown that it can run: it polled, or has lived for a while."""
+    """Whether a bot that was quarantined has shown that it can run: it polled, or has lived for a while.
+
+    A mere try has to last until the runner forgives the deaths before it, or each would be told as an end.
+    """
     heartbeat = observation.heartbeat
     if observation.state != "running" or heartbeat is None:
         return False
+    if _tried(observation):
+        waited_s = observation.runs[0].waited_s
+        return observation.now - heartbeat.start_mono - waited_s > float(observation.settings["backoff_reset_s"])
     return heartbeat.poll_success_mono is not None or observation.now - heartbeat.start_mono > _LIVED_S
+
+
+def _tried(observation: Observation) -> bool:
+    """Whether this run came after a death, which counts on: nobody started the bot anew."""
+    earlier = _earlier(observation)
+    return bool(earlier) and earlier[0].died
+
+
+def _earlier(observation: Observation) -> tuple[Run, ...]:
+    """Return the runs that are over."""
+    runs = observation.runs
+    return runs[1:] if runs and runs[0].pid == observation.pid else runs
 
 
 def _standing(observation: Observation) -> list[Finding]:
@@ -113,10 +136,12 @@ def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, st
 
     A run that was killed left no word; it ended at the latest when the next one began.
     """
-    runs = observation.runs
+    runs = _earlier(observation)
+    if not runs:  # the first, or a bot that spoils its record: supervisord counts, too
+        return observation.deaths.get("10m", 0) if window_s >= _COUNTED_S else 0, "it left no record of that"
     ended, count, words = observation.now, 0, ""
-    if runs and runs[0].pid == observation.pid:  # this one is alive
-        ended, runs = runs[0].start_mono, runs[1:]
+    if runs is not observation.runs:  # the newest is alive
+        ended = observation.runs[0].start_mono
     for run in runs:
         # Far beyond now: the file is from before a reboot.
         if not run.died or not observation.now - window_s <= ended <= observation.now + _AHEAD_S:

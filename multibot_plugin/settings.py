@@ -300,6 +300,10 @@ SETTINGS: tuple[Setting, ...] = (
 
 BY_NAME: Mapping[str, Setting] = {s.name: s for s in SETTINGS}
 BOT_SETTINGS: tuple[Setting, ...] = tuple(s for s in SETTINGS if s.scope != "fleet")
+# What the monitor knows of a bot: two of them still need a restart.
+WATCHED_SETTINGS: tuple[Setting, ...] = tuple(
+    s for s in BOT_SETTINGS if s.applies == "live" or s.name in ("receives", "backoff_reset_s")
+)
 FLEET_SETTINGS: tuple[Setting, ...] = tuple(s for s in SETTINGS if s.scope != "bot")
 
 

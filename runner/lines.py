@@ -54,12 +54,18 @@ class Lines:
         return end + self._framed("stderr", f"multibot: {text}\n".encode("utf-8", "backslashreplace"), stamp)
 
     def release(self, now: float, stamp: str) -> bytes:
-        """Return what is held back and what was not told yet, and hold nothing back from now on."""
+        """Return what is held back and what was not told yet, and hold nothing back from now on.
+
+        An unfinished line ends here, but in the form plain: the next run's first would be glued to it.
+        """
         self._holding = False
         out = [self.feed(stream, b"", now, stamp) for stream in list(self._held)]
         told = self._throttle.tell(now) if self._throttle is not None else ""
         if told:
             out.append(self.say(told, stamp))
+        if self._open and self.form != PLAIN:
+            out.append(b"\n")
+            self._open = ""
         return b"".join(out)
 
     def forget(self) -> None:

@@ -114,6 +114,9 @@ def _hold(start: Launch, name: bytes) -> int:
         recorder.bury(outcome.under("never", Exit(time.time(), CRASHED, KILLED)))
         logs.say(recorder.last_word)
         return _leave(EXIT_FINAL, start.start_mono)
+    if recorder.spoilt:
+        logs.say(f"{start.paths.runs} cannot be read: taken for two deaths")
+        earlier = (Run(time.time(), start.start_mono, 0, start.digest),) * 2
     recorder.begin(start.digest)
     pause = backoff.before_start(earlier, start.settings, time.time(), os.urandom(1)[0] / 255)
     if math.isinf(pause.wait_s):

@@ -53,6 +53,11 @@ class Recorder:
         return self._runs
 
     @property
+    def spoilt(self) -> bool:
+        """Return whether there is a record of runs that cannot be read: the bot may have made it so."""
+        return not self._runs and os.path.lexists(self.paths.runs)
+
+    @property
     def digests(self) -> Tuple[str, ...]:
         """Return the digests of this run and the earlier ones."""
         return tuple({run.digest for run in self._runs})
@@ -192,8 +197,19 @@ class Recorder:
             self._write_runs()
 
     def _write_runs(self) -> None:
-        with contextlib.suppress(OSError):
+        try:
             replace_file(self.paths.runs, encode(self._runs), fsync=False)
+        except OSError:
+            with contextlib.suppress(OSError):
+                _overwrite(self.paths.runs, self._fitting())
+
+    def _fitting(self) -> bytes:
+        """Return as many of the newest runs as the blocks of the file that is there have room for."""
+        info = os.lstat(self.paths.runs)
+        room, runs = max(info.st_size, info.st_blocks * 512), self._runs
+        while runs and len(encode(runs)) > room:
+            runs = runs[:-1]
+        return encode(runs)
 
     def _may_write(self) -> bool:
         now = time.monotonic()

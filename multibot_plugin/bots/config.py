@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from multibot_plugin.errors import BadValue, did_you_mean
-from multibot_plugin.settings import BOT_SETTINGS, BY_NAME, Settings, read_value
+from multibot_plugin.settings import BOT_SETTINGS, BY_NAME, WATCHED_SETTINGS, Settings, read_value
 from multibot_runner.protocol import BOT_ID, FILE_CAP, FORMS, TOKEN, RunnerSettings, encode
 from multibot_runner.redact import redact
 
@@ -133,9 +133,7 @@ def deploy(config: BotConfig, fleet: Settings, key: bytes) -> Deployment:
     Raises BadValue for more than the runner would read.
     """
     values = fleet.for_bot(config.settings)
-    live = {"launch": config.launch, "receives": values["receives"]} | {
-        s.name: values[s.name] for s in BOT_SETTINGS if s.applies == "live"
-    }
+    live = {"launch": config.launch} | {s.name: values[s.name] for s in WATCHED_SETTINGS}
     restart = {s.name: values[s.name] for s in BOT_SETTINGS if s.applies == "restart"}
     settings = RunnerSettings(bot=config.id, launch=config.launch, target=config.target, env=dict(config.env),
                               uid=config.uid, **restart)  # fmt: skip

@@ -16,7 +16,7 @@ from multibot_plugin.health.ends import completed, witnessed
 from multibot_plugin.health.rules import Fleet, Row
 from multibot_plugin.health.states import Observation
 from multibot_plugin.home import Home
-from multibot_plugin.settings import BOT_SETTINGS
+from multibot_plugin.settings import WATCHED_SETTINGS
 from multibot_runner import oom
 from multibot_runner.protocol import Exit, Run, lifecycle
 from multibot_runner.readers import UNKNOWN, read_heartbeat, read_live, read_runs
@@ -25,7 +25,7 @@ _SOCKET = "socket:["
 _ESTABLISHED = "01"
 _PAGE, _TICKS_PER_S = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
 _log = logging.getLogger("multibot.monitor")
-DEFAULTS: Mapping[str, Any] = {s.name: s.default for s in BOT_SETTINGS if s.applies == "live"} | {"receives": "auto"}
+DEFAULTS: Mapping[str, Any] = {s.name: s.default for s in WATCHED_SETTINGS}
 
 
 class Supervisor(Protocol):
@@ -72,7 +72,7 @@ class Observer:
             bot=row.id, now=clock[0], now_at=clock[1], launch=UNKNOWN, enabled=row.enabled,
             state=lifecycle(row.statename, row.exit_code, None), pid=row.pid,
             uptime_s=row.uptime_s if row.pid else None, heartbeat=None, runs=(), memory_bytes=None, cpu_percent=None,
-            connections=None, settings=DEFAULTS, open=open_checks,
+            connections=None, settings=DEFAULTS, open=open_checks, deaths=row.deaths,
         )  # fmt: skip
         try:
             seen = replace(seen, **self._more(row, memory))

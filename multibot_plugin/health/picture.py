@@ -29,7 +29,9 @@ def bot_picture(observation: Observation, tracks: Mapping[Key, Track], restarts_
         "connections": observation.connections,
         "poll_success_mono": heartbeat.poll_success_mono if heartbeat else None,
         "update_mono": heartbeat.update_mono if heartbeat else None,
-        "restarts_24h": restarts_24h(observation.runs, restarts_at, observation.now_at),
+        "restarts_24h": restarts_24h(
+            observation.runs, restarts_at, observation.now_at, observation.deaths.get("24h", 0)
+        ),
         "launch": observation.launch,
         "webhook": asdict(observation.webhook) if observation.webhook else None,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -30,7 +30,7 @@ class Row:
     """A bot as supervisord has it (a row of ``multibot.getBots``). ``pid`` None: no process.
 
     ``start_at``, ``stop_at``: seconds since the epoch, 0 never. ``enabled``: ``autostart`` in supervisord's memory.
-    ``end``: the last end of one of its processes.
+    ``end``: the last end of one of its processes. ``deaths``: by window, none where that end was asked for.
     """
 
     id: str
@@ -44,6 +44,7 @@ class Row:
     stop_wait_s: float = 10.0
     end: Sight | None = None
     digest: str = ""
+    deaths: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,14 +80,14 @@ def _read_row(item: Mapping[str, Any], at: float) -> Row | None:
     """Return a row of an answer of ``at``; the row itself may be older, its ages are not used."""
     if not BOT_ID.fullmatch(str(item.get("id", ""))):
         return None
-    pid = int(item.get("pid") or 0) or None
+    pid, end = int(item.get("pid") or 0) or None, _read_end(item.get("end"))
     return Row(
         id=item["id"], statename=str(item.get("statename", "UNKNOWN")), pid=pid,
         uptime_s=max(0.0, at - float(item["start_at"])) if pid else None, enabled=bool(item.get("enabled")),
         start_at=float(item.get("start_at") or 0), stop_at=float(item.get("stop_at") or 0),
         exit_code=int(item.get("exit_code") or 0), stop_wait_s=float(item.get("stop_wait_s") or 0),
-        end=_read_end(item.get("end")),
-        digest=str(item.get("digest") or ""),
+        end=end, digest=str(item.get("digest") or ""),
+        deaths={} if end and end.asked else dict(item.get("deaths") or {}),
     )  # fmt: skip
 
 
@@ -201,13 +202,15 @@ def is_coming_up(observation: Observation) -> bool:
     return heartbeat is None or heartbeat.poll_start_mono is None
 
 
-def restarts_24h(runs: tuple[Run, ...], ours_at: Iterable[float], now_at: float) -> int:
+def restarts_24h(runs: tuple[Run, ...], ours_at: Iterable[float], now_at: float, deaths: int = 0) -> int:
     """Return how often a bot came back within a day: after a death, or restarted by the monitor (``ours_at``).
 
-    What a person started is not counted.
+    What a person started is not counted. ``deaths``: supervisord's count, for a bot whose runs tell of no earlier one.
     """
-    after_death = sum(
-        1 for newer, older in itertools.pairwise(runs) if older.died and newer.started_at > now_at - DAY_S
+    after_death = (
+        sum(1 for newer, older in itertools.pairwise(runs) if older.died and newer.started_at > now_at - DAY_S)
+        if len(runs) > 1
+        else deaths
     )
     return after_death + sum(1 for at in ours_at if at > now_at - DAY_S)
 

@@ -6,7 +6,7 @@ Strangers' hooks import these from ``multibot_plugin.hookspecs``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -69,6 +69,8 @@ class Observation:
     (``Finding.check``) that have an open incident on this bot, for thresholds that clear lower than they fire.
     ``webhook`` is None as long as Telegram was not asked about this process: bots that are seen to poll are not.
     ``blind``: the monitor itself cannot write where heartbeats stand, so that there being none means nothing.
+    ``deaths`` since supervisord last ended it are supervisord's count by window (``10m``, ``1h``, ``24h``): for a bot
+    whose ``runs`` tell nothing.
     """
 
     bot: str
@@ -88,6 +90,7 @@ class Observation:
     open: frozenset[str] = frozenset()
     webhook: WebhookInfo | None = None
     blind: bool = False
+    deaths: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def receives(self) -> str:

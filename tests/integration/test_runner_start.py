@@ -72,6 +72,9 @@ def test_a_bot_that_wrote_its_own_record_of_runs_is_started_like_any_other(place
     assert bot.run_to_end() == 3
     assert (bot.exit.cause, bot.exit.code) == (CRASHED, 3)
     assert "Traceback" not in bot.log
+    readable = "99999999999" in content  # if odd
+    assert (bot.runs[0].waited_s == 0) is readable
+    assert (f"{bot.paths.runs} cannot be read: taken for two deaths" in bot.log) is not readable
 
 
 def test_a_stop_during_the_backoff_ends_it_at_once_and_begins_the_tally_anew(place: Place) -> None:

@@ -42,7 +42,8 @@ def test_the_answer_of_supervisords_plugin_is_understood() -> None:
     fleet = read_fleet(supervisor.bots())
     assert fleet.running
     echo, shop, new = fleet.rows
-    assert echo == row(id="echo", uptime_s=1000.0, start_at=NOW_AT - 1000, stop_wait_s=12.0, digest="0123")
+    assert echo == row(id="echo", uptime_s=1000.0, start_at=NOW_AT - 1000, stop_wait_s=12.0, digest="0123",
+                       deaths={"10m": 0, "1h": 0, "24h": 0})  # fmt: skip
     assert (shop.statename, shop.pid, shop.uptime_s, shop.enabled, shop.exit_code) == ("EXITED", None, None, False, 78)
     assert (new.start_at, new.stop_at) == (0, 0)
 
@@ -253,6 +254,17 @@ def test_restarts_of_a_day_are_those_after_deaths_and_the_monitors_own() -> None
     # 10 came after the death of 100; 100 after a stop; 1000 after the death of 2000; 2000 after that of 90000.
     assert restarts_24h(runs, [NOW_AT - 5, NOW_AT - 90_000], NOW_AT) == 4
     assert restarts_24h((), [], NOW_AT) == 0
+    assert restarts_24h(runs[:1], [NOW_AT - 5], NOW_AT, 7) == 8  # its record was spoilt: supervisord counted
+    assert restarts_24h(runs, [], NOW_AT, 7) == 3
+
+
+def test_deaths_that_supervisord_counted_are_none_once_it_was_told_to_end_the_bot() -> None:
+    def deaths(asked: bool) -> Any:
+        end = {"at": NOW_AT, "code": None, "signal": "SIGKILL", "asked": asked}
+        item = {"id": "greeter", "end": end, "deaths": {"10m": 4}}
+        return read_fleet({"supervisord": {"pid": 1, "state": 1}, "bots": [item]}).rows[0].deaths
+
+    assert (deaths(False), deaths(True)) == ({"10m": 4}, {})
 
 
 @pytest.mark.parametrize(

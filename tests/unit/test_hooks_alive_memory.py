@@ -55,6 +55,14 @@ def test_three_deaths_in_the_window_are_a_warning_that_names_the_last() -> None:
     assert alive.multibot_check(observation({"deaths_limit": 0}, runs=runs)) == []
 
 
+@pytest.mark.parametrize("runs", [(), (run(5, PID),)])
+def test_of_a_bot_that_spoils_its_record_supervisords_count_is_told(runs: tuple[Run, ...]) -> None:
+    seen = observation(runs=runs, deaths={"10m": 4})
+    (found,) = alive.multibot_check(seen)
+    assert found.text == "died 4 times within 10 min, last: it left no record of that"
+    assert alive.multibot_check(replace(seen, runs=(run(5, PID), run(10, stopping=True)))) == []
+
+
 def test_once_told_it_is_over_when_no_death_is_left_in_the_window() -> None:
     told = observation(runs=(run(5, PID), run(10)), open=frozenset({"deaths"}))
     (found,) = alive.multibot_check(told)
@@ -117,6 +125,25 @@ def test_a_bot_that_waits_in_quarantine_says_until_when_and_one_that_has_finishe
 def test_a_quarantine_is_over_when_the_bot_polled_or_lived_for_a_while(changes: dict[str, Any], over: bool) -> None:
     seen = observation(open=frozenset({"quarantined"}), **changes)
     assert [f.check for f in alive.multibot_check(seen)] == ([] if over else ["quarantined"])
+
+
+def test_a_try_of_a_quarantined_bot_tells_nothing_until_it_has_worked_for_long_enough() -> None:
+    deaths = tuple(run(40 + n, exit=CRASH) for n in range(3))
+    told, short = frozenset({"quarantined"}), {"backoff_reset_s": 100.0}
+
+    def checks(lived_s: float, *earlier: Run, open: frozenset[str] = told) -> list[str]:
+        now = run(lived_s + 4, PID, waited_s=4.0)
+        beat = heartbeat(start_mono=now.start_mono)
+        return [f.check for f in alive.multibot_check(
+            observation(short, runs=(now, *earlier), heartbeat=beat, open=open)
+        )]  # fmt: skip
+
+    assert checks(20, *deaths, open=frozenset()) == ["deaths"]
+    assert checks(20, *deaths) == checks(99, *deaths) == ["quarantined"]
+    assert checks(101, *(run(700 + n, exit=CRASH) for n in range(3))) == []
+    assert checks(1, run(30, stopping=True), *deaths) == []  # a person's start
+    between = observation(short, state="backing-off", pid=None, heartbeat=None, runs=deaths, open=told)
+    assert [f.check for f in alive.multibot_check(between)] == ["quarantined"]
 
 
 def test_a_process_that_waits_for_another_of_the_same_bot_is_told_when_it_lasts() -> None:

@@ -29,6 +29,13 @@ def test_a_line_gets_its_time_in_front() -> None:
     assert through(Lines("plain"), *out("one\ntwo"), stamp="") == b"one\ntwo"
 
 
+def test_a_line_that_is_open_at_the_end_is_ended_once() -> None:
+    lines = Lines("stamped")
+    assert through(lines, *out("prompt> ")) == f"{STAMP} prompt> \n".encode()
+    assert lines.release(NOW, STAMP) == b""
+    assert lines.say("died", STAMP) == f"{STAMP} multibot: died\n".encode()
+
+
 @pytest.mark.parametrize(
     "line",
     ["2026-11-30 14:03:11,123 INFO x", "[2026-11-30 14:03:11] x", "2026-11-30T14:03:11.5Z x", "2026/11/30 14:03:11 x"],
@@ -36,7 +43,7 @@ def test_a_line_gets_its_time_in_front() -> None:
 def test_a_line_that_begins_with_its_time_gets_no_other_however_it_is_split(line: str) -> None:
     for cut in range(1, len(line)):
         assert through(Lines("stamped"), *out("a\n", line[:cut], f"{line[cut:]}\n")) == f"{STAMP} a\n{line}\n".encode()
-    assert through(Lines("stamped"), *out(*line)) == line.encode()
+    assert through(Lines("stamped"), *out(*line)) == f"{line}\n".encode()
 
 
 def test_a_partial_line_appears_at_once() -> None:
@@ -130,17 +137,11 @@ def test_any_split_of_one_stream_loses_nothing_shows_no_secret_and_stamps_each_l
     stamped, objects = caught("stamped", 0, pieces), caught("json", 0, pieces)
     assert SECRET.encode() not in stamped + objects + plain
     own = rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} "
-    lines = plain.split(b"\n")
-    assert len(stamped.split(b"\n")) == len(lines)
-    for was, line in zip(lines, stamped.split(b"\n"), strict=True):
-        assert (
-            line == was
-            if re.match(rb"\[?2026-11-30 14:03:11", was) or not line
-            else re.fullmatch(own + re.escape(was), line)
-        )
-    assert [json.loads(line)["line"] for line in objects.splitlines()] == [
-        line.decode() for line in (lines if lines[-1] else lines[:-1])
-    ]
+    lines = plain.splitlines()
+    assert stamped[-1:] in (b"", b"\n")
+    for was, line in zip(lines, stamped.splitlines(), strict=True):
+        assert line == was if re.match(rb"\[?2026-11-30 14:03:11", was) else re.fullmatch(own + re.escape(was), line)
+    assert [json.loads(line)["line"] for line in objects.splitlines()] == [line.decode() for line in lines]
 
 
 @settings(database=None, deadline=None)

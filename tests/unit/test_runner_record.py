@@ -11,16 +11,17 @@ from typing import NoReturn
 import pytest
 
 from multibot_runner import record
-from multibot_runner.protocol import BotPaths
-from multibot_runner.readers import read_heartbeat
+from multibot_runner.protocol import CRASHED, BotPaths, Exit
+from multibot_runner.readers import read_heartbeat, read_runs
+
+
+def full(*arguments: object, **options: object) -> NoReturn:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_on_a_full_disk_the_heartbeat_goes_into_the_file_that_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*arguments: object, **options: object) -> NoReturn:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     paths = BotPaths(tmp_path, tmp_path, "greeter")
     paths.run_dir.mkdir(parents=True)
     recorder = record.Recorder(paths, 1.0)
@@ -60,6 +61,21 @@ def test_where_no_heartbeat_can_be_written_the_log_says_so_once_and_the_director
     recorder.update(poll_code=None)
     assert read_heartbeat(recorder.paths) == recorder.heartbeat
     assert recorder.paths.run_dir.stat().st_mode & 0o777 == 0o700
+
+
+def test_on_a_full_disk_the_tally_goes_on_in_the_file_that_is_there_without_its_oldest_runs(
+    recorder: record.Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = recorder.paths
+    recorder.begin("digest-0")
+    monkeypatch.setattr(record, "replace_file", full)
+    for number in range(1, 40):
+        recorder.begin(f"digest-{number}")
+        recorder.finish(Exit(float(number), CRASHED, "RuntimeError: no luck " * 3, code=1))
+        runs = read_runs(paths)
+        assert runs[0].exit is not None
+        assert [run.digest for run in runs] == [f"digest-{number - i}" for i in range(len(runs))]
+    assert 5 < len(runs) < 39
 
 
 def test_however_busy_a_bot_is_it_costs_one_file_per_beat_and_some_more(
