@@ -1,4 +1,7 @@
-"""Is the bot kept alive? Deaths in a window are a warning; a bot that will not be started again is critical."""
+"""Is the bot kept alive, and does its process show anything?
+
+Deaths in a window are a warning, and so is silence; a bot that will not be started again is critical.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from multibot_plugin.hookspecs import KILLED, Finding, Health, Level, Observatio
 _REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
 _WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIGKILL by the waiter fit into it
 _STANDING_S = 30.0
+_SILENT_S = 10.0  # at least: a heartbeat that is overwritten on a full disk may be unreadable for a moment
 _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
 _STAYED_S = 60.0  # for a bot that kept dying until it was stopped
 _DAY_S = 86400.0
@@ -22,7 +26,7 @@ def multibot_check(observation: Observation) -> list[Finding]:
         return [_quarantined(observation)]
     if observation.state == "finished":
         return []
-    findings = [*_standing(observation), *_locked_out(observation)]
+    findings = [*_standing(observation), *_locked_out(observation), *_silent(observation)]
     quarantined = "quarantined" in observation.open
     if not (quarantined and _tried(observation)):  # else these deaths are what was told
         findings += _dying(observation)
@@ -94,6 +98,17 @@ def _locked_out(observation: Observation) -> list[Finding]:
         return []
     text = "waits for another process of the same bot to end"
     return [Finding(observation.bot, "locked-out", Level.WARNING, text, Health.DEGRADED, for_s=_LOCKED_S)]
+
+
+def _silent(observation: Observation) -> list[Finding]:
+    """A process of which nothing is seen: a runner writes a heartbeat before it does anything else."""
+    if observation.state != "running" or observation.pid is None or observation.heartbeat is not None:
+        return []
+    if observation.blind and "silent" not in observation.open:
+        return []
+    text = "silent: no heartbeat, so nothing is seen of it; its log says what is in the way"
+    for_s = max(float(observation.settings["start_grace_s"]), _SILENT_S)
+    return [Finding(observation.bot, "silent", Level.WARNING, text, Health.DEGRADED, for_s=for_s)]
 
 
 def _dying(observation: Observation) -> list[Finding]:

@@ -53,9 +53,13 @@ def _unauthorised(observation: Observation, heartbeat: Heartbeat) -> Finding | N
 
 @dataclass
 class _Conflicts:
-    """The times of one process's 409 answers: two pollers take turns, so the newest answer alone says little."""
+    """The times of one process's 409 answers: two pollers take turns, so the newest answer alone says little.
+
+    ``webhook``: the newest was because of a webhook.
+    """
 
     pid: int
+    webhook: bool = False
     times: deque[float] = field(default_factory=lambda: deque(maxlen=16))
 
 
@@ -63,21 +67,34 @@ _conflicts: dict[str, _Conflicts] = {}
 
 
 def _conflicted(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
-    seen = _conflicts.get(observation.bot)
-    if seen is None or seen.pid != heartbeat.pid:
-        seen = _conflicts[observation.bot] = _Conflicts(heartbeat.pid)
-    failed = heartbeat.poll_failure_mono
     if place := webhook.taken(observation):
         text = f"conflicted: a webhook takes its updates to {place}, so it cannot poll: it has to delete the webhook"
         return Finding(observation.bot, "conflicted", Level.CRITICAL, text, Health.CONFLICTED)
-    if heartbeat.poll_code == _CONFLICT and failed is not None and failed not in seen.times:
-        seen.times.append(failed)
+    seen = _remembered(observation, heartbeat)
     if not _fighting(seen.times, observation.now, "conflicted" in observation.open):
         return None
     # No restart: it would only feed the fight.
     text = "conflicted: another process polls with its token (409)"
+    if seen.webhook:
+        text = "conflicted: a webhook is set, so it cannot poll (409): it has to delete the webhook"
     since = min((t for t in seen.times if observation.now - t < _CONFLICT_WINDOW_S), default=None)
     return Finding(observation.bot, "conflicted", Level.CRITICAL, text, Health.CONFLICTED, since_mono=since)
+
+
+def _remembered(observation: Observation, heartbeat: Heartbeat) -> _Conflicts:
+    """Return this process's conflicts, with its newest answer; whose last one is long ago is forgotten."""
+    now, failed = observation.now, heartbeat.poll_failure_mono
+    seen = _conflicts.get(observation.bot)
+    if seen is None or seen.pid != heartbeat.pid:
+        seen = _Conflicts(heartbeat.pid)
+    if heartbeat.poll_code != _CONFLICT or failed is None or failed in seen.times or now - failed > _CONFLICT_WINDOW_S:
+        return seen
+    for bot in [bot for bot, other in _conflicts.items() if now - other.times[-1] > _CONFLICT_WINDOW_S]:
+        del _conflicts[bot]
+    seen.times.append(failed)
+    seen.webhook = heartbeat.poll_webhook
+    _conflicts[observation.bot] = seen
+    return seen
 
 
 def _fighting(times: Iterable[float], now: float, told: bool) -> bool:
@@ -125,7 +142,11 @@ def _deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
         text = f"deaf: no getUpdates since its start {webhook.span(silent_s)} ago"
     if silent_s <= limit_s:
         return None
-    since, flooded = observation.now - silent_s, heartbeat.poll_code == _FLOOD
+    since = observation.now - silent_s
+    # A poll since then that hangs is no waiting for Telegram.
+    started = heartbeat.poll_start_mono or 0.0
+    hangs = started > (heartbeat.poll_failure_mono or 0.0) and observation.now - started > limit_s
+    flooded = heartbeat.poll_code == _FLOOD and not hangs
     if flooded:  # it will poll when Telegram lets it; a restart would add calls
         text = f"{text} (Telegram: too many requests, 429)"
     return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=not flooded, since_mono=since)
@@ -158,6 +179,8 @@ def _heard(observation: Observation, heartbeat: Heartbeat, check: str) -> bool:
         return heartbeat.watchdog_mono is not None
     if heartbeat.poll_success_mono is not None or observation.polls:
         return heartbeat.poll_success_mono is not None
+    if check != "unauthorised" and webhook.has_received(observation):  # its token may have been revoked since
+        return True
     return not webhook.is_awaited(observation) and (observation.webhook is None or observation.webhook.code == 200)
 
 

@@ -22,7 +22,7 @@ def multibot_configure(info: MonitorInfo) -> None:
 @hookimpl
 def multibot_check(observation: Observation) -> list[Finding]:
     info = observation.webhook
-    if "webhook" in observation.open and is_awaited(observation):
+    if "webhook" in observation.open and is_awaited(observation) and not has_received(observation):
         text = "webhook: not known yet whether Telegram can deliver again"
         return [Finding(observation.bot, "webhook", Level.WARNING, text, Health.DEGRADED)]
     if observation.state != "running" or info is None or info.error_at is None or not info.pending:
@@ -37,6 +37,11 @@ def multibot_check(observation: Observation) -> list[Finding]:
 def is_awaited(observation: Observation) -> bool:
     """Return whether Telegram is yet to be asked about this process, of a bot or since the monitor began."""
     return observation.webhook is None and _probing
+
+
+def has_received(observation: Observation) -> bool:
+    """Return whether this very process is known to have handled an update."""
+    return observation.heartbeat is not None and observation.heartbeat.update_mono is not None
 
 
 def deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
@@ -56,10 +61,9 @@ def deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
         return None
     what = "1 update has" if info.pending == 1 else f"{info.pending} updates have"
     text = f"deaf: {what} been waiting at Telegram for {span(observation.now - since)}"
-    if observation.receives == "auto":
+    again = observation.receives != "auto" or info.fetched
+    if not again:
         text = f"{text} (does it only send? receives=nothing)"
-    # Of a script that has never polled, though its polls could be seen, that is likely.
-    again = observation.receives != "auto" or observation.launch != "script"
     return Finding(observation.bot, "deaf", Level.CRITICAL, text, Health.DEAF, restart=again, since_mono=since)
 
 

@@ -97,6 +97,11 @@ class Worker:
             raise error
         raise RuntimeError(f"{type(error).__name__}: {text_of(error)}") from error
 
+    @property
+    def busy(self) -> bool:
+        """Whether a call has not returned yet, also one that was too slow."""
+        return self._busy
+
     def close(self) -> None:
         """Let the thread end once it is idle."""
         self._jobs.put(None)

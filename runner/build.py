@@ -54,7 +54,7 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
     script.end_threads()
     if recorder.stopping:
         return outcome.stopped(result.code, result.signal)
-    return outcome.rejected(seen.watch.rejected) if seen.watch.rejected else result
+    return script.verdict(seen.watch, result)
 
 
 def _build(launch: Launch) -> Any:

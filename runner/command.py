@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import shlex
 import signal
 import subprocess
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 from multibot_runner import family, logs, notify, oom, outcome
 from multibot_runner.launch import Launch
@@ -19,7 +20,10 @@ from multibot_runner.record import Recorder
 
 GRACE_S = 2.0  # what the program's own children get after it has ended
 _CHUNK = 65536
-_LAST_WORDS = 500
+_MEMORY_S = 5.0  # between two looks at the kernel's counters
+_LAST_WORDS = 4096
+# What Node prints after an error: its stack, the error's properties, brackets, its own version.
+_AFTER_AN_ERROR = re.compile(r"at .+|\W*|Node\.js v[\d.]+|(errno|code|syscall|address|hostname|port): .*")
 
 
 def run(launch: Launch, recorder: Recorder) -> Exit:
@@ -55,7 +59,7 @@ class _Child:
         self._forced = False
         self._status: Optional[int] = None
         self._terminal = launch.foreground and os.isatty(0)
-        self._kills = oom.look()
+        self._memory, self._memory_mono = oom.Watch(), time.monotonic()
         self._tail = b""
 
     def start(self) -> None:
@@ -114,16 +118,19 @@ class _Child:
             text = f"stopped: killed {self._settings.stop_wait_s:g} s after SIGTERM" if self._forced else ""
             return outcome.stopped(code if code >= 0 else None, -code if code < 0 else None, text)
         if code < 0:
-            return outcome.killed(-code, oom.verdict(self._kills, oom.look()) if code == -signal.SIGKILL else "")
+            return outcome.killed(-code, self._memory.verdict() if code == -signal.SIGKILL else "")
         lines = self._tail.decode("utf-8", "replace").split("\n")
         if len(self._tail) == _LAST_WORDS:  # the first may be the rest of a line, and of a token in it
             del lines[0]
-        return outcome.ended(code, next((line.strip() for line in reversed(lines) if line.strip()), ""))
+        return outcome.ended(code, last_words(lines))
 
     def _turn(self, deadline: Optional[float]) -> None:
         """Wait for output, a signal or the deadline, and deal with what there is."""
-        pause = None if deadline is None else max(0.0, deadline - time.monotonic())
-        said, pause = self._sayings.watched(pause)
+        now = time.monotonic()
+        if now - self._memory_mono >= _MEMORY_S:
+            self._memory_mono = now
+            self._memory.verdict()
+        said, pause = self._sayings.watched(_MEMORY_S if deadline is None else max(0.0, deadline - now))
         ready, _, _ = select.select([self._wake, *self._outputs, *said], [], [], pause)
         self._sayings.read(ready)
         if self._wake in ready:
@@ -190,3 +197,10 @@ class _Child:
                 until = time.monotonic() + 0.2
             self._turn(min(until, time.monotonic() + 0.2))
             left = family.descendants(os.getpid())
+
+
+def last_words(lines: Sequence[str]) -> str:
+    """Return the line among a program's last ones that says most likely why it ended; "" without any. Pure."""
+    said = [line.strip() for line in lines]
+    telling = [line for line in said if not _AFTER_AN_ERROR.fullmatch(line)] or [line for line in said if line]
+    return telling[-1].removeprefix("[cause]: ") if telling else ""

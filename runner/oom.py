@@ -31,6 +31,21 @@ def look(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> Kills:
     return Kills(group, _count(proc / "vmstat"))
 
 
+class Watch:
+    """Looks from time to time, so that a kill is blamed for what happens near it alone."""
+
+    def __init__(self) -> None:
+        self._looks = (look(), look())
+
+    def verdict(self) -> str:
+        """Look; return what is to be said of a SIGKILL since the last look but one: some are counted before the last,
+        and seen after it.
+        """
+        before, between = self._looks
+        self._looks = (between, look())
+        return verdict(before, self._looks[1])
+
+
 def verdict(before: Kills, after: Kills) -> str:
     """Return what is to be said of a SIGKILL between two looks; "": memory was not the reason. Pure."""
     if _rose(before.group, after.group):

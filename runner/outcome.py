@@ -21,6 +21,7 @@ from multibot_runner.protocol import (
     MISCONFIGURED,
     REJECTED,
     STOPPED,
+    UNREACHABLE,
     Exit,
 )
 
@@ -43,6 +44,13 @@ def rejected(status: int) -> Exit:
     return Exit(time.time(), REJECTED, f"Telegram rejected the token ({reason})", code=EXIT_FINAL)
 
 
+def unreachable(end: Exit) -> Exit:
+    """Return an end as that of a bot whose last call nothing answered: a failure is none of its own then."""
+    if end.cause != CRASHED or end.signal is not None:
+        return end
+    return dataclasses.replace(end, cause=UNREACHABLE, text=f"Telegram could not be reached: {end.text}")
+
+
 def stopped(code: Optional[int] = None, signal_number: Optional[int] = None, text: str = "") -> Exit:
     if not text:
         text = f"stopped, ended by {_name(signal_number)}" if signal_number else f"stopped, exit code {code or 0}"
@@ -56,11 +64,12 @@ def gave_up(text: str) -> Exit:
 
 def under(restart: str, end: Exit) -> Exit:
     """Return an end as the setting ``restart`` has it: with a code after which supervisord starts nothing, or not."""
-    if end.cause == CRASHED and end.code == EXIT_FINISHED:  # ours to give: it would be taken for finished
+    failed = end.cause in (CRASHED, UNREACHABLE)
+    if failed and end.code == EXIT_FINISHED:  # ours to give: it would be taken for finished
         end = dataclasses.replace(end, code=1)
-    if restart == "always" or end.cause not in (CRASHED, FINISHED):
+    if restart == "always" or not (failed or end.cause == FINISHED):
         return end
-    if restart == "on-failure" and end.cause == CRASHED:
+    if restart == "on-failure" and failed:
         return end
     code = EXIT_FINISHED if end.cause == FINISHED else EXIT_FINAL
     text = end.text if end.cause == FINISHED else f"{end.text}; not started again (restart = {restart})"

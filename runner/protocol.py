@@ -37,9 +37,10 @@ STATE_VARIABLE = "MULTIBOT_STATE"  # how the runner learns of the state and the 
 RUN_VARIABLE = "MULTIBOT_RUN"  # both stand in [supervisord] environment=
 
 # Why a process ended (``Exit.cause``).
-STOPPED, CRASHED, REJECTED, MISCONFIGURED, FINISHED, GAVE_UP = (
+STOPPED, CRASHED, UNREACHABLE, REJECTED, MISCONFIGURED, FINISHED, GAVE_UP = (
     "stopped",
     "crashed",
+    "unreachable",  # it failed because Telegram did not answer it
     "token-rejected",
     "misconfigured",
     "finished",
@@ -152,18 +153,17 @@ class RunnerSettings:
 class Heartbeat:
     """What a runner says of itself, in one small file that it replaces.
 
-    ``start_mono``: since when it is in business: the process, and once it is RUNNING the bot's own code.
-    ``loop_mono``: last beat of the event loop, None where the launch form has none that we can see.
-    ``poll_*``: the bot's getUpdates calls; ``poll_code`` is the HTTP status of the last failed one, None after a
-    success; ``poll_timeout_s`` is the ``timeout`` parameter of the last call. ``polling_seen``: whether this launch
-    form's polls can be seen at all (a command bot's cannot). ``until_mono``: the end of a backoff or a quarantine.
-    ``flood_until_mono``: until when Telegram (429) wants no poll. ``update_*``: updates that arrived, by poll or
-    webhook.
-    ``handlers_seen``: whether the bot's handlers can be seen; ``oldest_update_mono`` is when the oldest update arrived
-    that is not handled yet (None: none waits), ``handler_latency_s`` how long the last handled one took from its
-    arrival. ``sent_*``: the bot's send calls that succeeded. ``ready_mono``, ``watchdog_*``, ``status``: what a command
-    said by sd_notify; ``watchdog_s`` is within what time it has to speak again (None: it has no watchdog). While it
-    waits to start, ``status`` says why.
+    ``start_mono``: since when it is in business: the process, and once it is RUNNING the bot's own code. ``loop_mono``:
+    last beat of the event loop, None where the launch form has none that we can see. ``poll_*``: the bot's getUpdates
+    calls; ``poll_code`` is the HTTP status of the last failed one, None after a success, ``poll_webhook`` whether that
+    was a 409 because a webhook is active; ``poll_timeout_s`` is how long Telegram holds the last one (its ``timeout``).
+    ``polling_seen``: whether this launch form's polls can be seen at all (a command bot's cannot). ``until_mono``: the
+    end of a backoff or a quarantine. ``flood_until_mono``: until when Telegram (429) wants no poll. ``update_*``:
+    updates that arrived, by poll or webhook. ``handlers_seen``: whether the bot's handlers can be seen;
+    ``oldest_update_mono`` is when the oldest update arrived that is not handled yet (None: none waits),
+    ``handler_latency_s`` how long the last handled one took from its arrival. ``sent_*``: the bot's send calls that
+    succeeded. ``ready_mono``, ``watchdog_*``, ``status``: what a command said by sd_notify; ``watchdog_s`` is within
+    what time it has to speak again (None: it has no watchdog). While it waits to start, ``status`` says why.
     """
 
     pid: int
@@ -175,6 +175,7 @@ class Heartbeat:
     poll_success_mono: Optional[float] = None
     poll_failure_mono: Optional[float] = None
     poll_code: Optional[int] = None
+    poll_webhook: bool = False
     poll_timeout_s: Optional[float] = None
     poll_count: int = 0
     update_mono: Optional[float] = None
@@ -228,7 +229,7 @@ class Run:
         """Whether this run, known to be over, counts as a death: no stop, no end that is final or well."""
         if self.exit is None:
             return not self.stopping
-        return self.exit.cause in (CRASHED, FINISHED) and self.exit.code not in (EXIT_FINAL, EXIT_FINISHED)
+        return self.exit.cause in (CRASHED, UNREACHABLE, FINISHED) and self.exit.code not in (EXIT_FINAL, EXIT_FINISHED)
 
 
 def encode(value: Any) -> bytes:

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Optional, Tuple
 
+from multibot_runner import logs
 from multibot_runner.protocol import (
     RUNNING,
     STOPPING,
@@ -42,6 +43,7 @@ class Recorder:
         self._runs: Tuple[Run, ...] = ()
         self._lock = threading.RLock()  # SIGTERM may come, and be written down, within an update
         self._written = self.heartbeat
+        self._told = False
         self._credit = _BURST
         self._credited_mono = time.monotonic()
 
@@ -108,20 +110,28 @@ class Recorder:
             new = dataclasses.replace(self.heartbeat, **changes(self.heartbeat))
             self.heartbeat = dataclasses.replace(new, phase=STOPPING) if self.stopping else new
             before, new = self._written, self.heartbeat
-            if self._may_write() or at_once or (before.phase, before.poll_code) != (new.phase, new.poll_code):
-                self.write()
+            due = self._may_write() or at_once or (before.phase, before.poll_code) != (new.phase, new.poll_code)
+            failure = self.write() if due else ""
+            told, self._told = self._told, self._told or bool(failure)
+        if failure and not told:  # without the lock: a handler of a signal may wait for it while its thread prints
+            logs.say(f"no heartbeat, so multibot sees nothing of this bot: {failure}")
 
-    def write(self) -> None:
-        """Write the heartbeat as it is."""
+    def write(self) -> str:
+        """Write the heartbeat as it is; return what is in the way where that cannot be done."""
         if self._mute:
-            return
+            return ""
         self._written = self.heartbeat
         data = encode(self.heartbeat)
         try:
             replace_file(self.paths.heartbeat, data, fsync=False)
         except OSError:
-            with contextlib.suppress(OSError):
+            try:
                 _overwrite(self.paths.heartbeat, data)
+            except OSError as error:
+                with contextlib.suppress(OSError):  # somebody cleaned up: the next one finds it again
+                    self.paths.run_dir.mkdir(0o700)
+                return f"{self.paths.heartbeat}: {error.strerror}"
+        return ""
 
     def beat(self, at_once: bool = True) -> None:
         """Write down that the event loop turns."""
@@ -148,13 +158,16 @@ class Recorder:
 
     def poll_succeeded(self, updates: int) -> None:
         self.delivered(updates)
-        self.update(poll_success_mono=time.monotonic(), poll_code=None, flood_until_mono=None)
+        self.update(poll_success_mono=time.monotonic(), poll_code=None, poll_webhook=False, flood_until_mono=None)
 
-    def poll_failed(self, code: Optional[int], retry_after_s: Optional[float] = None) -> None:
-        """``code``: the HTTP status, None where no answer came. ``retry_after_s``: what Telegram wants with a 429."""
+    def poll_failed(self, code: Optional[int], retry_after_s: Optional[float] = None, webhook: bool = False) -> None:
+        """``code``: the HTTP status, None where no answer came. ``retry_after_s``: what Telegram wants with a 429.
+
+        ``webhook``: it is a 409 because a webhook is active.
+        """
         now = time.monotonic()
         until = None if retry_after_s is None else now + retry_after_s
-        self.update(poll_failure_mono=now, poll_code=code, flood_until_mono=until)
+        self.update(poll_failure_mono=now, poll_code=code, poll_webhook=webhook, flood_until_mono=until)
 
     def delivered(self, updates: int) -> None:
         """So many updates arrived, by a poll or by webhook."""

@@ -18,6 +18,7 @@ from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import Exit
 from multibot_runner.record import Recorder
+from multibot_runner.sight.polls import PollWatch
 from multibot_runner.target import words_of
 
 
@@ -38,7 +39,14 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
     end_threads()
     if recorder.stopping:
         return outcome.stopped(result.code, result.signal)
-    return outcome.rejected(watch.rejected) if watch.rejected else result
+    return verdict(watch, result)
+
+
+def verdict(watch: PollWatch, result: Exit) -> Exit:
+    """Return how a bot ended that nobody stopped, with what its calls say of it."""
+    if watch.rejected:
+        return outcome.rejected(watch.rejected)
+    return outcome.unreachable(result) if watch.unanswered else result
 
 
 def report(error: BaseException) -> Exit:

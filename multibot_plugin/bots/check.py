@@ -19,6 +19,8 @@ from typing import Any
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.bots.identity import Identity, obstacle, remedy
 from multibot_plugin.errors import BadValue, Refused
+from multibot_runner.outcome import Misconfigured
+from multibot_runner.process import read_env_file
 from multibot_runner.protocol import BOT_ID, TOKEN
 from multibot_runner.target import words_of
 
@@ -114,6 +116,7 @@ def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, 
         check_workdir(who, Path(settings["workdir"]))
     if settings["env_file"]:
         check_readable(who, Path(settings["env_file"]), "env-file")
+        _check_env_file(settings["env_file"])
     if config.launch == "command":
         check_command(config, who, Path(settings["workdir"] or work))
         return
@@ -137,6 +140,15 @@ def _needed_modules(config: BotConfig, settings: Mapping[str, Any]) -> list[str]
     if config.launch != "build":
         return []
     return ["telegram.ext", "tornado"] if settings["receives"] == "webhook" else ["telegram.ext"]
+
+
+def _check_env_file(path: str) -> None:
+    """Raise for a line that the runner would refuse; a file that only the bot's user may read is left to it."""
+    try:
+        read_env_file(path)
+    except Misconfigured as error:
+        if os.access(path, os.R_OK):
+            raise Refused(str(error)) from error
 
 
 def bot_code(config: BotConfig) -> tuple[Path | None, str, str]:

@@ -53,7 +53,7 @@ def check_token(token: str, bot_api_url: str, timeout_s: float = _TIMEOUT_S) -> 
         raise _odd(bot_api_url, code) from None
     if code in (401, 404):
         raise Refused(f"Telegram rejects this token ({code} {text}): get a new one from @BotFather")
-    raise MultibotError(f"{_shown(bot_api_url)} answers getMe with {code} {text}: {instead}")
+    raise MultibotError(f"{shown(bot_api_url)} answers getMe with {code} {text}: {instead}")
 
 
 def check_chat(token: str, bot_api_url: str, chat: str, timeout_s: float = _TIMEOUT_S) -> None:
@@ -70,7 +70,7 @@ def check_chat(token: str, bot_api_url: str, chat: str, timeout_s: float = _TIME
         raise Refused(f"Telegram rejects the token ({code} {text}): get a new one from @BotFather")
     if code in (400, 403):
         raise Refused(f"{text}: write /start to your alerts bot in this chat")
-    raise MultibotError(f"{_shown(bot_api_url)} answers getChat with {code} {text}: this was not checked")
+    raise MultibotError(f"{shown(bot_api_url)} answers getChat with {code} {text}: this was not checked")
 
 
 def webhook_info(token: str, bot_api_url: str, wanted: str, env: Mapping[str, str], now: float,
@@ -83,17 +83,30 @@ def webhook_info(token: str, bot_api_url: str, wanted: str, env: Mapping[str, st
     if code in (401, 404):
         return WebhookInfo(now, code)
     if result is None:
-        raise MultibotError(f"{_shown(bot_api_url)} answers getWebhookInfo with {code} {said}")
+        raise MultibotError(f"{shown(bot_api_url)} answers getWebhookInfo with {code} {said}")
     try:
         url, failed_at = str(result.get("url", "")), result.get("last_error_date")
         words = redact(str(result.get("last_error_message", ""))[:_LONGEST_WORDS], [token])
         return WebhookInfo(
-            now, 200, _shown(url)[:_LONGEST_WORDS] if url else "", not wanted or url.rstrip("/") == wanted,
+            now, 200, shown(url)[:_LONGEST_WORDS] if url else "", not wanted or url.rstrip("/") == wanted,
             min(max(0, int(result.get("pending_update_count", 0))), 10**9),
             error_at=float(failed_at) if is_number(failed_at) else None, error=words,
         )  # fmt: skip
     except (ValueError, TypeError, AttributeError, OverflowError):
         raise _odd(bot_api_url, code) from None
+
+
+def answers(bot_api_url: str, env: Mapping[str, str], timeout_s: float) -> bool:
+    """Return whether anything answers at the root of a server, whatever it says. No token is shown to it."""
+    server = urllib.parse.urlsplit(bot_api_url)
+    root = f"{server.scheme}://{server.netloc.rpartition('@')[2]}/"
+    try:
+        _opener(bot_api_url, env).open(root, timeout=timeout_s).close()
+    except urllib.error.HTTPError as error:
+        error.close()
+    except (OSError, HTTPException, ValueError):
+        return False
+    return True
 
 
 def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str,
@@ -104,9 +117,7 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
     Raises MultibotError, which ends with ``instead``, when nothing like a Bot API server answers.
     """
     try:
-        tls = [urllib.request.HTTPSHandler(context=_tls())] if bot_api_url.startswith("https:") else []
-        opener = urllib.request.build_opener(_NoRedirect, _proxies(bot_api_url, env or {}), *tls)
-        with opener.open(f"{bot_api_url}/bot{token}/{call}", timeout=timeout_s) as answer:
+        with _opener(bot_api_url, env or {}).open(f"{bot_api_url}/bot{token}/{call}", timeout=timeout_s) as answer:
             code, body = answer.status, answer.read(65536)
     except urllib.error.HTTPError as error:
         with error:
@@ -115,7 +126,7 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
         # The text of these errors may hold the address, token included.
         reason = getattr(error, "reason", error)
         text = (getattr(reason, "strerror", None) or str(reason) or type(reason).__name__).replace(token, "...")
-        raise MultibotError(f"{_shown(bot_api_url)} does not answer ({text}): {instead}") from None
+        raise MultibotError(f"{shown(bot_api_url)} does not answer ({text}): {instead}") from None
     try:
         document = json.loads(body)
         if document["ok"]:
@@ -124,6 +135,11 @@ def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str
         return None, int(document.get("error_code", code)), said
     except (ValueError, TypeError, KeyError, AttributeError):
         raise _odd(bot_api_url, code) from None
+
+
+def _opener(url: str, env: Mapping[str, str]) -> urllib.request.OpenerDirector:
+    tls = [urllib.request.HTTPSHandler(context=_tls())] if url.startswith("https:") else []
+    return urllib.request.build_opener(_NoRedirect, _proxies(url, env), *tls)
 
 
 @lru_cache(maxsize=1)  # 20 ms, ten times what a call costs otherwise
@@ -143,12 +159,10 @@ def _proxies(url: str, env: Mapping[str, str]) -> urllib.request.ProxyHandler:
 
 
 def _odd(bot_api_url: str, code: int) -> MultibotError:
-    return MultibotError(
-        f"{_shown(bot_api_url)} does not answer like a Bot API server (HTTP {code}): check bot_api_url"
-    )
+    return MultibotError(f"{shown(bot_api_url)} does not answer like a Bot API server (HTTP {code}): check bot_api_url")
 
 
-def _shown(bot_api_url: str) -> str:
+def shown(bot_api_url: str) -> str:
     """Return a server's address without what may be a password in it."""
     server = urllib.parse.urlsplit(bot_api_url)
     return f"{server.scheme}://{server.hostname or ''}{f':{server.port}' if server.port else ''}"

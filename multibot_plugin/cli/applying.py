@@ -151,8 +151,9 @@ def _lines(result: Result) -> Iterator[tuple[str, str]]:
         done |= dict.fromkeys(applied.rendered_again, "rendered again, as supervisord has it")
         done |= dict.fromkeys(applied.stopped, "stopped") | dict.fromkeys(applied.removed, "stopped and removed")
     words = {"live": "changed without a restart", "at its next start": "changed, takes effect at its next start"}
+    otherwise = words["at its next start"] if applied else "changed, takes effect when supervisord starts"
     for bot, effect in effects.items():
-        done.setdefault(bot, words.get(effect, "changed, takes effect when supervisord starts"))
+        done.setdefault(bot, words.get(effect, otherwise))
     for bot in plan.added:
         done.setdefault(bot, "added, not started (not enabled)" if applied else "new, starts with supervisord")
     for bot in plan.removed:

@@ -34,6 +34,7 @@ Act = Literal["start", "stop", "restart"]
 _EVENTS = {"start": Event.START, "stop": Event.STOP, "restart": Event.RESTART}
 _AT_ONCE = 16
 _NOW_WAITS_S = 1.0
+_LEFT = {"finished": "has finished, left so"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def stop(context: Context, bots: tuple[str, ...], everything: bool, now: bool, j
 @click.option("--now", is_flag=True, help="SIGKILL instead of SIGTERM: nothing is finished.")
 @pass_context
 def restart(context: Context, bots: tuple[str, ...], everything: bool, now: bool, json_wanted: bool) -> int:
-    """Stop and start bots. Those that are meant to be stopped stay so, unless they are named one by one.
+    """Stop and start bots. Those that are meant to be stopped, or have finished, stay so, unless they are named.
 
     A stopped bot that is named is started, and will start with the system from then on.
     """
@@ -97,7 +98,7 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
     with _alone(context.home, rows, now) as let_go:
         fleet = look(context)  # somebody else may have been at it until now
         rows = _selected(context, fleet, words)
-        left = [] if act != "restart" else [r for r in rows if not r["enabled"] and r["id"] not in words]
+        left = [row for row in rows if act == "restart" and row["id"] not in words and _rests(row)]
         rows = [row for row in rows if row not in left]
         bots = [str(row["id"]) for row in rows]
         if wished := _wished(act, rows, fleet):
@@ -106,7 +107,7 @@ def carry_out(context: Context, act: Act, words: Sequence[str], everything: bool
         if fleet.away is not None:
             return _nothing_runs(act, bots, fleet.away, json_wanted)
         record(context, act, bots, now)
-        outcomes = [Outcome(row["id"], True, "is stopped, left so") for row in left]
+        outcomes = [Outcome(row["id"], True, _LEFT.get(row["state"], "is stopped, left so")) for row in left]
         if act == "stop":
             rows = _told_to_end(context, rows)
         with _noted(context, act, bots) as noted, ThreadPoolExecutor(min(_AT_ONCE, max(1, len(rows)))) as pool:
@@ -130,6 +131,11 @@ def _told_to_end(context: Context, rows: Sequence[Row]) -> list[Row]:
             with contextlib.suppress(MultibotError):  # told again, and what is wrong said, when it is waited for
                 supervisor.stop(program(str(row["id"])), None)
     return [{**row, "told_mono": told} for row in rows]
+
+
+def _rests(row: Row) -> bool:
+    """Whether a bot stands still by somebody's wish, or has done what it should: only its name restarts it."""
+    return not row["enabled"] or row["state"] == "finished"
 
 
 def _wished(act: Act, rows: Sequence[Row], fleet: Fleet) -> list[str]:

@@ -167,6 +167,6 @@ def _words(effect: str, state: str, result: Result, bot: str) -> str:
     if result.begun(bot):
         again = result.applied is not None and bot in result.applied.restarted
         return f"{'restarted' if again else 'started'}, {state}"
-    return {"live": "in effect, without a restart", "at its next start": "takes effect at its next start"}.get(
-        effect, "nothing to do"
-    )
+    later = "takes effect at its next start"
+    words = {"live": "in effect, without a restart", "at its next start": later, "restart": later}  # it has finished
+    return words.get(effect, "nothing to do")

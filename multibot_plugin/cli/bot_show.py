@@ -11,7 +11,7 @@ import click
 
 from multibot_plugin.cli.bot_picture import Picture, gather, masked, show_value
 from multibot_plugin.cli.ends import End, ends
-from multibot_plugin.cli.fleet import condition, in_words, stopper, symbol
+from multibot_plugin.cli.fleet import began, condition, in_words, stopper, symbol
 from multibot_plugin.cli.output import (
     Context,
     clean,
@@ -80,14 +80,13 @@ def headline(picture: Picture) -> str:
 
 
 def _since(picture: Picture) -> str:
-    """Return since when it is so: its oldest incident, its end, or how long it is up."""
-    row = picture.row
-    if row["state"] == "stopping":
-        return ""  # supervisord does not say since when
-    begun = [i["since_at"] for i in picture.incidents if isinstance(i.get("since_at"), int | float)]
-    if row["pid"] and (row["health"] == "healthy" or not begun):
-        return f", up {duration(row['uptime_s'])}"
-    since_at = min(begun) if row["pid"] else row["stop_at"]
+    """Return since when it is so: of a bot that runs its oldest incident, or how long it is up; else its state."""
+    row, since_at = picture.row, began(picture.row)
+    if row["state"] == "running":
+        begun = [i["since_at"] for i in picture.incidents if isinstance(i.get("since_at"), int | float)]
+        if row["health"] == "healthy" or not begun:
+            return f", up {duration(row['uptime_s'])}"
+        since_at = min(begun)
     return f" since {clock(since_at, picture.at)} ({spoken(picture.at - since_at)})" if since_at else ""
 
 

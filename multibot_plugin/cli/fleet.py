@@ -152,6 +152,14 @@ def condition(row: Row) -> str:
     return str(row["health"] if row["state"] == "running" else row["state"])
 
 
+def began(row: Row) -> float | None:
+    """Return since when a bot is in its state, or its process runs; None where supervisord does not say."""
+    if row["state"] == "stopping":
+        return None
+    at = row["stop_at"] if row["state"] in ("stopped", "quarantined", "backing-off", "finished") else row["start_at"]
+    return float(at) if at else None
+
+
 def in_words(word: str, since: str, cause: str) -> str:
     """Return ``degraded since 14:03: cause``; a cause that tells until when it is so takes the place of since when."""
     if cause.startswith("until "):

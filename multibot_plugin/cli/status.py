@@ -212,7 +212,10 @@ def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Dat
 
     for row in rows:
         cause = str(row["cause"] or row["spawn_error"] or "")
-        tell(fleet.symbol(row), row["id"], _sentence(row, database, now), *remedy(row, cause, home.command).commands)
+        to_do = remedy(row, cause, home.command)
+        tell(fleet.symbol(row), row["id"], _sentence(row, database, now), *to_do.commands)
+        if to_do.why and not to_do.commands:
+            found.append(fold(f"  {'':<{width}} → {to_do.why}", width + 5))
     for incident in others:
         since = f" since {moment(incident['since_at'], now)}" if incident.get("since_at") else ""
         tell("✖" if incident.get("level") == "critical" else "▲", incident["bot"], f"alert{since}: {incident['text']}")
@@ -237,9 +240,7 @@ def _reports(seen: Fleet) -> bool:
 def _sentence(row: Row, database: Database, now: float) -> str:
     state, health = row["state"], row["health"]
     word = health if state == "running" else state
-    at = row["stop_at"] if state in ("stopped", "quarantined", "backing-off", "finished") else row["start_at"]
-    if state == "stopping":
-        at = None  # supervisord does not say since when
+    at = fleet.began(row)
     since = f" since {moment(at, now)}" if at else ""
     if state == "running" and health != "unknown":
         since = f", up {spoken(row['uptime_s'])}" if row["uptime_s"] is not None else ""

@@ -40,7 +40,7 @@ def is_wordless(run: Run) -> bool:
 def witnessed(runs: tuple[Run, ...], pid: int | None, sight: Sight | None, memory: str) -> tuple[Run, Exit] | None:
     """Return the newest run that is over and how it ended, where it left no word and supervisord saw it.
 
-    ``pid``: of the living process. ``memory``: what the kernel's counters say of a SIGKILL since the last look.
+    ``pid``: of the living process. ``memory``: what the kernel's counters say of a SIGKILL of this moment.
     """
     run = next((run for run in runs if run.pid != pid), None)
     if run is None or sight is None or sight.asked or not is_wordless(run) or sight.at < run.started_at:

@@ -87,7 +87,7 @@ def _stop(act: Act, words: str) -> Mapping[State, Cell | None]:
         Cell(S.STOPPING, act, words),
         STOPPED=Cell(S.STOPPED, Act.LEAVE, "is stopped already"),
         GIVEN_UP=Cell(S.GIVEN_UP, Act.LEAVE, "is stopped already"),
-        FINISHED=Cell(S.FINISHED, Act.LEAVE, "has finished already"),
+        FINISHED=Cell(S.FINISHED, Act.LEAVE, "had finished; it is not started again until somebody does"),
     )
 
 
@@ -107,7 +107,8 @@ TABLE: Mapping[Event, Mapping[State, Cell | None]] = {
     Event.CHANGE: _row(
         Cell(S.STARTING, Act.STOP_START, "restarted"),
         STOPPED=Cell(S.STOPPED, Act.REPLACE, "starts with what changed when it is started"),
-        GIVEN_UP=Cell(S.STARTING, Act.REPLACE, "started"), FINISHED=Cell(S.STARTING, Act.REPLACE, "started"),
+        GIVEN_UP=Cell(S.STARTING, Act.REPLACE, "started"),
+        FINISHED=Cell(S.FINISHED, Act.REPLACE, "takes effect at its next start"),
     ),
     Event.RUN: {
         state: Cell(state, Act.RUN) if state in _AT_REST else Cell(state, Act.REFUSE, _ELSEWHERE) for state in State

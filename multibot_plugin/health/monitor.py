@@ -32,7 +32,8 @@ from multibot_plugin.health.observe import Observer, Supervisor
 from multibot_plugin.health.old_logs import remove_old
 from multibot_plugin.health.picture import SCHEMA, bot_picture, deliveries_picture, incidents_picture, plugins_picture
 from multibot_plugin.health.probes import Prober
-from multibot_plugin.health.recovery import decide
+from multibot_plugin.health.reach import Reach
+from multibot_plugin.health.recovery import Decision, decide, hold_back, is_for_deafness, unanswered
 from multibot_plugin.health.replay import Replayer
 from multibot_plugin.health.rules import Fleet, is_coming_up, read_fleet
 from multibot_plugin.health.states import Alert, Observation
@@ -83,6 +84,7 @@ class Monitor:
         self._eyes = Worker("eyes")
         self._observer = Observer(home)
         self._prober = Prober(home, settings["monitor.probe_s"], clock)
+        self._reach = Reach(home, clock)
         self._channels: dict[str, str] = {}
         self._channels_mono = self._logs_mono = float("-inf")
         self._saved: object = None
@@ -118,6 +120,7 @@ class Monitor:
         if self._supervisor is not None:
             self._supervisor.close()
         self._eyes.close()
+        self._reach.close()
         self.plugins.close()
 
     async def tick(self) -> None:
@@ -135,7 +138,7 @@ class Monitor:
         disabled = {p.name for p in self.plugins.status() if p.disabled}
         answers = await self.plugins.check(observations)
         self._record_disabled(disabled)
-        judgement = self._judge(observations, answers, now, now_at)
+        judgement = await self._judge(fleet, observations, answers, now, now_at)
         self.ledger.tracks = judgement.tracks
         self.ledger.prune(now)
         self.ledger.alerts.extend(judgement.alerts)
@@ -180,7 +183,7 @@ class Monitor:
         seen = await self._eyes.call(look, LOOK_TIMEOUT_S)
         self.ledger.entries += [ending(*news, self.host) for news in self._observer.news()]
         if "status" in self._troubles:  # nor can the bots write there: what they said last is no sign of anything
-            seen = [replace(o, heartbeat=None) for o in seen]
+            seen = [replace(o, heartbeat=None, blind=True) for o in seen]
         return [self._prober.known(o) for o in seen]
 
     async def _look_for_lost(self, fleet: Fleet) -> None:
@@ -218,8 +221,8 @@ class Monitor:
         except ValueError as error:
             raise MultibotError(str(error)) from error
 
-    def _judge(
-        self, observations: Sequence[Observation], answers: Sequence[Answer], now: float, now_at: float
+    async def _judge(
+        self, fleet: Fleet, observations: Sequence[Observation], answers: Sequence[Answer], now: float, now_at: float
     ) -> Judgement:
         watching = self.plugins.watching()
         views = view(observations, answers)
@@ -232,7 +235,19 @@ class Monitor:
             decide(o, of_bot(step.tracks, o.bot), [r.mono for r in self.hands.restarts(o.bot)], self.hands.busy(o.bot))
             for o in observations
         ]
+        decisions = hold_back(decisions, await self._ask_servers(fleet, decisions))
         return conclude(step, decisions, self.host, now, now_at)
+
+    async def _ask_servers(self, fleet: Fleet, decisions: Sequence[Decision]) -> Mapping[str, str]:
+        """Return the deaf bots whose server does not answer, and which; asked before one of them is restarted."""
+        deaf, away = {d.bot: d.restart for d in decisions if is_for_deafness(d)}, {}
+        if any(deaf.values()):
+            away = await self._reach.away({row.id: row.digest for row in fleet.rows if row.id in deaf})
+        if away:
+            self._trouble("telegram", unanswered(away))
+        else:
+            self._troubles.pop("telegram", None)
+        return away
 
     def _write_picture(self, observations: Sequence[Observation], now: float, now_at: float) -> None:
         tracks = self.ledger.tracks

@@ -49,7 +49,7 @@ class Observer:
         self._home = home
         self._meter = Meter()
         self._failed: set[str] = set()
-        self._kills = oom.look()
+        self._memory = oom.Watch()
         self._ends: dict[str, dict[tuple[int, float], Exit]] = {}
         self._news: list[tuple[str, Run, Exit]] = []
 
@@ -63,8 +63,7 @@ class Observer:
     ) -> list[Observation]:
         """Return one observation per bot. ``clock``: monotonic and wall time; ``open_checks``: by bot."""
         self._meter.begin([row.pid for row in fleet.rows if row.pid])
-        before, self._kills = self._kills, oom.look()
-        memory = oom.verdict(before, self._kills)
+        memory = self._memory.verdict()
         self._ends = {row.id: self._ends.get(row.id, {}) for row in fleet.rows}
         return [self._look_at(row, clock, open_checks(row.id), memory) for row in fleet.rows]
 

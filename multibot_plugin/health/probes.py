@@ -1,7 +1,8 @@
 """Asking Telegram (getWebhookInfo) about the bots of which nothing else tells whether updates reach them.
 
-Each about once in ``monitor.probe_s`` (more often while updates wait), spread over that time, a few at once, in daemon
-threads with a deadline. What cannot be found out is no finding: the log says it, once.
+Each about once in ``monitor.probe_s`` (more often while updates wait), spread over that time, a few at once, each in a
+daemon thread with a deadline, so that one that hangs costs no other bot anything. What cannot be found out is no
+finding: the log says it, once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from multibot_plugin.errors import BadValue, MultibotError
 from multibot_plugin.health.rules import Fleet, followed, is_unseen
 from multibot_plugin.health.states import Observation, WebhookInfo
 from multibot_plugin.home import Home
-from multibot_plugin.workers import StillBusy, TooSlow, Worker, ended
+from multibot_plugin.workers import TooSlow, Worker, ended
 from multibot_runner.protocol import BadFile, RunnerSettings, decode, read_file
 
 AT_ONCE = 4
@@ -43,9 +44,9 @@ class Prober:
 
     def __init__(self, home: Home, interval_s: float, clock: Callable[[], tuple[float, float]]) -> None:
         self._home, self._interval_s, self._clock = home, interval_s, clock
-        self._workers = [Worker(f"probe {n}") for n in range(AT_ONCE)]
         self._watched: dict[str, _Watched] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
+        self._hanging: dict[str, Worker] = {}  # their calls were too slow; not asked about until those return
         self._said: dict[str, str] = {}
 
     def known(self, observation: Observation) -> Observation:
@@ -72,28 +73,29 @@ class Prober:
 
     async def close(self) -> None:
         await ended(self._asking.values())
-        for worker in self._workers:
-            worker.close()
 
     def _begin_due(self) -> None:
-        """Ask about the bots that are due longest, as many as there are free threads for."""
+        """Ask about the bots that are due longest, a few at once."""
         now = self._clock()[0]
-        due = sorted((w.due_mono, b) for b, w in self._watched.items() if w.due_mono <= now and b not in self._asking)
-        for _, bot in due[: len(self._workers)]:
-            self._asking[bot] = asyncio.create_task(self._ask(bot, self._watched[bot], self._workers.pop()))
+        self._hanging = {bot: worker for bot, worker in self._hanging.items() if worker.busy}
+        busy = self._asking.keys() | self._hanging.keys()
+        due = sorted((w.due_mono, b) for b, w in self._watched.items() if w.due_mono <= now and b not in busy)
+        for _, bot in due[: AT_ONCE - len(self._asking)]:
+            self._asking[bot] = asyncio.create_task(self._ask(bot, self._watched[bot]))
 
-    async def _ask(self, bot: str, watched: _Watched, worker: Worker) -> None:
-        info = watched.info
+    async def _ask(self, bot: str, watched: _Watched) -> None:
+        info, worker = watched.info, Worker(f"probe {bot}")
         try:
             answer = await worker.call(lambda: look(self._home, bot, watched.digest, self._clock()[0]), DEADLINE_S)
             info = followed(watched.info, answer)
             self._said.pop(bot, None)
-        except (MultibotError, TooSlow, StillBusy) as error:
+        except (MultibotError, TooSlow) as error:
             self._say(bot, str(error))
         except Exception as error:  # its text may hold the address, token included
             self._say(bot, type(error).__name__)
         finally:
-            self._workers.append(worker)
+            worker.close()
+            self._hanging[bot] = worker
             del self._asking[bot]
         if self._watched.get(bot) == watched:
             pause_s = self._interval_s / (CLOSER if info and info.pending else 1)
@@ -108,7 +110,13 @@ class Prober:
 
 
 def look(home: Home, bot: str, digest: str, now: float) -> WebhookInfo:
-    """Return what Telegram says of a bot with the settings it was started with; blocks. Raises MultibotError.
+    """Return what Telegram says of a bot with the settings it was started with; blocks. Raises MultibotError."""
+    settings, token = settings_of(home, bot, digest)
+    return webhook_info(token, settings.bot_api_url, settings.webhook_url, settings.env, now, TIMEOUT_S)
+
+
+def settings_of(home: Home, bot: str, digest: str) -> tuple[RunnerSettings, str]:
+    """Return the settings and the token that a bot was started with; blocks. Raises MultibotError.
 
     The bot owns the file of its settings and may have changed it: what is asked, and where, is what we once wrote.
     """
@@ -120,7 +128,7 @@ def look(home: Home, bot: str, digest: str, now: float) -> WebhookInfo:
         raise BadValue("its settings cannot be read") from None
     if digest_of(settings, token, read_key(home)) != digest:
         raise BadValue("its settings are not those that were rendered")
-    return webhook_info(token, settings.bot_api_url, settings.webhook_url, settings.env, now, TIMEOUT_S)
+    return settings, token
 
 
 def _share(bot: str) -> float:

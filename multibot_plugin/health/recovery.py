@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from multibot_plugin.health.incidents import Track
 from multibot_plugin.health.states import Observation
@@ -51,6 +52,30 @@ def decide(observation: Observation, incidents: Sequence[Track], restarts: Seque
         return Decision(observation.bot, False, track, "Not restarting it: its restart budget is 0.")
     times = "1 restart" if budget == 1 else f"{budget} restarts"
     return Decision(observation.bot, False, track, f"Not restarting it: the budget of {times} per hour is used up.")
+
+
+def is_for_deafness(decision: Decision) -> bool:
+    return decision.track is not None and decision.track.finding.check == "deaf"
+
+
+def hold_back(decisions: Iterable[Decision], away: Mapping[str, str]) -> list[Decision]:
+    """Return the decisions without restarts of deaf bots whose server does not answer (``away``: bot to server).
+
+    Such a bot goes on trying by itself; restarted it would die of it.
+    """
+    said = "Not restarting it: {} does not answer from here."
+    return [
+        replace(d, restart=False, said=said.format(away[d.bot])) if d.bot in away and is_for_deafness(d) else d
+        for d in decisions
+    ]
+
+
+def unanswered(away: Mapping[str, str]) -> str:
+    """Return what is wrong as long as the servers of these bots do not answer; "" for none."""
+    return "; ".join(
+        f"Telegram ({server}) does not answer: {'1 bot' if n == 1 else f'{n} bots'} cannot poll"
+        for server, n in sorted(Counter(away.values()).items())
+    )
 
 
 def _too_young(observation: Observation, restarts: Sequence[float]) -> bool:

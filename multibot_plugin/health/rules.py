@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from multibot_plugin.health.ends import Sight
@@ -18,6 +19,10 @@ UNSEEN_WISH_AFTER_S = 15.0
 _RUNNING = ("STARTING", "RUNNING")
 _ANSWER_S = 5.0  # beyond the poll's own timeout
 _COMING_UP_S = 10.0
+# What tells why a bot does not run; what was told of it while it ran comes after that.
+_OF_THE_STATE = {
+    "quarantined": "quarantined", "backing-off": "deaths", "stopped": "standing", "starting": "locked-out"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,14 +96,19 @@ def _read_end(item: Any) -> Sight | None:
 
 
 def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[Health, str]:
-    """Return a bot's health and its cause in words: the worst of what is found, else what can be seen at all."""
+    """Return a bot's health and its cause in words: the worst of what is found, else what can be seen at all.
+
+    The cause of one that does not run is that of its state, whatever else is still told of it.
+    """
     findings = list(open_findings)
     health = health_of(observation, findings)
+    if cause := ": ".join(filter(None, (_until(observation), _of_the_state(observation, findings)))):
+        return health, cause
     for finding in findings:
         if finding.health == health:
             return health, _beside(finding.text, health, observation.state)
     if health is not Health.HEALTHY:
-        return health, _last_words(observation) if observation.state in ("quarantined", "backing-off") else ""
+        return health, ""
     heartbeat = observation.heartbeat
     if heartbeat is None:
         return Health.UNKNOWN, "no heartbeat yet"
@@ -117,12 +127,25 @@ def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[H
 
 
 def followed(before: WebhookInfo | None, answer: WebhookInfo) -> WebhookInfo:
-    """Return Telegram's answer with what the one ``before`` it adds: for how long updates wait and become no fewer."""
-    if not answer.pending or (before is not None and answer.pending < before.pending):
+    """Return Telegram's answer with what the one ``before`` it adds: for how long updates wait and become no fewer, and
+    whether they ever did.
+    """
+    if before is not None:
+        fewer = answer.pending < before.pending
+        answer = replace(answer, fetched=before.fetched or (fewer and not _expired(before, answer)))
+        if fewer:
+            return answer
+    if not answer.pending:
         return answer
     if before is None or before.waiting_since_mono is None:
         return replace(answer, waiting_probes=1, waiting_since_mono=answer.asked_mono)
     return replace(answer, waiting_probes=before.waiting_probes + 1, waiting_since_mono=before.waiting_since_mono)
+
+
+def _expired(before: WebhookInfo, answer: WebhookInfo) -> bool:
+    """Whether updates may have become fewer because Telegram dropped them, which it does after a day."""
+    since = before.waiting_since_mono
+    return since is not None and answer.asked_mono - since > DAY_S / 2
 
 
 def is_unseen(observation: Observation) -> bool:
@@ -136,6 +159,23 @@ def _beside(text: str, *shown: str) -> str:
         text = text.removeprefix(f"{word}: ")
         text = text.removeprefix(f"{word} ") if text.startswith(f"{word} until ") else text
     return text
+
+
+def _of_the_state(observation: Observation, findings: Iterable[Finding]) -> str:
+    """Return why a bot does not run, "" of one that runs or where nothing tells."""
+    for finding in findings:
+        if finding.check == _OF_THE_STATE.get(observation.state):
+            return _beside(finding.text, observation.state)
+    return _last_words(observation) if observation.state in ("quarantined", "backing-off") else ""
+
+
+def _until(observation: Observation) -> str:
+    """Return until when a bot backs off, "" where that is not known."""
+    heartbeat = observation.heartbeat
+    if observation.state != "backing-off" or heartbeat is None or heartbeat.until_mono is None:
+        return ""
+    until_at = datetime.fromtimestamp(observation.now_at + heartbeat.until_mono - observation.now)
+    return f"until {until_at:%H:%M:%S}"
 
 
 def _last_words(observation: Observation) -> str:

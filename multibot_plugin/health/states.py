@@ -41,7 +41,8 @@ class WebhookInfo:
     ``asked_mono``: when. ``code``: 200, or 401 or 404 where the token is rejected; the rest is empty then. ``origin``:
     scheme and host of the webhook, "" where none is set; ``as_configured`` False: it is not the setting
     ``webhook_url``. ``pending``: updates that wait at Telegram; ``waiting_probes``: how many answers in a row, this one
-    included, found some waiting and no fewer than before, since ``waiting_since_mono``. ``error``: Telegram's words on
+    included, found some waiting and no fewer than before, since ``waiting_since_mono``; ``fetched``: they became fewer
+    once while this process ran. ``error``: Telegram's words on
     the last delivery that failed, at ``error_at`` (seconds since the epoch).
     """
 
@@ -52,6 +53,7 @@ class WebhookInfo:
     pending: int = 0
     waiting_probes: int = 0
     waiting_since_mono: float | None = None
+    fetched: bool = False
     error_at: float | None = None
     error: str = ""
 
@@ -68,6 +70,7 @@ class Observation:
     ``webhook`` is None as long as Telegram was not asked about this process: bots that are seen to poll are not.
     ``deaths`` since supervisord last ended it are supervisord's count by window (``10m``, ``1h``, ``24h``): for a bot
     whose ``runs`` tell nothing.
+    ``blind``: the monitor itself cannot write where heartbeats stand, so that there being none means nothing.
     """
 
     bot: str
@@ -87,6 +90,7 @@ class Observation:
     open: frozenset[str] = frozenset()
     webhook: WebhookInfo | None = None
     deaths: Mapping[str, int] = field(default_factory=dict)
+    blind: bool = False
 
     @property
     def receives(self) -> str:
@@ -94,17 +98,13 @@ class Observation:
         return str(self.settings.get("receives", "auto"))
 
     @property
-    def must_poll(self) -> bool:
-        """Whether this bot has to poll, and its polls can be seen."""
-        if self.launch == "command":
-            return False
-        return self.receives == "polling" or (self.receives == "auto" and self.launch == "build")
-
-    @property
     def polls(self) -> bool:
-        """Whether its polls tell if updates reach the bot: it has to poll, or is seen to do so."""
-        seen = self.heartbeat is not None and self.heartbeat.poll_start_mono is not None
-        return self.must_poll or (seen and self.receives == "auto")
+        """Whether its polls tell if updates reach the bot: it has to poll and they can be seen, or were seen.
+
+        Of a script that has shown none that is not known: it may only send, or poll where nothing shows.
+        """
+        seen = self.launch == "build" or (self.heartbeat is not None and self.heartbeat.poll_start_mono is not None)
+        return seen and self.receives in ("auto", "polling")
 
 
 @dataclass(frozen=True)

@@ -203,9 +203,9 @@ class MultibotInterface:
         """Bring bots to what their sections say, without reading the whole configuration
 
         Added (and started, if autostart), replaced or removed at once where it does not run; what needs no restart
-        is changed in memory. Answers for each: added, replaced, removed, live, unchanged; running (stop it, then ask
-        again); stopping (ask again); foreign (a program of that name is no bot: left alone). An id that neither
-        supervisord nor the sections know is unchanged.
+        is changed in memory. Answers for each: added, replaced, finished (replaced, but not started, for it has done
+        its work), removed, live, unchanged; running (stop it, then ask again); stopping (ask again); foreign (a
+        program of that name is no bot: left alone). An id that neither supervisord nor the sections know is unchanged.
 
         @param array bots Ids of the bots, 500 at the most
         @return string result JSON: what was done, by id

@@ -6,9 +6,10 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import threading
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 from multibot_runner import logs
 
@@ -44,23 +45,30 @@ def install(hooks: Dict[str, Hook]) -> None:
 class _Finder(importlib.abc.MetaPathFinder):
     def __init__(self, hooks: Dict[str, Hook]) -> None:
         self._hooks = hooks
+        self._searching: Set[Tuple[int, str]] = set()  # by which thread, for what: there the others find the module
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Optional[importlib.machinery.ModuleSpec]:
-        if name not in self._hooks:
+        search = (threading.get_ident(), name)
+        if name not in self._hooks or search in self._searching:
             return None
-        hook = self._hooks.pop(name)  # taken out first: the others find the module
-        spec = importlib.util.find_spec(name)
+        self._searching.add(search)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self._searching.discard(search)
         if spec is None or spec.loader is None:
             return None
-        # Those names are of packages: a bot's own telegram.py shall find what it imports.
-        spec.loader = _Loader(spec.loader, hook if spec.submodule_search_locations else Hook(hook.after))
+        spec.loader = _Loader(spec.loader, self._hooks, name)
         return spec
 
 
 class _Loader(importlib.abc.Loader):
-    def __init__(self, real: Any, hook: Hook) -> None:
+    """Takes the hook out when the module is executed, no sooner: a bot may only look for it, or import it once more."""
+
+    def __init__(self, real: Any, hooks: Dict[str, Hook], name: str) -> None:
         self._real = real
-        self._hook = hook
+        self._hooks = hooks
+        self._name = name
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._real, name)
@@ -73,7 +81,10 @@ class _Loader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._real
         module.__loader__ = self._real
-        taken: List[str] = [name for name in self._hook.hidden if name not in sys.modules]
+        hook = self._hooks.get(self._name, Hook())
+        # Those names are of packages: a bot's own telegram.py shall find what it imports.
+        hidden = hook.hidden if hasattr(module, "__path__") else ()
+        taken: List[str] = [name for name in hidden if name not in sys.modules]
         for name in taken:
             sys.modules[name] = None  # type: ignore[assignment]
         try:
@@ -82,4 +93,5 @@ class _Loader(importlib.abc.Loader):
             for name in taken:
                 if name in sys.modules and sys.modules[name] is None:
                     del sys.modules[name]
-        self._hook.call(module)
+        if self._hooks.pop(self._name, None):
+            hook.call(module)

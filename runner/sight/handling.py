@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
-from typing import Callable, Dict, Iterable, List
+from collections import deque
+from typing import Callable, Deque, Dict, Iterable, List, TypeVar
 
 from multibot_runner.record import Recorder
 
 _MOST = 1000  # updates that are remembered while nobody shows that he handles them
+_T = TypeVar("_T")
+
+
+def _in_turn(tell: Callable[[Handling, _T], None]) -> Callable[[Handling, _T], None]:
+    """Decorate what any thread may call, and a signal's handler: within another call it has to wait for that one."""
+
+    @functools.wraps(tell)
+    def call(self: Handling, what: _T) -> None:
+        self._calls.append(lambda: tell(self, what))
+        with self._lock:
+            if self._busy:
+                return
+            self._busy = True
+            try:
+                while self._calls:
+                    self._calls.popleft()()
+            finally:
+                self._busy = False
+
+    return call
 
 
 class Handling:
@@ -24,24 +46,27 @@ class Handling:
         self.running = running
         self._recorder = recorder
         self._clock = clock
-        self._lock = threading.Lock()
+        self.renew()
         self._seen = False
+        self._last_begun = 0
         # Each maps an update to its arrival, in the order of arrival.
         self._waiting: Dict[int, float] = {}
         self._passed: Dict[int, float] = {}
         self._begun: Dict[int, float] = {}
 
+    @_in_turn
     def polled(self, updates: Iterable[int]) -> None:
         """Updates came by getUpdates (the recorder has counted them)."""
-        with self._lock:
-            self._arrive(updates)
-            self._tell()
+        self._arrive(updates)
+        self._tell()
 
+    @_in_turn
     def delivered(self, update: int) -> None:
-        """An update is there, by webhook unless it came by a poll."""
-        with self._lock:
-            self._recorder.delivered(len(self._arrive([update])))
-            self._tell()
+        """An update was read: it came by webhook unless by a poll, or is an old one that the bot has kept."""
+        if update <= self._last_begun:  # a late one counts when it is begun
+            return
+        self._recorder.delivered(len(self._arrive([update])))
+        self._tell()
 
     def begin(self, updates: List[int]) -> None:
         """The bot begins to handle updates.
@@ -50,25 +75,29 @@ class Handling:
         away (a bot may skip what came while it was down), or somebody reorders them.
         """
         self.running()
-        with self._lock:
-            self._seen = True
-            self._recorder.delivered(len(self._arrive(updates)))
-            for update in updates:
-                while update in self._waiting:
-                    first = next(iter(self._waiting))
-                    self._passed[first] = self._waiting.pop(first)
-                if update in self._passed:
-                    self._begun[update] = self._passed.pop(update)
-            _forget(self._passed)
-            self._tell()
+        self._begin(updates)
 
+    @_in_turn
+    def _begin(self, updates: List[int]) -> None:
+        self._seen = True
+        self._recorder.delivered(len(self._arrive(updates)))
+        for update in updates:
+            self._last_begun = update
+            while update in self._waiting:
+                first = next(iter(self._waiting))
+                self._passed[first] = self._waiting.pop(first)
+            if update in self._passed:
+                self._begun[update] = self._passed.pop(update)
+        _forget(self._passed)
+        self._tell()
+
+    @_in_turn
     def end(self, updates: List[int]) -> None:
         """The bot is done with updates, well or not."""
-        with self._lock:
-            ended = [self._begun.pop(update) for update in updates if update in self._begun]
-            if ended:
-                self._tell()
-                self._recorder.handled(len(ended), self._clock() - ended[0])
+        ended = [self._begun.pop(update) for update in updates if update in self._begun]
+        if ended:
+            self._tell()
+            self._recorder.handled(len(ended), self._clock() - ended[0])
 
     def failed(self) -> None:
         """A handler raised an error."""
@@ -76,7 +105,9 @@ class Handling:
 
     def renew(self) -> None:
         """Be free in a child that was forked while a thread told something."""
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._busy = False
+        self._calls: Deque[Callable[[], None]] = deque()
 
     def _arrive(self, updates: Iterable[int]) -> List[int]:
         """Return those that were not known."""

@@ -5,6 +5,7 @@ The modules ``seen_*`` stand in the libraries' way and ask ``PollWatch``.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Optional
@@ -18,27 +19,36 @@ _TELEGRAM = re.compile(r"https?://api\.telegram\.org(?::\d+)?(?=[/?]|\Z)", re.IG
 _CALL = re.compile(r"/bot(\d+:[A-Za-z0-9_-]+)(?:/test)?/([A-Za-z]+)/?\Z")
 _SENDING = re.compile(r"send(?!chataction)|editmessage|copymessage|forwardmessage")
 _UPDATE = re.compile(rb'"update_id"\s*:\s*(\d{1,18})')  # in a text the quotes would be escaped
+_REFUSAL = re.compile(rb'\s*\{.*"ok"\s*:\s*false', re.DOTALL)  # Telegram's words, and no proxy's page
 _RETRY_AFTER = re.compile(rb'"retry_after"\s*:\s*(\d{1,7})')
-_REJECTING, _FLOOD = (401, 404), 429
+_WEBHOOK = b"webhook is active"  # in the words of a 409 that is not another poller's
+_LONGEST_S = 50.0  # Telegram cuts longer polls to that
+_REJECTING, _CONFLICT, _FLOOD = (401, 404), 409, 429
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call that matters: getMe, getUpdates or one that sends."""
+    """A call that matters: one of the bot's own, or any getMe or getUpdates."""
 
     method: str  # in lower case
-    own: bool  # a bot may ask getMe about somebody else's token
+    own: bool  # a bot may ask with somebody else's token, too
 
     @property
     def polling(self) -> bool:
         return self.method == "getupdates"
 
+    @property
+    def asking(self) -> bool:
+        """Whether the answer's body matters."""
+        return self.polling or self.method == "getme"
+
 
 class PollWatch:
     """What the hooks know. ``rejected`` is the status by which Telegram last refused the token, else None.
 
-    Only 401 and 404 on getMe or getUpdates mean that; libraries turn any other 404 into the same exception.
-    ``on_rejected`` is called when a getUpdates is refused.
+    Only Telegram's own 401 and 404 on getMe or getUpdates with this token mean that; libraries turn any other 404 into
+    the same exception.
+    ``on_rejected`` is called when a getUpdates is refused. ``unanswered``: whether no answer came to the bot's last call.
     """
 
     def __init__(self, recorder: Recorder, handling: Handling, api_url: str, token: str) -> None:
@@ -47,6 +57,7 @@ class PollWatch:
         self._token = token
         self._api_url = "" if api_url == TELEGRAM else api_url
         self.rejected: Optional[int] = None
+        self.unanswered = False
         self.on_rejected: Callable[[], None] = lambda: None
 
     def rewrite(self, url: str) -> str:
@@ -63,45 +74,60 @@ class PollWatch:
         if call.polling:
             self._handling.running()
             self._recorder.poll_started(_timeout(parameters))
-        return call if call.polling or call.method == "getme" or (call.own and _SENDING.match(call.method)) else None
+        return call if call.own or call.asking else None
 
     def end(self, call: Call, status: int, body: bytes) -> None:
-        """Note the answer to a call; ``body`` matters for polls only."""
+        """Note the answer to a call; ``body`` matters for those that are ``asking``."""
+        if call.own:
+            self.unanswered = False
+        if call.asking and call.own:
+            self.rejected = status if status in _REJECTING and _REFUSAL.match(body) else None
         if call.polling:
-            self._polled(status, body)
-        elif call.method == "getme":
-            if call.own:
-                self.rejected = status if status in _REJECTING else None
-                if self.rejected:
-                    self._recorder.poll_failed(status)
-        elif 200 <= status < 300:
+            self._polled(call, status, body)
+        elif call.asking:
+            if call.own and self.rejected:
+                self._recorder.poll_failed(status)
+        elif _SENDING.match(call.method) and 200 <= status < 300:
             self._recorder.sent()
 
     def fail(self, call: Call) -> None:
         """Note that no answer came."""
+        if call.own:
+            self.unanswered = True
         if call.polling:
             self._recorder.poll_failed(None)
 
-    def _polled(self, status: int, body: bytes) -> None:
-        self.rejected = status if status in _REJECTING else None
+    def _polled(self, call: Call, status: int, body: bytes) -> None:
         if 200 <= status < 300:
             updates = [int(number) for number in _UPDATE.findall(body)]
             self._recorder.poll_succeeded(len(updates))
             self._handling.polled(updates)
             return
         wait = _RETRY_AFTER.search(body) if status == _FLOOD else None
-        self._recorder.poll_failed(status, float(wait[1]) if wait else None)
-        if self.rejected:
+        webhook = status == _CONFLICT and _WEBHOOK in body
+        rejected = call.own and self.rejected is not None
+        code = status if rejected or status not in _REJECTING else None  # who reads 401 or 404 takes it for a refusal
+        self._recorder.poll_failed(code, float(wait[1]) if wait else None, webhook)
+        if rejected:
             self.on_rejected()
 
 
 def _timeout(parameters: Callable[[], Dict[str, Any]]) -> Optional[float]:
+    """Return how long Telegram will hold the poll."""
     try:
-        return float(parameters().get("timeout", 0))
+        return min(_LONGEST_S, max(0.0, float(parameters().get("timeout", 0))))
     except Exception:  # whatever a stranger's request holds, it is only a stamp
         return None
 
 
-def form(text: str) -> Dict[str, str]:
-    """Return the parameters of a query or of a form, the last value of each."""
-    return {name: found[-1] for name, found in parse_qs(text).items()}
+def parameters_of(*given: Any) -> Dict[str, Any]:
+    """Return what stands in a request's query and body: a form, JSON, or what will be encoded as one."""
+    found: Dict[str, Any] = {}
+    for part in given:
+        text = part.decode("utf-8", "replace") if isinstance(part, bytes) else part
+        if isinstance(text, str):
+            form = {name: values[-1] for name, values in parse_qs(text).items()}
+            found.update(json.loads(text) if text.startswith("{") else form)
+        else:
+            found.update(text or {})
+    return found

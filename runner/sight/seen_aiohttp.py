@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Dict
+from typing import Any, Dict, List
 from urllib.parse import urlsplit
 
-from multibot_runner.sight.polls import PollWatch, form
+from multibot_runner.sight.polls import PollWatch, parameters_of
 
 
 def patch(watch: PollWatch, aiohttp: Any) -> None:
@@ -22,13 +22,13 @@ def patch(watch: PollWatch, aiohttp: Any) -> None:
             return await plain(self, method, url, **options)
         target = watch.rewrite(asked)
         parts = urlsplit(target)
-        call = watch.begin(parts.path, lambda: _parameters(parts.query, options))
+        call = watch.begin(parts.path, lambda: parameters_of(parts.query, *_bodies(options)))
         url = url if target is asked else target
         if call is None:
             return await plain(self, method, url, **options)
         try:
             response = await plain(self, method, url, **options)
-            body = await response.read() if call.polling else b""  # the library gets it again, from memory
+            body = await response.read() if call.asking else b""  # the library gets it again, from memory
         except Exception:  # a cancelled poll (a stop) is no failure
             watch.fail(call)
             raise
@@ -38,11 +38,8 @@ def patch(watch: PollWatch, aiohttp: Any) -> None:
     session._request = request
 
 
-def _parameters(query: str, options: Dict[str, Any]) -> Dict[str, Any]:
-    found: Dict[str, Any] = dict(form(query))
-    for given in (options.get("params"), options.get("json")):
-        found.update(given or {})
+def _bodies(options: Dict[str, Any]) -> List[Any]:
     data = options.get("data")
     fields = getattr(data, "_fields", None)  # of a FormData: (names, headers, value)
-    found.update({names["name"]: value for names, _, value in fields} if fields is not None else data or {})
-    return found
+    form = data if fields is None else {names["name"]: value for names, _, value in fields}
+    return [options.get("params"), options.get("json"), form]

@@ -17,7 +17,7 @@ def _ids(updates: Any) -> List[int]:
 
 
 def patch_telegram(handling: Handling, telegram: Any) -> None:
-    """python-telegram-bot: an update read is an update that arrived, also by webhook, before it waits in the queue."""
+    """python-telegram-bot: a new update read is one that arrived, also by webhook, before it waits in the queue."""
     plain = telegram.Update.de_json.__func__
 
     @functools.wraps(plain)
@@ -80,7 +80,7 @@ class _Batch:
     def __init__(self, handling: Handling, updates: List[int]) -> None:
         self._handling = handling
         self._updates = updates
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._open = 0
 
     def enter(self) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
-from multibot_runner.sight.polls import Call, PollWatch, form
+from multibot_runner.sight.polls import Call, PollWatch, parameters_of
 
 
 def patch(watch: PollWatch, httpx: Any) -> None:
@@ -48,17 +47,7 @@ def _begin(httpx: Any, watch: PollWatch, request: Any) -> Optional[Call]:
     if target is not url:
         request.url = httpx.URL(target)
         request.headers["Host"] = request.url.netloc.decode("ascii")
-    return watch.begin(request.url.path, lambda: _parameters(request))
-
-
-def _parameters(request: Any) -> Dict[str, Any]:
-    found: Dict[str, Any] = dict(request.url.params)
-    body = request.content
-    if "json" in request.headers.get("content-type", ""):
-        found.update(json.loads(body))
-    else:
-        found.update(form(body.decode("utf-8", "replace")))
-    return found
+    return watch.begin(request.url.path, lambda: parameters_of(request.url.query, request.content))
 
 
 def _body(httpx: Any, response: Any) -> bytes:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
-from typing import Any, Dict
+from typing import Any
 from urllib.parse import urlsplit
 
-from multibot_runner.sight.polls import PollWatch, form
+from multibot_runner.sight.polls import PollWatch, parameters_of
 
 
 def patch(watch: PollWatch, requests: Any) -> None:
@@ -25,7 +24,7 @@ def patch(watch: PollWatch, requests: Any) -> None:
     def send(self: Any, request: Any, **options: Any) -> Any:
         request.url = watch.rewrite(request.url)
         parts = urlsplit(request.url)
-        call = watch.begin(parts.path, lambda: _parameters(parts.query, request))
+        call = watch.begin(parts.path, lambda: parameters_of(parts.query, request.body))
         if call is None:
             return plain(self, request, **options)
         try:
@@ -38,14 +37,3 @@ def patch(watch: PollWatch, requests: Any) -> None:
         return response
 
     session.prepare_request, session.send = prepare_request, send
-
-
-def _parameters(query: str, request: Any) -> Dict[str, Any]:
-    found: Dict[str, Any] = dict(form(query))
-    body = request.body or b""
-    text = body.decode("utf-8", "replace") if isinstance(body, bytes) else str(body)
-    if "json" in request.headers.get("Content-Type", ""):
-        found.update(json.loads(text))
-    else:
-        found.update(form(text))
-    return found

@@ -99,13 +99,13 @@ async def place(strict: bool = False) -> AsyncIterator[Place]:
 
 
 @contextmanager
-def threaded() -> Iterator[Sandbox]:
+def threaded(port: int = 0) -> Iterator[Sandbox]:
     """Run a sandbox in a thread, for a test without a loop of its own."""
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event, str]] = Future()
 
     async def serve() -> None:
         ended = asyncio.Event()
-        running = await server.start()
+        running = await server.start(port=port)
         started.set_result((asyncio.get_running_loop(), ended, running.url))
         await ended.wait()
         await running.close()

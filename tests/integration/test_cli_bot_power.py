@@ -47,13 +47,16 @@ def test_a_restart_of_a_stopped_bot_is_a_wish_where_it_is_named_and_leaves_it_el
     for bot in ("a", "b"):
         system.create_bot(bot, *command(system), "--no-start")
     system.create_bot("c", *command(system))
+    system.create_bot("d", "--command", "sleep 1.2", "--restart", "on-failure", "--no-check")
+    wait_for(lambda: system.row("d")["state"] == "finished", "a job that is done")
     done = system.run("bot", "restart", "--all")
     assert [line.partition(" in ")[0] for line in done.stderr.splitlines()] == [
         "a: is stopped, left so", "b: is stopped, left so", "c: restarted",
+        "d: has finished, left so",
     ]  # fmt: skip
     system.run("bot", "restart", "a")
     system.wait_polling("a", "c")
-    assert wishes(system) == {"a": True, "b": False, "c": True}
+    assert wishes(system) == {"a": True, "b": False, "c": True, "d": True}
     assert system.row("b")["state"] == "stopped"
     wait_for(lambda: system.audit("a", action="bot.enabled", door="multibot bot restart"), "the audit entry")
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from multibot_hooks import alive, memory, polling
 from multibot_plugin.bots.conform import Applied
 from multibot_plugin.bots.unfinished import Whose, restarting
 from multibot_plugin.errors import MultibotError, NoSuchBot, SupervisordAway
+from multibot_plugin.health import monitor as module
 from multibot_plugin.health import observe, watch
 from multibot_plugin.health.absence import note_stop
 from multibot_plugin.health.act import restart_bot
@@ -165,6 +166,42 @@ async def test_a_deaf_bot_is_told_about_once_restarted_and_told_about_when_it_is
     assert place.actions() == ["monitor.started", "incident.opened", "bot.restarted", "incident.resolved"]
     assert place.status()["incidents"] == []
     assert place.status()["bots"]["greeter"]["restarts_24h"] == 1
+
+
+class Servers:
+    """Stands for ``Reach``: ``server`` does not answer."""
+
+    server = "http://127.0.0.1:9"
+
+    async def away(self, digests: Mapping[str, str]) -> dict[str, str]:
+        return dict.fromkeys(digests, self.server) if self.server else {}
+
+    def close(self) -> None:
+        """There are no threads."""
+
+
+async def test_while_the_server_does_not_answer_that_is_told_and_no_deaf_bot_is_restarted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "Reach", lambda home, clock: servers)
+    servers = Servers()
+    for name in ("greeter", "dice"):
+        place.bot(name)
+        place.beat(name, poll_success_mono=place.clock.mono - 50)
+    monitor = await place.monitor()
+    for _ in range(3):
+        await tick(place, monitor)
+    held = "no successful getUpdates for 55 s. Not restarting it: http://127.0.0.1:9 does not answer from here."
+    away = "Telegram (http://127.0.0.1:9) does not answer: 2 bots cannot poll"
+    assert sorted(place.told()) == [f"✖ dice is deaf: {held}", f"✖ greeter is deaf: {held}", f"✖ multibot: {away}."]
+    assert away in [i["text"] for i in place.status()["incidents"]]
+    assert place.supervisor.calls == []
+    servers.server = ""
+    place.beat("dice")
+    await tick(place, monitor)
+    assert place.supervisor.calls == [("stop", "bot-greeter"), ("start", "bot-greeter")]
+    await tick(place, monitor)
+    assert away not in [i["text"] for i in place.status()["incidents"]]
 
 
 async def test_the_budget_ends_the_restarts_and_the_last_word_is_said_once(place: Place) -> None:
@@ -599,8 +636,9 @@ async def test_a_status_file_that_cannot_be_written_is_told(place: Place) -> Non
     assert "status.json cannot be written: No such file or directory" in place.told()[0]
 
 
-async def test_where_nothing_can_be_written_a_bots_silence_is_no_reason_to_restart_it(place: Place) -> None:
+async def test_where_nothing_can_be_written_a_bots_silence_is_no_sign_of_anything(place: Place) -> None:
     place.home.status.mkdir()
+    place.points.append(point("alive", alive))
     place.bot()
     place.beat()
     monitor = await place.monitor()

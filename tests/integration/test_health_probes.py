@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
+import threading
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -17,10 +19,12 @@ from watched import Clock, heartbeat, observation, until
 from multibot_hooks import polling
 from multibot_plugin.bots.config import BotConfig, deploy
 from multibot_plugin.bots.files import read_key, write_bot, write_key
+from multibot_plugin.health import probes, reach
 from multibot_plugin.health.probes import Prober
+from multibot_plugin.health.reach import Reach
 from multibot_plugin.health.rules import Fleet, Row
 from multibot_plugin.health.states import Observation, WebhookInfo
-from multibot_plugin.home import find_home
+from multibot_plugin.home import Home, find_home
 from multibot_plugin.sandbox.client import Sandbox
 from multibot_plugin.settings import load
 
@@ -154,6 +158,32 @@ async def test_a_server_that_is_away_is_one_line_in_the_log_and_no_finding(
     assert not any(token.partition(":")[2] in line for token in place.tokens.values())
 
 
+async def test_a_question_that_hangs_keeps_no_other_bot_waiting_and_is_not_asked_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hung, others = place.bot("hung"), [place.bot(f"bot-{n}") for n in range(3)]
+    back, asked_about, look = threading.Event(), list[str](), probes.look
+
+    def slow(home: Home, bot: str, digest: str, now: float) -> WebhookInfo:
+        asked_about.append(bot)
+        if bot == "hung":
+            back.wait(60)
+        return look(home, bot, digest, now)
+
+    monkeypatch.setattr(probes, "look", slow)
+    monkeypatch.setattr(probes, "AT_ONCE", 1)
+    monkeypatch.setattr(probes, "DEADLINE_S", 1.0)
+    try:
+        await place.ask(hung, *others, after_s=0)
+        for _ in range(2):
+            await place.ask(hung, *others)
+        assert sorted(asked_about) == sorted(["hung", *[o.bot for o in others] * 2])
+    finally:
+        back.set()
+    await until(lambda: not place.prober._hanging["hung"].busy)
+    assert None not in await place.ask(hung, *others)
+
+
 async def test_settings_that_the_bot_has_rewritten_are_not_followed(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -191,3 +221,44 @@ async def test_the_bots_own_proxy_is_used(place: Place) -> None:
     aside = place.bot("two", env={"http_proxy": "http://127.0.0.1:9", "NO_PROXY": "127.0.0.1"})
     await place.ask(aside, after_s=0)
     assert (await place.info(aside)).code == 200
+
+
+async def test_a_server_answers_whatever_it_says_and_one_that_is_away_or_hangs_does_not(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "DEADLINE_S", 0.5)
+    asking = Reach(place.home, place.clock)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        silent = f"http://127.0.0.1:{hanging.getsockname()[1]}"
+        place.bot("good")  # its root is a 404
+        place.bot("proxied", bot_api_url="http://bot-api.invalid", env={"http_proxy": place.sandbox.url})
+        place.bot("unknown")
+        for bot, url in (("closed", "http://127.0.0.1:9"), ("closed-2", "http://127.0.0.1:9"), ("hangs", silent)):
+            place.bot(bot, bot_api_url=url)
+        digests = {row.id: row.digest for row in place.rows.values()} | {"unknown": "0" * 16}
+        away = {"closed": "http://127.0.0.1:9", "closed-2": "http://127.0.0.1:9", "hangs": silent}
+        assert await asking.away(digests) == away
+        hanging.settimeout(5)
+        connection, _ = hanging.accept()
+        asked = connection.recv(4096)
+        connection.close()
+        assert asked.startswith(b"GET / HTTP/1.1")  # no token
+        hanging.setblocking(False)
+        with pytest.raises(BlockingIOError):  # once
+            hanging.accept()
+    asking.close()
+
+
+async def test_a_server_that_is_back_is_left_a_moment_in_which_bots_hear_it_by_themselves(place: Place) -> None:
+    asking = Reach(place.home, place.clock)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    place.bot("one", bot_api_url=f"http://127.0.0.1:{port}", env={})
+    digests = {"one": place.rows["one"].digest}
+    assert await asking.away(digests)
+    with threaded(port):
+        place.clock.forward(reach.AGAIN_S - 1)
+        assert await asking.away(digests)
+        place.clock.forward(1)
+        assert await asking.away(digests) == {}
+    asking.close()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 from runners import Place, a_place
 
-from multibot_runner.protocol import CRASHED, FINISHED, GAVE_UP, KILLED, QUARANTINED, RUNNING, STOPPED
+from multibot_runner.protocol import CRASHED, FINISHED, GAVE_UP, KILLED, QUARANTINED, RUNNING, STOPPED, UNREACHABLE
 
 DIES = "raise SystemExit(3)"
 
@@ -40,6 +40,23 @@ def test_the_setting_restart_decides_with_what_code_a_bot_leaves(
     assert code < 78 or time.monotonic() - began >= 1.5  # supervisord would take an earlier end for a failed start
     assert cause is None or (bot.exit.cause, bot.exit.code) == (cause, code)
     assert bot.runs[0].died is (code not in (78, 79))
+
+
+def test_a_bot_that_nothing_answers_backs_off_and_is_not_quarantined(place: Place) -> None:
+    bot = place.script(
+        """
+        import asyncio, os
+        from telegram import Bot
+        asyncio.run(Bot(os.environ["BOT_TOKEN"]).initialize())
+        """,
+        quarantine_after=2, backoff_max_s=0.1,
+    )  # fmt: skip
+    for _ in range(3):
+        assert bot.run_to_end() == 1
+    assert [(run.died, run.exit and run.exit.cause) for run in bot.runs] == [(True, UNREACHABLE)] * 3
+    assert bot.exit.text.startswith("Telegram could not be reached: telegram.error.NetworkError: ")
+    assert "(bot.py:4)" in bot.exit.text
+    assert QUARANTINED not in bot.log
 
 
 @pytest.mark.parametrize("form", ["script", "command"])

@@ -45,6 +45,13 @@ def test_a_bot_that_only_the_rendered_file_had_lost_is_not_new() -> None:
     assert summary(result) == "3 bots: 1 started, 1 rendered again"
 
 
+def test_a_change_of_a_bot_that_has_finished_is_for_its_next_start() -> None:
+    result = Result(plan(Change("a", "restart", (HAND,))), Applied())
+    ((_, said),) = applying._lines(result)
+    assert said.startswith("changed, takes effect at its next start (section")
+    assert _words("restart", "finished", result, "a") == "takes effect at its next start"
+
+
 @pytest.mark.parametrize("word", ["started", "restarted"])
 def test_a_bot_that_stood_still_is_started_by_a_change_not_restarted(word: str) -> None:
     result = Result(plan(Change("a", "restart", (HAND,))), Applied(**{word: ("a",)}))

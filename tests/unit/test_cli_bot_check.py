@@ -449,6 +449,9 @@ def test_the_program_of_a_command_is_found_in_path_or_by_its_own(tmp_path: Path)
 def test_an_env_file_and_a_workdir_are_looked_at(tmp_path: Path) -> None:
     with pytest.raises(BadValue, match="env-file"):
         check_launch(config("command", "sh"), DEFAULTS | {"env_file": str(tmp_path / "env")}, ME, tmp_path)
+    (tmp_path / "broken.env").write_text("GOOD=1\nbad line\n")
+    with pytest.raises(Refused, match=r"broken\.env, line 2: not KEY=VALUE"):
+        check_launch(config("command", "sh"), DEFAULTS | {"env_file": str(tmp_path / "broken.env")}, ME, tmp_path)
     with pytest.raises(BadValue, match="workdir"):
         check_launch(config("command", "sh"), DEFAULTS | {"workdir": str(tmp_path / "no")}, ME, tmp_path)
 

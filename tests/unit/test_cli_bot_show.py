@@ -108,6 +108,16 @@ def test_a_bot_in_trouble_is_so_since_its_incident_began_and_the_cause_is_said_o
     assert any(line == f"{alert}, told to Telegram (ops)" for line in describe(told, command))
 
 
+@pytest.mark.parametrize("state", ["backing-off", "quarantined"])
+def test_a_bot_that_waits_does_so_since_its_process_ended_whatever_is_told_of_it(state: str) -> None:
+    incident = {"id": "1", "bot": "shop", "check": "deaths", "text": "died 5 times", "since_at": NOW - 900}
+    row = ROW | {"state": state, "health": "degraded", "cause": "no file", "stop_at": NOW - 20}
+    shown = replace(picture(incidents=(incident,)), row=row)
+    assert headline(shown) == f"shop — {state} since {clock(NOW - 20, NOW)} (20 s): no file"
+    told = replace(shown, row=row | {"cause": "until 16:30:46: no file"})
+    assert headline(told) == f"shop — {state} until 16:30:46: no file"
+
+
 def test_a_rejected_token_names_the_way_out() -> None:
     exit = Exit(NOW - 60, "token-rejected", "token rejected by Telegram", code=78)
     row = ROW | {"state": "quarantined", "statename": "EXITED", "exit_code": 78, "pid": None, "stop_at": NOW - 60,
@@ -216,8 +226,15 @@ def test_the_next_step_fits_the_trouble(changes: dict[str, Any], step: tuple[str
     assert next_step(replace(picture(), row=ROW | changes), command).commands == step
 
 
-def test_a_webhook_that_takes_a_polling_bots_updates_is_no_second_poller() -> None:
-    row = ROW | {"health": "conflicted", "cause": "a webhook takes its updates to https://b.example, so it cannot poll"}
+@pytest.mark.parametrize(
+    "cause",
+    [
+        "a webhook takes its updates to https://b.example, so it cannot poll",
+        "a webhook is set, so it cannot poll (409)",
+    ],
+)
+def test_a_webhook_that_takes_a_polling_bots_updates_is_no_second_poller(cause: str) -> None:
+    row = ROW | {"health": "conflicted", "cause": cause}
     assert "deleteWebhook" in next_step(replace(picture(), row=row), command).why
 
 

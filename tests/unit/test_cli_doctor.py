@@ -76,6 +76,19 @@ def test_alerts_without_a_channel_name_what_to_type(tmp_path: Path) -> None:
     assert found.remedies[1] == f"multibot --home {tmp_path} config set alerts.telegram.chat_id 123456789"
 
 
+def test_a_channel_that_the_monitor_has_not_taken_up_yet_is_not_called_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alerts.token").write_text(f"123456789:{'A' * 35}\n")
+    (tmp_path / "alerts.token").chmod(0o600)
+    toml = f'[alerts.telegram]\nchat_id = "1"\ntoken_file = "{tmp_path}/alerts.token"\n'
+    (tmp_path / "multibot.toml").write_text(toml)
+    monkeypatch.setattr(checks_host, "ask_telegram", lambda settings: None)
+    sick = replace(patient(tmp_path), picture={"channels": ["log"]})
+    found = only(checks_host.alerts(sick))
+    assert (found.mark, found.text) == (GOOD, "alerts go to Telegram from the monitor's next tick on")
+
+
 def test_half_a_telegram_channel_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "multibot.toml").write_text('[alerts.telegram]\nchat_id = "1"\n')
     assert only(checks_host.alerts(patient(tmp_path))).mark == BAD

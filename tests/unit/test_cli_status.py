@@ -48,6 +48,11 @@ def test_the_cause_stands_beside_the_state_and_the_remedy_below(home: Home) -> N
     ]
 
 
+def test_advice_without_a_command_is_shown_too(home: Home) -> None:
+    _, _, advice, *_ = lines(home, [row("a", health="conflicted", cause="another process polls")], (), FINE, NOW)
+    assert advice.startswith("      → another program polls with this token: stop it")
+
+
 def test_a_stop_past_multibot_is_said_before_the_audit_log_knows_it(home: Home) -> None:
     _, line, remedy = lines(home, [stopped("survey", enabled=True)], (), FINE, NOW)
     assert line == f"○ survey   stopped since {moment(NOW - 60, NOW)} (supervisorctl)"

@@ -7,7 +7,7 @@ import pytest
 from watched import NOW, NOW_AT, PID, finding, heartbeat, observation
 
 from multibot_plugin.health.incidents import Track
-from multibot_plugin.health.recovery import Decision, decide
+from multibot_plugin.health.recovery import Decision, decide, hold_back, is_for_deafness, unanswered
 from multibot_plugin.health.states import Level
 
 
@@ -96,3 +96,23 @@ def test_a_process_that_just_came_up_is_not_restarted_whoever_started_it() -> No
     young = observation(heartbeat=heartbeat(start_mono=NOW - 4))
     assert not decide(young, [track()], [], busy=False).restart
     assert decide(observation(heartbeat=None), [track()], [], busy=False).restart
+
+
+def test_a_deaf_bot_is_not_restarted_while_its_server_does_not_answer() -> None:
+    restart = decide(observation(), [track()], [], busy=False)
+    (held,) = hold_back([restart], {"greeter": "https://t.example"})
+    said = "Not restarting it: https://t.example does not answer from here."
+    assert held == Decision("greeter", False, track(), said)
+    assert hold_back([restart], {}) == hold_back([restart], {"dice": "https://t.example"}) == [restart]
+    frozen = replace(restart, track=track(finding=finding("frozen", restart=True)))
+    assert hold_back([frozen], {"greeter": "https://t.example"}) == [frozen]
+    asked = [is_for_deafness(d) for d in (restart, held, frozen, Decision("greeter", False))]
+    assert asked == [True, True, False, False]
+
+
+def test_servers_that_do_not_answer_are_told_with_how_many_bots_they_cost() -> None:
+    assert unanswered({}) == ""
+    assert unanswered({"a": "http://two", "b": "http://one", "c": "http://two"}) == (
+        "Telegram (http://one) does not answer: 1 bot cannot poll; "
+        "Telegram (http://two) does not answer: 2 bots cannot poll"
+    )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -208,6 +209,29 @@ def test_a_bot_that_does_not_stay_up_has_its_last_words_as_cause() -> None:
     assert judge(replace(waits, runs=(run(20),)), [])[1] == KILLED
     assert judge(replace(waits, runs=(run(20, stopping=True),)), [])[1] == ""
     assert judge(replace(waits, runs=()), [])[1] == ""
+
+
+def test_why_a_bot_does_not_run_comes_before_what_was_told_of_it_while_it_ran() -> None:
+    held = [
+        finding("deaf", text="deaf: no sign of life yet since it came back"),
+        finding("quarantined", text="was quarantined; started again, it has not polled yet", health=Health.DEGRADED),
+    ]
+    waits = observation(state="backing-off", runs=(run(1, pid=PID), run(20, exit=Exit(NOW_AT, "crashed", "no file"))))
+    assert judge(waits, held) == (Health.DEAF, "no file")
+    dying = finding("deaths", text="died 5 times within 10 min, last: no file", health=Health.DEGRADED)
+    assert judge(waits, [*held, dying])[1] == dying.text
+    retried = finding("quarantined", text="quarantined until 16:33: died 10 times in a row", health=Health.DEGRADED)
+    assert judge(replace(waits, state="quarantined"), [held[0], retried])[1] == "until 16:33: died 10 times in a row"
+    assert judge(replace(waits, state="running"), [*held, dying])[1] == "no sign of life yet since it came back"
+
+
+def test_a_bot_that_backs_off_says_until_when() -> None:
+    until = datetime.fromtimestamp(NOW_AT + 17).strftime("%H:%M:%S")
+    beat = heartbeat(phase="backing-off", until_mono=NOW + 17)
+    waits = observation(state="backing-off", heartbeat=beat, runs=(run(1, pid=PID), run(20)))
+    assert judge(waits, [])[1] == f"until {until}: {KILLED}"
+    assert judge(replace(waits, runs=()), [finding()])[1] == f"until {until}"
+    assert judge(replace(waits, state="running"), [])[1] == ""
 
 
 def test_a_bot_that_comes_up_is_looked_at_again_soon() -> None:

@@ -116,7 +116,7 @@ def test_a_bot_that_waits_in_quarantine_says_until_when_and_one_that_has_finishe
     ("changes", "over"),
     [
         ({"state": "starting"}, False),
-        ({"heartbeat": None}, False),
+        ({"heartbeat": None, "blind": True}, False),
         ({"heartbeat": heartbeat(start_mono=NOW - 5, poll_success_mono=None)}, False),
         ({"heartbeat": heartbeat(start_mono=NOW - 5)}, True),
         ({"heartbeat": heartbeat(start_mono=NOW - 16, poll_success_mono=None)}, True),
@@ -150,6 +150,21 @@ def test_a_process_that_waits_for_another_of_the_same_bot_is_told_when_it_lasts(
     (found,) = alive.multibot_check(observation(state="starting", heartbeat=heartbeat(phase="locked-out")))
     assert (found.check, found.level, found.for_s) == ("locked-out", Level.WARNING, 60.0)
     assert alive.multibot_check(observation(state="starting", heartbeat=heartbeat(phase="backing-off"))) == []
+
+
+def test_a_process_without_a_heartbeat_is_told_when_it_lasts_but_not_while_none_can_be_written() -> None:
+    silent = observation(heartbeat=None)
+    (found,) = alive.multibot_check(silent)
+    assert (found.check, found.level, found.health, found.restart) == ("silent", Level.WARNING, Health.DEGRADED, False)
+    assert found.for_s == 30.0
+    assert (
+        judge(silent, [found])[1] == "silent: no heartbeat, so nothing is seen of it; its log says what is in the way"
+    )
+    full = replace(silent, blind=True)
+    assert alive.multibot_check(full) == []
+    assert [f.check for f in alive.multibot_check(replace(full, open=frozenset({"silent"})))] == ["silent"]
+    for changes in ({"state": "starting"}, {"pid": None}, {"heartbeat": heartbeat()}):
+        assert alive.multibot_check(replace(silent, **changes)) == []  # type: ignore[arg-type]
 
 
 def used(megabytes: float | None, told: bool = False) -> list[tuple[Level, bool]]:

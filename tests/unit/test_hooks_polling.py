@@ -75,6 +75,13 @@ def test_a_bot_that_waits_as_telegram_asked_is_deaf_but_a_restart_would_add_call
     assert check(observation(heartbeat=flooded)) == [("deaf", False)]
 
 
+def test_a_poll_that_hangs_after_a_flood_wait_is_a_reason_to_restart() -> None:
+    flood = {"poll_code": 429, "poll_failure_mono": NOW - 400, "flood_until_mono": NOW - 395}
+    hangs = heartbeat(**flood, poll_success_mono=NOW - 500, poll_start_mono=NOW - 394)
+    assert check(observation(heartbeat=hangs)) == [("deaf", True)]
+    assert check(observation(heartbeat=replace(hangs, poll_start_mono=NOW - 10))) == [("deaf", False)]
+
+
 def test_a_bot_whose_polls_telegram_refuses_for_a_while_is_throttled_and_never_restarted_for_it() -> None:
     (found,) = polling.multibot_check(observation(heartbeat=heartbeat(poll_code=429)))
     assert (found.check, found.level, found.health) == ("throttled", Level.WARNING, Health.THROTTLED)
@@ -124,6 +131,25 @@ def test_a_conflict_between_two_successes_is_remembered_and_over_after_half_a_mi
     conflict(NOW + 5, NOW + 5)
     assert conflict(NOW + 5, NOW + 34, told=True, poll_code=None) == [("conflicted", False)]
     assert conflict(NOW + 5, NOW + 36, told=True, poll_code=None) == []
+
+
+def test_a_webhook_is_no_second_poller() -> None:
+    conflict(NOW, NOW, poll_webhook=True)
+    conflict(NOW + 5, NOW + 5, poll_webhook=True)
+    beat = heartbeat(poll_code=502, poll_failure_mono=NOW + 6)
+    (found,) = polling.multibot_check(observation(now=NOW + 7, heartbeat=beat))
+    assert found.text == "conflicted: a webhook is set, so it cannot poll (409): it has to delete the webhook"
+    assert (found.health, found.restart) == (Health.CONFLICTED, False)
+
+
+def test_conflicts_of_bots_that_are_gone_are_forgotten() -> None:
+    check(observation(bot="gone", heartbeat=heartbeat(poll_code=409, poll_failure_mono=NOW)))
+    conflict(NOW + 61, NOW + 61)
+    conflict(NOW + 61, NOW + 122)
+    assert polling._conflicts.keys() == {"greeter"}
+    check(observation())
+    assert check(observation(bot="well")) == []
+    assert polling._conflicts.keys() == {"greeter"}
 
 
 def test_conflicts_of_an_earlier_process_do_not_count() -> None:

@@ -41,34 +41,33 @@ def found(seen: Observation) -> list[tuple[str, bool]]:
 
 
 @pytest.mark.parametrize(
-    ("launch", "receives", "polled", "must", "polls"),
+    ("launch", "receives", "polled", "polls"),
     [
-        ("build", "auto", False, True, True),
-        ("build", "polling", False, True, True),
-        ("build", "webhook", False, False, False),
-        ("build", "nothing", True, False, False),
-        ("script", "auto", False, False, False),
-        ("script", "auto", True, False, True),
-        ("script", "polling", False, True, True),
-        ("script", "webhook", True, False, False),
-        ("script", "nothing", True, False, False),
-        ("command", "auto", False, False, False),
-        ("command", "polling", False, False, False),
-        ("command", "webhook", False, False, False),
+        ("build", "auto", False, True),
+        ("build", "polling", False, True),
+        ("build", "webhook", False, False),
+        ("build", "nothing", True, False),
+        ("script", "auto", False, False),
+        ("script", "auto", True, True),
+        ("script", "polling", False, False),  # where nothing shows, perhaps
+        ("script", "polling", True, True),
+        ("script", "webhook", True, False),
+        ("script", "nothing", True, False),
+        ("command", "auto", False, False),
+        ("command", "polling", False, False),
+        ("command", "webhook", False, False),
     ],
 )
-def test_whose_polls_tell_whether_updates_reach_it(
-    launch: str, receives: str, polled: bool, must: bool, polls: bool
-) -> None:
+def test_whose_polls_tell_whether_updates_reach_it(launch: str, receives: str, polled: bool, polls: bool) -> None:
     beat = heartbeat() if polled else heartbeat(**UNSEEN)
     seen = observation({"receives": receives}, launch=launch, heartbeat=beat)
-    assert (seen.must_poll, seen.polls, is_unseen(seen)) == (must, polls, not polls)
+    assert (seen.polls, is_unseen(seen)) == (polls, not polls)
 
 
 @pytest.mark.parametrize(
     ("launch", "receives", "deaf"),
     [
-        ("script", "polling", True), ("build", "polling", True), ("build", "auto", True), ("script", "auto", False),
+        ("script", "polling", False), ("build", "polling", True), ("build", "auto", True), ("script", "auto", False),
         ("script", "webhook", False), ("build", "webhook", False), ("build", "nothing", False),
         ("command", "polling", False),
     ],
@@ -103,20 +102,21 @@ def test_a_token_that_telegram_rejects_is_told_of_a_bot_whose_polls_are_not_seen
 
 
 def test_updates_that_wait_over_several_probes_and_become_no_fewer_mean_deaf() -> None:
-    waiting = said(pending=2, waiting_probes=11, waiting_since_mono=NOW - 185)
+    waiting = said(pending=2, waiting_probes=11, waiting_since_mono=NOW - 185, fetched=True)
     assert found(blind(info=waiting)) == []
-    (finding,) = polling.multibot_check(blind(info=replace(waiting, waiting_probes=12)))
-    assert (finding.check, finding.restart, finding.since_mono) == ("deaf", True, NOW - 185)
-    assert (
-        finding.text == "deaf: 2 updates have been waiting at Telegram for 3 min (does it only send? receives=nothing)"
-    )
-    (sure,) = polling.multibot_check(blind({"receives": "polling"}, replace(waiting, waiting_probes=12)))
-    assert (sure.text, sure.restart) == ("deaf: 2 updates have been waiting at Telegram for 3 min", True)
+    for receives in ("auto", "polling"):
+        (finding,) = polling.multibot_check(blind({"receives": receives}, replace(waiting, waiting_probes=12)))
+        assert (finding.check, finding.restart, finding.since_mono) == ("deaf", True, NOW - 185)
+        assert finding.text == "deaf: 2 updates have been waiting at Telegram for 3 min"
 
 
-def test_a_script_that_has_never_polled_is_told_but_not_restarted_it_may_only_send() -> None:
+@pytest.mark.parametrize("launch", ["script", "command"])
+def test_who_was_never_seen_to_fetch_is_told_but_not_restarted_it_may_only_send(launch: str) -> None:
     waiting = said(pending=1, waiting_probes=12, waiting_since_mono=NOW - 185)
-    assert found(replace(blind(info=waiting), launch="script")) == [("deaf", False)]
+    (finding,) = polling.multibot_check(replace(blind(info=waiting), launch=launch))
+    assert (finding.check, finding.restart) == ("deaf", False)
+    assert finding.text == "deaf: 1 update has been waiting at Telegram for 3 min (does it only send? receives=nothing)"
+    assert found(replace(blind({"receives": "polling"}, waiting), launch=launch)) == [("deaf", True)]
 
 
 def test_what_has_arrived_meanwhile_shows_that_it_hears() -> None:
@@ -137,7 +137,8 @@ def test_deaf_is_over_when_nothing_waits_any_more_and_not_because_it_was_restart
     (held,) = polling.multibot_check(told)
     assert (held.check, held.restart, held.text) == ("deaf", False, "deaf: no sign of life yet since it came back")
     still = said(pending=2, waiting_probes=1, waiting_since_mono=NOW - 5)
-    assert found(replace(told, webhook=still)) == [("deaf", True)]
+    assert found(replace(told, webhook=still)) == [("deaf", False)]
+    assert found(replace(told, webhook=replace(still, fetched=True))) == [("deaf", True)]
     assert found(replace(told, webhook=said())) == []
     assert found(replace(told, webhook=said(code=401))) == [("unauthorised", False), ("deaf", False)]
     assert found(replace(told, uptime_s=9999.0)) == [("deaf", False)]  # the monitor came back, not the bot
@@ -163,6 +164,20 @@ def test_how_often_in_a_row_updates_waited_and_became_no_fewer(
         info = followed(info, WebhookInfo(float(at), pending=pending))
     assert info is not None
     assert (info.waiting_probes, info.waiting_since_mono) == (probes, since)
+
+
+@pytest.mark.parametrize(
+    ("answers", "every_s", "fetched"),
+    [([1, 1, 2], 60, False), ([0, 0], 60, False), ([2, 1], 60, True), ([1, 0, 0, 3], 60, True),
+     ([1, 1, 0], 40_000, False)],
+)  # fmt: skip
+def test_whether_updates_were_ever_fetched(answers: list[int], every_s: float, fetched: bool) -> None:
+    """Or dropped by Telegram after a day."""
+    info = None
+    for at, pending in enumerate(answers):
+        info = followed(info, WebhookInfo(at * every_s, pending=pending))
+    assert info is not None
+    assert info.fetched is fetched
 
 
 @pytest.mark.parametrize(
@@ -192,6 +207,13 @@ def test_a_webhook_takes_the_updates_of_a_command_that_has_to_poll() -> None:
     assert found(blind(info=said(origin="https://h.example"))) == []
 
 
+@pytest.mark.parametrize(("told", "held"), [("deaf", []), ("frozen", []), ("unauthorised", [("unauthorised", False)])])
+def test_an_update_that_a_bot_handled_shows_that_it_hears_again(told: str, held: list[tuple[str, bool]]) -> None:
+    back = replace(blind({"receives": "webhook"}), open=frozenset({told}))
+    assert found(back) == [(told, False)]
+    assert found(replace(back, heartbeat=heartbeat(**UNSEEN, update_mono=NOW - 1))) == held
+
+
 def test_a_delivery_that_failed_is_told_in_telegrams_words_while_something_waits() -> None:
     failed = said(origin="https://h", pending=1, error_at=NOW_AT - 60, error="Connection refused")
     seen = blind({"receives": "webhook"}, failed)
@@ -205,6 +227,7 @@ def test_a_delivery_that_failed_is_told_in_telegrams_words_while_something_waits
     told = replace(seen, webhook=None, open=frozenset({"webhook"}))
     (held,) = webhook.multibot_check(told)
     assert held.text == "webhook: not known yet whether Telegram can deliver again"
+    assert webhook.multibot_check(replace(told, heartbeat=heartbeat(**UNSEEN, update_mono=NOW - 1))) == []
 
 
 # --- watchdog ----------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from multibot_runner.protocol import (
     REJECTED,
     RUNNING,
     STOPPED,
+    UNREACHABLE,
     Exit,
     Run,
     RunnerSettings,
@@ -36,7 +37,7 @@ def run(started_ago: float, cause: str | None = CRASHED, lived: float = 1.0, wai
 
 
 def deaths(*runs: Run) -> int:
-    return deaths_in_a_row(runs, NOW, RESET)
+    return len(deaths_in_a_row(runs, NOW, RESET))
 
 
 def test_the_first_death_costs_no_wait() -> None:
@@ -104,6 +105,15 @@ def test_quarantine_may_be_for_ever_or_never() -> None:
     assert math.isinf(before_start(died, replace(SETTINGS, quarantine_retry_s=0.0), NOW, 0.0).wait_s)
     never = before_start(died, replace(SETTINGS, quarantine_after=0), NOW, 0.0)
     assert (never.phase, never.wait_s) == (BACKING_OFF, LONGEST)
+
+
+def test_a_bot_that_telegram_does_not_answer_backs_off_and_is_never_quarantined_for_it() -> None:
+    away = tuple(run(2.0 * n, UNREACHABLE) for n in range(1, 31))
+    pause = before_start(away, SETTINGS, NOW, 0.0)
+    assert (pause.phase, pause.wait_s) == (BACKING_OFF, LONGEST)
+    own = tuple(run(100.0 + n) for n in range(9))
+    assert before_start((*away, *own), SETTINGS, NOW, 0.0).phase == BACKING_OFF
+    assert before_start((run(1.0), *away, *own), SETTINGS, NOW, 0.0).phase == QUARANTINED
 
 
 def test_a_clock_that_was_set_back_does_no_harm() -> None:

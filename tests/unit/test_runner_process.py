@@ -1,12 +1,23 @@
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from multibot_runner import foreground, oom, outcome
+from multibot_runner import command, foreground, oom, outcome
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.process import read_env_file
-from multibot_runner.protocol import CRASHED, EXIT_FINAL, EXIT_FINISHED, FINISHED, MISCONFIGURED, REJECTED, Exit, Run
+from multibot_runner.protocol import (
+    CRASHED,
+    EXIT_FINAL,
+    EXIT_FINISHED,
+    FINISHED,
+    MISCONFIGURED,
+    REJECTED,
+    UNREACHABLE,
+    Exit,
+    Run,
+)
 
 
 def test_an_env_file_is_lines_of_key_and_value(tmp_path: Path) -> None:
@@ -70,6 +81,14 @@ def test_the_cause_follows_from_the_way_it_ended() -> None:
     assert outcome.killed(64 + 50).text == "killed by signal 114"
     assert outcome.killed(9, "probably out of memory").text == "killed by SIGKILL (probably out of memory)"
     assert outcome.ended(3, "Error: no").text == "ended by itself, exit code 3: Error: no"
+    away = outcome.unreachable(outcome.ended(3))
+    assert (away.cause, away.text, away.code) == (
+        UNREACHABLE,
+        "Telegram could not be reached: ended by itself, exit code 3",
+        3,
+    )
+    for end in (outcome.ended(0), outcome.ended(EXIT_FINAL), outcome.killed(11)):
+        assert outcome.unreachable(end) is end
     # What this code says to supervisord is for us to say.
     assert outcome.under("always", outcome.ended(EXIT_FINISHED)).code == 1
 
@@ -81,6 +100,9 @@ def test_the_cause_follows_from_the_way_it_ended() -> None:
         ("on-failure", outcome.ended(0), EXIT_FINISHED, False), ("on-failure", outcome.ended(3), 3, True),
         ("never", outcome.ended(0), EXIT_FINISHED, False), ("never", outcome.ended(3), EXIT_FINAL, False),
         ("never", outcome.killed(11), EXIT_FINAL, False), ("never", outcome.stopped(0), 0, False),
+        ("always", outcome.unreachable(outcome.ended(EXIT_FINISHED)), 1, True),
+        ("on-failure", outcome.unreachable(outcome.ended(3)), 3, True),
+        ("never", outcome.unreachable(outcome.ended(3)), EXIT_FINAL, False),
     ],
 )  # fmt: skip
 def test_what_an_end_means_under_the_setting_restart(restart: str, end: Exit, code: int, died: bool) -> None:
@@ -116,6 +138,48 @@ def test_a_run_in_a_terminal_without_the_installations_variables_is_told_in_one_
     monkeypatch.delenv("MULTIBOT_STATE", raising=False)
     assert foreground.run("--run", "shop", "0" * 16, (), lambda *_: 0) == 6
     assert capsys.readouterr().err == "multibot: MULTIBOT_STATE is not set: a bot is started by supervisord\n"
+
+
+class Kernel:
+    """Counters of the OOM killer that a test moves."""
+
+    killed = 3
+
+    def look(self) -> oom.Kills:
+        return oom.Kills(self.killed, self.killed)
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    made = Kernel()
+    monkeypatch.setattr(oom, "look", made.look)
+    return made
+
+
+def test_a_kill_that_is_counted_one_look_before_it_is_seen_counts_and_an_older_one_does_not(kernel: Kernel) -> None:
+    watch = oom.Watch()
+    assert watch.verdict() == ""
+    kernel.killed += 1
+    assert [watch.verdict() for _ in range(3)] == ["out of memory: the limit of its control group"] * 2 + [""]
+
+
+def test_a_command_that_is_killed_is_no_victim_of_what_memory_ended_in_its_group_long_before(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_MEMORY_S", 0.0)
+    launch = SimpleNamespace(settings=SimpleNamespace(token_var="TOKEN"), token="1:a", foreground=False)
+    sayings = SimpleNamespace(environment={}, watched=lambda pause: ([], pause), read=lambda ready: None)
+    wake, waker = os.pipe()
+    try:
+        child = command._Child(launch, wake, sayings)  # type: ignore[arg-type]
+        kernel.killed += 1
+        assert "out of memory" in child.exit(-9, False).text
+        for _ in range(3):
+            child._turn(None)
+        assert "memory" not in child.exit(-9, False).text
+    finally:
+        os.close(wake)
+        os.close(waker)
 
 
 def test_importing_the_runner_changes_nothing_in_this_process() -> None:

@@ -148,7 +148,7 @@ def test_whatever_stands_there_is_harmless_or_a_bad_file(beat: dict[str, Any], i
             continue
         encode(found)
         if isinstance(found, tuple):
-            assert 0.0 <= backoff.wait_s(backoff.deaths_in_a_row(found, 1e9, 300.0), 300.0) <= 300.0
+            assert 0.0 <= backoff.wait_s(len(backoff.deaths_in_a_row(found, 1e9, 300.0)), 300.0) <= 300.0
 
 
 @given(odd(Heartbeat), st.lists(odd(Run), max_size=3), st.sampled_from(["build", "script", "command"]))

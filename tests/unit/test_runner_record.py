@@ -62,6 +62,22 @@ def test_on_a_full_disk_the_tally_goes_on_in_the_file_that_is_there_without_its_
     assert 5 < len(runs) < 39
 
 
+def test_where_no_heartbeat_can_be_written_the_log_says_so_once_and_the_directory_is_made_anew(
+    recorder: record.Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(record.logs, "say", said.append)
+    for code in (500, 502):
+        recorder.paths.run_dir.rmdir()
+        recorder.update(poll_code=code)
+        assert read_heartbeat(recorder.paths) is None
+    where = recorder.paths.heartbeat
+    assert said == [f"no heartbeat, so multibot sees nothing of this bot: {where}: No such file or directory"]
+    recorder.update(poll_code=None)
+    assert read_heartbeat(recorder.paths) == recorder.heartbeat
+    assert recorder.paths.run_dir.stat().st_mode & 0o777 == 0o700
+
+
 def test_however_busy_a_bot_is_it_costs_one_file_per_beat_and_some_more(
     recorder: record.Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

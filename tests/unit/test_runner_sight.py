@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import sys
 import threading
 import types
@@ -19,7 +20,7 @@ from multibot_runner.sight import after_import, seen_handlers
 from multibot_runner.sight.after_import import Hook
 from multibot_runner.sight.beat import LoopBeat
 from multibot_runner.sight.handling import Handling
-from multibot_runner.sight.polls import Call, PollWatch
+from multibot_runner.sight.polls import Call, PollWatch, parameters_of
 from multibot_runner.target import words_of
 
 TOKEN = f"123456:{'A' * 35}"
@@ -96,6 +97,34 @@ def test_an_update_that_no_poll_brought_came_by_webhook_and_counts_once(recorder
     assert (recorder.heartbeat.update_count, recorder.heartbeat.handled_count) == (2, 1)
 
 
+def test_an_update_that_the_bot_has_kept_does_not_wait(recorder: Recorder, handling: Handling) -> None:
+    handling.polled([8])
+    handling.begin([8])
+    handling.end([8])
+    for kept in (8, 3):
+        handling.delivered(kept)
+    assert (recorder.heartbeat.oldest_update_mono, recorder.heartbeat.update_count) == (None, 0)
+    handling.begin([7])  # by webhooks they may come in another order
+    assert (recorder.heartbeat.oldest_update_mono, recorder.heartbeat.update_count) == (100.0, 1)
+
+
+def test_a_signals_handler_may_tell_within_what_is_told(recorder: Recorder) -> None:
+    def clock() -> float:
+        if not signals:
+            signals.append("SIGTERM")
+            handling.begin([1])
+            handling.end([1])
+        return 100.0
+
+    signals: list[str] = []
+    handling = Handling(recorder, lambda: None, clock)
+    thread = threading.Thread(target=handling.polled, args=([1],), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert (recorder.heartbeat.handled_count, recorder.heartbeat.oldest_update_mono) == (1, None)
+
+
 def watch(recorder: Recorder, handling: Handling, url: str = "http://127.0.0.1:9/api") -> PollWatch:
     return PollWatch(recorder, handling, url, TOKEN)
 
@@ -127,12 +156,26 @@ def test_only_what_reaches_a_chat_was_sent(
 ) -> None:
     seen = watch(recorder, handling)
     call = seen.begin(f"/bot{TOKEN}/{method}", dict)
-    assert (call is not None) == (counts is not None)
-    if call is not None:
-        seen.end(call, 400, b"")
-        assert recorder.heartbeat.sent_count == 0
-        seen.end(call, 200, b"")
-        assert recorder.heartbeat.sent_count == counts
+    assert call is not None
+    seen.end(call, 400, b"")
+    assert recorder.heartbeat.sent_count == 0
+    seen.end(call, 200, b"")
+    assert recorder.heartbeat.sent_count == (counts or 0)
+
+
+def test_the_last_of_the_bots_own_calls_says_whether_telegram_answers(recorder: Recorder, handling: Handling) -> None:
+    seen = watch(recorder, handling)
+    for method in ("getMe", "deleteWebhook", "getUpdates", "sendMessage"):
+        call = seen.begin(f"/bot{TOKEN}/{method}", dict)
+        assert call is not None
+        seen.fail(call)
+        assert seen.unanswered
+        seen.end(call, 502, b"")
+        assert not seen.unanswered
+    other = seen.begin(f"/bot{TOKEN[:-1]}B/getMe", dict)
+    assert other is not None
+    seen.fail(other)
+    assert not seen.unanswered
 
 
 def test_a_flood_tells_until_when(recorder: Recorder, handling: Handling) -> None:
@@ -144,6 +187,62 @@ def test_a_flood_tells_until_when(recorder: Recorder, handling: Handling) -> Non
     assert heartbeat.flood_until_mono == heartbeat.poll_failure_mono + 30
     seen.end(call, 502, b"<html>")
     assert (recorder.heartbeat.poll_code, recorder.heartbeat.flood_until_mono) == (502, None)
+
+
+REFUSAL = b'{"ok":false,"error_code":401,"description":"Unauthorized"}'
+
+
+@pytest.mark.parametrize("method", ["getMe", "getUpdates"])
+def test_only_telegram_refuses_a_token_and_only_this_bots_own_counts(
+    recorder: Recorder, handling: Handling, method: str
+) -> None:
+    seen = watch(recorder, handling)
+    left: list[int | None] = []
+    seen.on_rejected = lambda: left.append(seen.rejected)
+    answers = [
+        (f"999999:{'B' * 35}", 401, REFUSAL, None),
+        (TOKEN, 404, b"404 page not found", None),
+        (TOKEN, 401, REFUSAL, 401),
+        (f"999999:{'B' * 35}", 200, b'{"ok":true,"result":[]}', 401),
+        (TOKEN, 200, b'{"ok":true,"result":[]}', None),
+    ]
+    for token, status, body, rejected in answers:
+        call = seen.begin(f"/bot{token}/{method}", dict)
+        assert call is not None
+        seen.end(call, status, body)
+        assert seen.rejected == rejected
+        if status != 200:
+            assert recorder.heartbeat.poll_code == rejected
+    assert left == ([401] if method == "getUpdates" else [])
+
+
+def test_a_conflict_with_a_webhook_is_told_from_one_with_another_poller(recorder: Recorder, handling: Handling) -> None:
+    seen = watch(recorder, handling)
+    call = Call("getupdates", own=True)
+    poller = b'{"ok":false,"description":"Conflict: terminated by other getUpdates request"}'
+    webhook = b'{"ok":false,"description":"Conflict: can\'t use getUpdates method while webhook is active; use ..."}'
+    for status, body, told in ((409, webhook, True), (409, poller, False), (409, webhook, True), (200, b"{}", False)):
+        seen.end(call, status, body)
+        assert recorder.heartbeat.poll_webhook is told
+
+
+@pytest.mark.parametrize(
+    "given", [("timeout=7",), (b"", b"limit=1&timeout=7"), ("", '{"timeout": 7}'), ("timeout=5", None, {"timeout": 7})]
+)
+def test_a_polls_timeout_is_found_wherever_a_library_puts_it(given: tuple[Any, ...]) -> None:
+    assert int(parameters_of(*given)["timeout"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "told"), [("30", 30.0), (-1, 0.0), (30000, 50.0), ("inf", 50.0), ("nan", 0.0), ("long", None)]
+)
+def test_whatever_a_poll_asks_for_the_heartbeat_says_how_long_telegram_holds_it(
+    recorder: Recorder, handling: Handling, asked: Any, told: float | None
+) -> None:
+    watch(recorder, handling).begin(f"/bot{TOKEN}/getUpdates", lambda: {"timeout": asked})
+    found = read_heartbeat(recorder.paths)
+    assert found is not None
+    assert found.poll_timeout_s == told
 
 
 def test_updates_are_counted_by_their_numbers_not_by_what_is_written_in_them(
@@ -232,6 +331,28 @@ def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_sa
     out = "".join(capfd.readouterr())
     for name in ("strange_library", "known_library"):
         assert f"what the bot does with {name} shows only in part: this version has no 'Client'\n" in out
+
+
+def test_a_module_that_was_looked_for_or_failed_to_import_is_seen_when_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("sought", "late", "broken")
+    seen: list[str] = []
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    after_import.install({name: Hook(lambda module: seen.append(module.__name__)) for name in names})
+    with pytest.raises(ImportError):
+        importlib.import_module("late")
+    for name in names:
+        (tmp_path / f"{name}.py").write_text("import absent_module" if name == "broken" else "")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("sought") is not None
+    with pytest.raises(ImportError):
+        importlib.import_module("broken")
+    monkeypatch.setitem(sys.modules, "absent_module", sys)
+    for name in (*names, *names):
+        importlib.import_module(name)
+        monkeypatch.delitem(sys.modules, name)
+    assert seen == [*names]
 
 
 class Threads:

@@ -21,7 +21,8 @@ from multibot_plugin.supervisor.inside.parts import Parts, contained
 from multibot_plugin.supervisor.inside.patches import Patches
 from multibot_plugin.supervisor.inside.stops import Stopper
 from multibot_plugin.supervisor.inside.turns import Turns, quick_forks
-from multibot_plugin.supervisor.inside.updates import section_of
+from multibot_plugin.supervisor.inside.updates import LIVE, Updates, section_of
+from multibot_plugin.supervisor.inside.words import Word
 
 
 @pytest.fixture(autouse=True)
@@ -380,6 +381,39 @@ def test_what_is_replaced_in_supervisors_classes_is_given_back_before_a_reload()
     options.mood = SupervisorStates.RESTARTING
     events.notify(events.SupervisorStoppingEvent())
     assert Theirs.value == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "was_enabled", "enabled", "word"),
+    [
+        (79, True, True, Word.FINISHED), (79, False, False, Word.FINISHED), (79, True, False, Word.FINISHED),
+        (79, False, True, Word.REPLACED), (78, True, True, Word.REPLACED),
+    ],
+)  # fmt: skip
+def test_a_bot_that_has_finished_stays_so_when_it_is_replaced(
+    code: int, was_enabled: bool, enabled: bool, word: Word
+) -> None:
+    def config(digest: str, autostart: bool) -> Any:
+        command = f"python -m multibot_runner a {digest}"
+        return SimpleNamespace(**{**dict.fromkeys(LIVE), "command": command, "autostart": autostart})
+
+    def group(of: Any, **past: Any) -> Any:
+        made = SimpleNamespace(**{"state": 0, "exitstatus": None, "laststart": 0, "laststop": 0, **past}, config=of)
+        made.get_state = lambda: made.state
+        wanted = SimpleNamespace(name="bot-a", process_configs=[of])
+        return SimpleNamespace(config=wanted, processes={"bot-a": made}, get_unstopped_processes=list)
+
+    groups = {"bot-a": group(config("d1", was_enabled), state=100, exitstatus=code, laststart=5, laststop=7)}
+    supervisord = SimpleNamespace(
+        process_groups=groups, options=SimpleNamespace(process_group_configs=[]), remove_process_group=groups.pop,
+        add_process_group=lambda wanted: groups.update({"bot-a": group(*wanted.process_configs)}),
+    )  # fmt: skip
+    after = group(config("d2", enabled)).config
+    assert Updates(supervisord, "x", lambda: None, whole=False)._conform("bot-a", after) == word
+    new = groups["bot-a"].processes["bot-a"]
+    assert new.config.command.endswith("d2")
+    past = (100, 79, 5, 7) if word == Word.FINISHED else (0, None, 0, 0)
+    assert (new.state, new.exitstatus, new.laststart, new.laststop) == past
 
 
 def test_a_section_is_cut_out_whole_and_never_mixed() -> None:

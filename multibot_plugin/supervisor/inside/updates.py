@@ -17,7 +17,7 @@ from supervisor.states import ProcessStates
 from supervisor.xmlrpc import Faults, RPCError
 
 from multibot_plugin.supervisor.inside.words import WHERE, Word
-from multibot_runner.protocol import PROGRAM_PREFIX, BadFile, read_file
+from multibot_runner.protocol import EXIT_FINISHED, PROGRAM_PREFIX, BadFile, read_file
 
 RUNNER = " -m multibot_runner "  # in the command of every bot (templates/program.conf.j2)
 _FILE_CAP = 64 * 1024 * 1024
@@ -26,6 +26,7 @@ LIVE = (
     "autostart", "autorestart", "exitcodes", "startsecs", "startretries", "stopsignal", "stopwaitsecs", "stopasgroup",
     "killasgroup",
 )  # fmt: skip
+_PAST = ("state", "exitstatus", "laststart", "laststop")
 
 
 class Updates:
@@ -91,6 +92,7 @@ class Updates:
             return Word.ADDED if added else Word.UNCHANGED
         if wanted is not None and group.config == wanted:
             return Word.UNCHANGED
+        was_enabled = process.config.autostart  # type: ignore[union-attr]
         if wanted is not None:
             for config in wanted.process_configs:
                 for field in LIVE:
@@ -100,12 +102,17 @@ class Updates:
         if group.get_unstopped_processes():
             stopping = process.get_state() == ProcessStates.STOPPING  # type: ignore[union-attr]
             return Word.STOPPING if stopping else Word.RUNNING
+        enabled_now = process.config.autostart and not was_enabled  # type: ignore[union-attr]
         # In this very turn supervisord still looks at what was there when it began: it must find nothing to start.
         process.config.autostart = process.config.autorestart = False  # type: ignore[union-attr]
         self._supervisord.remove_process_group(name)
         if wanted is None:
             return Word.REMOVED
         self._supervisord.add_process_group(wanted)
+        if has_finished(process) and not enabled_now:
+            for field in _PAST:  # so that it is not started for the change
+                setattr(self._supervisord.process_groups[name].processes[name], field, getattr(process, field))
+            return Word.FINISHED
         return Word.REPLACED
 
     def _remember(self, name: str, wanted: Any | None) -> None:
@@ -113,6 +120,10 @@ class Updates:
         options = self._supervisord.options
         others = [group for group in options.process_group_configs if group.name != name]
         options.process_group_configs = others if wanted is None else [*others, wanted]
+
+
+def has_finished(process: Any) -> bool:
+    return bool(process.get_state() == ProcessStates.EXITED and process.exitstatus == EXIT_FINISHED)
 
 
 def section_of(text: str, bot: str) -> str | None:

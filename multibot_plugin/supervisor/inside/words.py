@@ -20,4 +20,5 @@ class Word(StrEnum):
     UNCHANGED = "unchanged"
     RUNNING = "running"  # it changed, but runs: to be stopped first
     STOPPING = "stopping"  # ask again
+    FINISHED = "finished"  # replaced, and not started: it has done what it should
     FOREIGN = "foreign"  # a program of that name is somebody else's
