@@ -48,7 +48,7 @@ class PollWatch:
 
     Only Telegram's own 401 and 404 on getMe or getUpdates with this token mean that; libraries turn any other 404 into
     the same exception.
-    ``on_rejected`` is called when a getUpdates is refused. ``unanswered``: whether no answer came to the bot's last call.
+    ``on_rejected`` is called when a getUpdates is refused. ``unanswered``: whether no answer came to its last call.
     """
 
     def __init__(self, recorder: Recorder, handling: Handling, api_url: str, token: str) -> None:
