@@ -19,7 +19,7 @@ PACKAGES = _CONFIG["options"]["packages"].split()
 
 # Modules that decide: values in, values out.
 PURE = (
-    "multibot_plugin.bots.config", "multibot_plugin.bots.plan", "multibot_plugin.bots.render",
+    "multibot_plugin.kinds", "multibot_plugin.bots.config", "multibot_plugin.bots.plan", "multibot_plugin.bots.render",
     "multibot_plugin.health.states", "multibot_plugin.health.incidents", "multibot_plugin.health.recovery",
     "multibot_plugin.health.ends", "multibot_plugin.health.judgement", "multibot_plugin.health.lifecycle",
     "multibot_plugin.health.picture", "multibot_plugin.health.rules",

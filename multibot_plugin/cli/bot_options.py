@@ -14,7 +14,8 @@ import click
 
 from multibot_plugin.cli.output import say
 from multibot_plugin.errors import BadValue, did_you_mean
-from multibot_plugin.settings import BOT_SETTINGS, BY_NAME, PATH, Setting, read_value
+from multibot_plugin.kinds import PATH
+from multibot_plugin.settings import BOT_SETTINGS, BY_NAME, Setting, read_value
 from multibot_runner.redact import redact
 
 _F = TypeVar("_F", bound=Callable[..., Any])

@@ -25,14 +25,11 @@ from multibot_plugin.cli.output import (
 )
 from multibot_plugin.errors import BadValue, MultibotError, did_you_mean
 from multibot_plugin.home import no_installation
+from multibot_plugin.kinds import COUNT, DATABASE_URL, SIZE, URL
 from multibot_plugin.settings import (
-    COUNT,
-    DATABASE_URL,
     EFFECTS,
     FLEET_SETTINGS,
     SETTINGS,
-    SIZE,
-    URL,
     Setting,
     Settings,
     find,

@@ -29,10 +29,10 @@ from multibot_plugin.cli.output import (
 )
 from multibot_plugin.errors import MultibotError, NoSuchBot
 from multibot_plugin.home import Home
+from multibot_plugin.kinds import SECONDS
 from multibot_plugin.sandbox import client
 from multibot_plugin.sandbox.client import NoAnswer, Sandbox
 from multibot_plugin.sandbox.model import Entry
-from multibot_plugin.settings import SECONDS
 from multibot_runner.protocol import BadFile, read_file
 
 RECORD = "sandbox.json"

@@ -154,7 +154,8 @@ def test_a_turn_follows_a_signal_and_a_tick_at_once(loop: Loop) -> None:
     assert patience(turns, 0.0) == 0.0
 
 
-def test_a_program_that_ends_at_once_is_not_started_at_once(loop: Loop) -> None:
+def test_a_program_that_ends_at_once_is_not_started_at_once(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multibot_plugin.supervisor.inside.turns._TICK_S", 1e12)  # none of supervisord's falls due now
     turns, now = loop.options.poller, time.time()
     group = SimpleNamespace(config=SimpleNamespace(name="g"))
     loop.process_groups["g"] = group
