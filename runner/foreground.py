@@ -25,10 +25,9 @@ def run(how: str, bot: str, digest: str, words: Sequence[str], go: Callable[[Lau
     """
     try:
         paths = launch.paths_of(bot, digest)
-        name = family.rename(family.WAITING)
+        family.rename(family.WAITING)  # until it has the lock, or is another program
         start = launch.enter(paths, digest, time.monotonic(), os.getppid(), foreground=True)
         if how == "--exec":
-            family.rename(name)
             _execute(start, words)
         descriptor = _take_lock(start)
         recorder = Recorder(start.paths, start.start_mono, mute=True)

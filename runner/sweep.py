@@ -7,7 +7,6 @@ The runner looks at its start, before the bot's code runs, and at its end; the m
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import signal
 import sys
@@ -95,8 +94,9 @@ def _processes() -> Dict[int, _Process]:
 def _carries(pid: int, traces: Traces) -> bool:
     words = _read(f"/proc/{pid}/cmdline").split(b"\0")
     bot = traces.bot.encode()
-    if any(pair[0] == bot and pair[1].decode("latin-1") in traces.digests for pair in itertools.pairwise(words)):
-        return True
+    for before, name, digest in zip([b"", *words], words, words[1:], strict=False):
+        if name == bot and digest.decode("latin-1") in traces.digests and before != b"--exec":  # a person's command
+            return True
     return f"{family.MARK}={traces.run_dir}".encode() in _read(f"/proc/{pid}/environ").split(b"\0")
 
 

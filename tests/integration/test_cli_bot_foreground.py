@@ -172,7 +172,8 @@ def test_a_command_of_a_person_is_no_leftover_of_the_bot(system: System) -> None
     words = ("bot", "exec", "echo", "--", "sleep", "600")
     mine = subprocess.Popen([*system.cli, "--home", str(system.home.config), *words], env=system.environment)
     try:
-        wait_for(lambda: b"sleep" in Path(f"/proc/{mine.pid}/cmdline").read_bytes(), "the command")
+        wait_for(lambda: Path(f"/proc/{mine.pid}/cmdline").read_bytes().endswith(b"sleep\x00600\x00"), "the command")
+        wait_for(lambda: b"multibot" not in Path(f"/proc/{mine.pid}/cmdline").read_bytes(), "the command alone")
         system.run("bot", "restart", "echo")
         system.run("bot", "stop", "echo")
         assert mine.poll() is None
