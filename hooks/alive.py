@@ -67,8 +67,7 @@ def _back(observation: Observation) -> bool:
     if observation.state != "running" or heartbeat is None:
         return False
     if _tried(observation):
-        waited_s = observation.runs[0].waited_s
-        return observation.now - heartbeat.start_mono - waited_s > float(observation.settings["backoff_reset_s"])
+        return observation.now - heartbeat.start_mono > float(observation.settings["backoff_reset_s"])
     return heartbeat.poll_success_mono is not None or observation.now - heartbeat.start_mono > _LIVED_S
 
 

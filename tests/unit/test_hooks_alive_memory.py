@@ -133,7 +133,7 @@ def test_a_try_of_a_quarantined_bot_tells_nothing_until_it_has_worked_for_long_e
 
     def checks(lived_s: float, *earlier: Run, open: frozenset[str] = told) -> list[str]:
         now = run(lived_s + 4, PID, waited_s=4.0)
-        beat = heartbeat(start_mono=now.start_mono)
+        beat = heartbeat(start_mono=now.start_mono + now.waited_s)  # the runner moves it when the bot's code begins
         return [f.check for f in alive.multibot_check(
             observation(short, runs=(now, *earlier), heartbeat=beat, open=open)
         )]  # fmt: skip
