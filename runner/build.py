@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, Callable, Iterator, List
 
-from multibot_runner import outcome, script, serve, setup_logger, sight
+from multibot_runner import script, serve, setup_logger, sight
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import BotPaths, Exit, RunnerSettings
@@ -41,20 +41,12 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
     seen = sight.install(launch, recorder)
     recorder.update(polling_seen=True)
     sys.argv = [launch.settings.target]
-    try:
+
+    def code() -> None:
         serve.check(launch.settings)
         serve.run(_build(launch), launch, recorder, seen)
-        result = outcome.ended(0)
-    except Misconfigured:
-        raise
-    except SystemExit as error:
-        result = outcome.ended(script.exit_code(error))
-    except BaseException as error:
-        result = script.report(error)
-    script.end_threads()
-    if recorder.stopping:
-        return outcome.stopped(result.code, result.signal)
-    return script.verdict(seen.watch, result)
+
+    return script.to_the_end(code, recorder, seen.watch)
 
 
 def _build(launch: Launch) -> Any:

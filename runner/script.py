@@ -11,7 +11,7 @@ import runpy
 import sys
 import threading
 import types
-from typing import Optional
+from typing import Callable, Optional
 
 from multibot_runner import logs, outcome, sight
 from multibot_runner.launch import Launch
@@ -27,29 +27,32 @@ def run(launch: Launch, recorder: Recorder) -> Exit:
     settings = launch.settings
     os.environ[settings.token_var] = launch.token
     watch = sight.install(launch, recorder).watch
+    return to_the_end(lambda: _execute(settings.target), recorder, watch)
+
+
+def to_the_end(code: Callable[[], object], recorder: Recorder, watch: PollWatch) -> Exit:
+    """Run a bot's ``code`` and wait for its threads; return how it ended, with what its calls say of that.
+
+    Raises Misconfigured.
+    """
     try:
-        _execute(settings.target)
+        code()
         result = outcome.ended(0)
     except Misconfigured:
         raise
     except SystemExit as error:
-        result = outcome.ended(exit_code(error))
+        result = outcome.ended(_exit_code(error))
     except BaseException as error:
-        result = report(error)
-    end_threads()
+        result = _report(error)
+    _end_threads()
     if recorder.stopping:
         return outcome.stopped(result.code, result.signal)
-    return verdict(watch, result)
-
-
-def verdict(watch: PollWatch, result: Exit) -> Exit:
-    """Return how a bot ended that nobody stopped, with what its calls say of it."""
     if watch.rejected:
         return outcome.rejected(watch.rejected)
     return outcome.unreachable(result) if watch.unanswered else result
 
 
-def report(error: BaseException) -> Exit:
+def _report(error: BaseException) -> Exit:
     """Print the traceback, without our own frames, and return the exit that Python would have made of it."""
     traceback = error.__traceback__
     own = os.path.dirname(os.path.abspath(__file__))
@@ -69,7 +72,7 @@ def _is_own(file: str, own: str) -> bool:
     return os.path.dirname(file) == own or file.startswith("<frozen ")
 
 
-def exit_code(error: SystemExit) -> int:
+def _exit_code(error: SystemExit) -> int:
     """Return the exit code as Python makes it: None is 0, a text is printed and means 1."""
     if error.code is None:
         return 0
@@ -118,7 +121,7 @@ def _read(script: str) -> Optional[bytes]:
     return None if source.startswith(b"PK\x03\x04") else source
 
 
-def end_threads() -> None:
+def _end_threads() -> None:
     """Wait as Python does: the process lives as long as a thread that is no daemon.
 
     Python's own function does it, because it first tells the executors (which resolve host names, too) to end. It is
