@@ -109,7 +109,7 @@ def _frozen(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
     if heartbeat.watchdog_s:
         since, limit_s, text = heartbeat.watchdog_mono, heartbeat.watchdog_s, "frozen: no WATCHDOG=1 from it for"
         if since is None:
-            since, limit_s = _began(heartbeat), max(limit_s, float(observation.settings["start_grace_s"]))
+            since, limit_s = webhook.began(heartbeat), max(limit_s, float(observation.settings["start_grace_s"]))
             text = "frozen: it has never fed its watchdog (WATCHDOG=1), for"
     elif heartbeat.loop_mono is not None:
         since, limit_s = heartbeat.loop_mono, float(observation.settings["frozen_after_s"])
@@ -130,7 +130,7 @@ def _deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
     flooded_until = heartbeat.flood_until_mono or 0.0
     if flooded_until > observation.now:  # it does what Telegram wants
         return None
-    began = max(_began(heartbeat), flooded_until)
+    began = max(webhook.began(heartbeat), flooded_until)
     if heartbeat.poll_success_mono is not None:
         silent_s = observation.now - max(heartbeat.poll_success_mono, flooded_until)
         text = f"deaf: no successful getUpdates for {webhook.span(silent_s)}"
@@ -166,11 +166,6 @@ def _throttled(observation: Observation, heartbeat: Heartbeat) -> Finding | None
 def deaf_after_s(heartbeat: Heartbeat, override_s: float) -> float:
     """Return the silence that means deaf: 45 s, or three polls of the bot's length and 15 s if that is longer."""
     return override_s or max(45.0, 3 * (heartbeat.poll_timeout_s or 0.0) + 15.0)
-
-
-def _began(heartbeat: Heartbeat) -> float:
-    """Return since when the bot's own code runs."""
-    return max(heartbeat.start_mono, heartbeat.until_mono or 0.0)
 
 
 def _heard(observation: Observation, heartbeat: Heartbeat, check: str) -> bool:

@@ -72,13 +72,17 @@ def taken(observation: Observation) -> str:
     return observation.webhook.origin if observation.webhook and observation.receives == "polling" else ""
 
 
+def began(heartbeat: Heartbeat) -> float:
+    """Return since when the bot's own code runs."""
+    return max(heartbeat.start_mono, heartbeat.until_mono or 0.0)
+
+
 def span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _misdirected(observation: Observation, heartbeat: Heartbeat, info: WebhookInfo) -> str:
-    began = max(heartbeat.start_mono, heartbeat.until_mono or 0.0)
-    if info.asked_mono - began < float(observation.settings["start_grace_s"]):  # it may have set it since
+    if info.asked_mono - began(heartbeat) < float(observation.settings["start_grace_s"]):  # it may have set it since
         return ""
     if not info.origin:
         return "no webhook is set"
