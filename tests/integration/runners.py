@@ -144,7 +144,8 @@ class Place:
             directory.mkdir(exist_ok=True)
             directory.chmod(0o755)
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MULTIBOT_", "SUPERVISOR_"))}
-        self.environment = {**kept, STATE_VARIABLE: str(self.state), RUN_VARIABLE: str(self.run)}
+        files = {STATE_VARIABLE: str(self.state), RUN_VARIABLE: str(self.run)}
+        self.environment = {**kept, **files, "NO_PROXY": "127.0.0.1"}  # for the sandbox
         self.bots: list[Bot] = []
 
     def bot(self, launch: str, target: str, *, token: str | None = None, bot: Bot | None = None, **wish: Any) -> Bot:

@@ -16,13 +16,6 @@ from matrix import POLLING, WEBHOOK
 
 from multibot_hooks import polling, webhook
 from multibot_plugin.sandbox.client import Sandbox
-from multibot_plugin.sandbox.process import child
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with child() as running:
-        yield running
 
 
 @contextlib.contextmanager

@@ -5,14 +5,12 @@ from __future__ import annotations
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runners import Bot, Place, a_place, alive, wait_for
+from runners import Bot, Place, alive, wait_for
 
 from multibot_plugin.sandbox.client import Sandbox
-from multibot_plugin.sandbox.process import child
 from multibot_runner.family import MARK
 from multibot_runner.protocol import CRASHED, FINISHED, MISCONFIGURED, REJECTED, RUNNING, STOPPED
 
@@ -61,19 +59,6 @@ COMMAND = """
             offset = update["update_id"] + 1
             call("sendMessage", chat_id=update["message"]["chat"]["id"], text=update["message"]["text"])
 """
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with child() as running:
-        yield running
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with a_place() as made:
-        made.environment["NO_PROXY"] = "127.0.0.1"
-        yield made
 
 
 def make(place: Place, sandbox: Sandbox, form: str, **wish: object) -> Bot:

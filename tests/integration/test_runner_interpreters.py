@@ -47,12 +47,6 @@ def _real(python: str) -> str:
     return str(done.stdout.strip()) if done.returncode == 0 else ""
 
 
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with a_place() as made:
-        yield made
-
-
 @pytest.fixture(scope="module", params=interpreters())
 def every_python(request: pytest.FixtureRequest) -> Iterator[str]:
     """An environment with nothing installed, of each interpreter, where every user can reach it."""

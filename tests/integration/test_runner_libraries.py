@@ -6,14 +6,12 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from runners import Bot, Place, a_place, wait_for
+from runners import Bot, Place, wait_for
 
 from multibot_plugin.sandbox.client import Sandbox
-from multibot_plugin.sandbox.process import child
 from multibot_runner.protocol import REJECTED, STOPPED, Heartbeat
 from multibot_runner.serve import secret_of
 
@@ -87,19 +85,6 @@ ASYNC_TELEBOT = """
 """
 SCRIPTS = {"ptb": PTB, "aiogram": AIOGRAM, "telebot": TELEBOT, "async_telebot": ASYNC_TELEBOT}
 LIBRARIES = pytest.mark.parametrize("library", SCRIPTS)
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with child() as running:
-        yield running
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with a_place() as made:
-        made.environment["NO_PROXY"] = "127.0.0.1"
-        yield made
 
 
 def make(place: Place, sandbox: Sandbox, source: str, **wish: Any) -> Bot:

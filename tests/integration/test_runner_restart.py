@@ -5,20 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import pytest
-from runners import Place, a_place
+from runners import Place
 
 from multibot_runner.protocol import CRASHED, FINISHED, GAVE_UP, KILLED, QUARANTINED, RUNNING, STOPPED, UNREACHABLE
 
 DIES = "raise SystemExit(3)"
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with a_place() as made:
-        yield made
 
 
 @pytest.mark.parametrize(

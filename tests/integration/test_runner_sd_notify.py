@@ -5,19 +5,12 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from runners import Bot, Place, a_place, wait_for
+from runners import Bot, Place, wait_for
 
 from multibot_runner.protocol import Heartbeat
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with a_place() as made:
-        yield made
 
 
 def python(place: Place, source: str, **wish: object) -> Bot:

@@ -9,12 +9,11 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from runners import ROOT, Place, a_place, alive, wait_for
+from runners import ROOT, Place, alive, wait_for
 
 from multibot_runner import family, lock
 from multibot_runner.protocol import (
@@ -34,12 +33,6 @@ from multibot_runner.protocol import (
 )
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with a_place() as made:
-        yield made
 
 
 def test_kill_9_leaves_a_run_without_a_word_and_the_next_start_counts_it_as_a_death(place: Place) -> None:

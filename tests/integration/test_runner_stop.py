@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runners import Bot, Place, a_place, wait_for
+from runners import Bot, Place, wait_for
 
 from multibot_plugin.sandbox.client import Sandbox
-from multibot_plugin.sandbox.process import child
 from multibot_plugin.supervisor.client import kill_tree
 from multibot_runner.protocol import STOPPED
 
@@ -30,18 +28,6 @@ application = Application.builder().token(os.environ["BOT_TOKEN"]).build()
 application.add_handler(MessageHandler(filters.TEXT, slowly))
 application.run_polling(timeout=4)
 """
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with child() as made:
-        yield made
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with a_place() as made:
-        yield made
 
 
 def make(place: Place, sandbox: Sandbox, form: str) -> Bot:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from runners import Bot, Place, a_place, alive, wait_for
+from runners import Bot, Place, alive, wait_for
 
 from multibot_runner.protocol import LOCKED_OUT, MISCONFIGURED, RUNNING, STOPPED
 
@@ -41,12 +40,6 @@ POLL = """
 """
 WAYS = ["fork", "daemon", "program"]
 GRACEFUL = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))"
-
-
-@pytest.fixture
-def place() -> Iterator[Place]:
-    with a_place() as made:
-        yield made
 
 
 def bot_with_child(place: Place, way: str, setting: str = "", **wish: object) -> Bot:
