@@ -47,6 +47,11 @@ def show_size(value: float) -> str:
     return f"{value:.0f}B" if value else "none"
 
 
+def without_login(text: str) -> str:
+    """Return a text without the user and the password that a URL in it may carry."""
+    return re.sub(r"(://)[^/\s]*@", r"\1***@", text)
+
+
 def _seconds(raw: Any) -> float:
     if isinstance(raw, bool):
         raise ValueError(raw)

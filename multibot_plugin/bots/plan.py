@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from multibot_plugin.bots.config import Deployment
 from multibot_plugin.bots.render import RenderedFile, Section, read_rendered, section_of, split_sections, with_sections
+from multibot_plugin.kinds import without_login
 from multibot_plugin.settings import BY_NAME
 from multibot_runner.protocol import PROGRAM_PREFIX
 from multibot_runner.redact import redact
@@ -219,7 +219,7 @@ def _launch(deployment: Deployment) -> str:
 def _plain(text: str) -> str:
     """Return one line without control characters, tokens, or the user part of a URL."""
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return re.sub(r"(://)[^/\s]*@", r"\1***@", redact(text))
+    return without_login(redact(text))
 
 
 def show(plan: Plan, apply_with: str = "multibot apply", *, sections: bool = False) -> str:

@@ -133,8 +133,7 @@ def webhook_info(token: str, bot_api_url: str, wanted: str, env: Mapping[str, st
 
 def answers(bot_api_url: str, env: Mapping[str, str], timeout_s: float) -> bool:
     """Return whether anything answers at the root of a server, whatever it says. No token is shown to it."""
-    server = urllib.parse.urlsplit(bot_api_url)
-    root = f"{server.scheme}://{server.netloc.rpartition('@')[2]}/"
+    root = urllib.parse.urljoin(_without_login(bot_api_url)[0], "/")
     try:
         _opener(bot_api_url, env).open(root, timeout=timeout_s).close()
     except (OSError, HTTPException, ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from multibot_plugin.cli.log_lines import read_line
 from multibot_plugin.cli.output import Context
 from multibot_plugin.errors import BadValue, MultibotError, NoSuchBot
 from multibot_plugin.home import Home
+from multibot_plugin.kinds import without_login
 from multibot_plugin.settings import BOT_SETTINGS, BY_NAME
 from multibot_runner.protocol import Heartbeat, Run, is_number
 from multibot_runner.readers import read_heartbeat, read_runs
@@ -215,4 +215,4 @@ def masked(value: Any) -> Any:
         return {key: masked(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [masked(inner) for inner in value]
-    return re.sub(r"(://)[^/\s]*@", r"\1***@", value) if isinstance(value, str) else value
+    return without_login(value) if isinstance(value, str) else value
