@@ -36,7 +36,7 @@ test: venv lint
 # What may differ for an ordinary user, the long ones first: CI runs these after everything as root.
 USER_TESTS = $(addprefix tests/acceptance/test_,readme.py fleet.py secrets.py) \
     $(addprefix tests/integration/test_,cli_init.py cli_bot_foreground.py database_embedded.py environment.py etc.py \
-    sandbox_process.py) \
+    lifecycle.py sandbox_process.py) \
     $(addprefix tests/integration/test_runner_,forms.py interpreters.py sd_notify.py start.py stop.py sweep.py) \
     $(addprefix tests/unit/test_,home.py journal.py bots_files.py bots_uids.py cli_logs.py runner_*.py) tests/test_layout.py
 

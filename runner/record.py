@@ -54,8 +54,14 @@ class Recorder:
 
     @property
     def spoilt(self) -> bool:
-        """Return whether there is a record of runs that cannot be read: the bot may have made it so."""
-        return not self._runs and os.path.lexists(self.paths.runs)
+        """Return whether there is a record of runs that cannot be read: the bot may have made it so.
+
+        One that belongs to somebody else is no such thing: the bot had another user then.
+        """
+        try:
+            return not self._runs and os.lstat(self.paths.runs).st_uid == os.geteuid()
+        except OSError:
+            return False
 
     @property
     def digests(self) -> Tuple[str, ...]:

@@ -121,9 +121,14 @@ class System:
             capture_output=True, text=True, timeout=120, env=self.environment | env, check=False,
         )  # fmt: skip
         assert code in (None, done.returncode), (
-            f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+            f"{' '.join(words)}: exit {done.returncode}\n{done.stdout}\n{done.stderr}\n{self.tails()}"
         )
         return done
+
+    def tails(self) -> str:
+        """Return the last lines of every bot's log: why a bot died is gone with the system of the test."""
+        logs = sorted(self.home.log.glob("*.log"))
+        return "\n".join(f"== {log.name}\n{log.read_text(errors='replace')[-1500:]}" for log in logs)
 
     def json(self, *words: str, code: int = 0) -> Any:
         return json.loads(self.run(*words, "--json", code=code).stdout)

@@ -422,5 +422,6 @@ def test_a_named_account_runs_a_bot_instead_of_a_user_id_of_its_own(system: Syst
     assert psutil.Process(system.pid("echo")).username() == "daemon"
     assert system.sql("SELECT uid FROM bot_configs") == [{"uid": None}]
     system.run("bot", "set", "echo", "--unset", "user", "--no-check")
+    assert "taken for two deaths" not in system.home.bot_log("echo").read_text()  # the record is the other user's
     (row,) = system.sql("SELECT uid FROM bot_configs")
     assert psutil.Process(system.pid("echo")).uids().real == row["uid"] >= 70000

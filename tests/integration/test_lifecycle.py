@@ -26,7 +26,7 @@ while :; do
     read -r act < "$0.$BOT" || act=live
     case $act in
         live) trap - TERM ;;
-        deaf) trap '' TERM; : > "$HOME/deaf" ;;
+        deaf) trap '' TERM; : > deaf ;;
         *) exit "$act" ;;
     esac
     sleep 0.1
@@ -57,7 +57,9 @@ class Stage:
             self.act(bot, "live")
             most = {State.RUNNING: "4", State.QUARANTINED: "3"}.get(state, "10")
             retry = "2s" if state is State.RUNNING else "3600s"
-            settings = ("--stop-wait-s", "1s", "--restart", "on-failure", "--quarantine-after", most)
+            # The one that is stopping stays so until it is killed.
+            patience = "60s" if state is State.STOPPING else "1s"
+            settings = ("--stop-wait-s", patience, "--restart", "on-failure", "--quarantine-after", most)
             settings += ("--quarantine-retry-s", retry)
             words = ("--command", str(self.script), "--env", f"BOT={bot}", "--no-check", "--no-start")
             system.create_bot(bot, *words, *settings)
@@ -128,12 +130,19 @@ class Stage:
 
     def clear(self) -> None:
         self.let_go()
-        for bot in BOTS.values():
+        for state, bot in BOTS.items():
             (self.home.bot(bot).work / "deaf").unlink(missing_ok=True)
             self.supervisor.stop(program(bot), None)
+            if state is State.STOPPING:
+                self.kill(bot)
         for bot in BOTS.values():
             self.wait(bot, State.STOPPED, State.GIVEN_UP, State.FINISHED)
             self.act(bot, "live")
+
+    def kill(self, bot: str) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            if pid := self.row(bot)["pid"]:
+                os.kill(int(pid), signal.SIGKILL)
 
     def hold(self, bot: str) -> None:
         """Have a person run the bot in a terminal: supervisord's process waits at the lock."""
@@ -163,14 +172,27 @@ def stage(installation: System) -> Iterator[Stage]:
 
 
 @contextlib.contextmanager
-def letting_go(stage: Stage) -> Iterator[None]:
-    """Let the one in the terminal end while a command waits for the bot."""
-    timer = threading.Timer(0.5, stage.let_go)
-    timer.start()
+def letting_go(stage: Stage, before: dict[State, dict[str, Any]]) -> Iterator[None]:
+    """Let the bot in the terminal and the deaf one end once a command has decided what it does: others have changed."""
+    over = threading.Event()
+
+    def watch() -> None:
+        with contextlib.closing(Supervisor.of(stage.home)) as supervisor:
+            while not over.wait(0.05):
+                rows = {state: supervisor.row(BOTS[state]) for state in (State.RUNNING, State.STOPPED)}
+                if any(row["pid"] != before[state]["pid"] for state, row in rows.items()):
+                    break
+        stage.let_go()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(before[State.STOPPING]["pid"]), signal.SIGKILL)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     try:
         yield
     finally:
-        timer.join()
+        over.set()
+        watcher.join()
 
 
 @pytest.mark.parametrize("event", [Event.START, Event.STOP, Event.STOP_NOW, Event.RESTART])
@@ -178,7 +200,7 @@ def test_what_a_person_does_in_each_state(stage: Stage, event: Event) -> None:
     before = stage.set()
     for bot in (BOTS[State.GIVEN_UP], BOTS[State.FINISHED]):
         stage.act(bot, "live")
-    with letting_go(stage):
+    with letting_go(stage, before):
         answer = stage.system.json(*str(event).split(), *BOTS.values())
     told = {bot["id"]: bot["text"] for bot in answer["bots"]}
     for state, bot in BOTS.items():
@@ -208,7 +230,7 @@ def test_a_change_in_each_state(stage: Stage) -> None:
         'UPDATE bot_configs SET enabled = id <> $1, settings = settings || \'{"backoff_reset_s": "599s"}\'',
         BOTS[State.STOPPED],
     )
-    with letting_go(stage):
+    with letting_go(stage, before):
         stage.system.run("apply")
     for state, bot in BOTS.items():
         cell = TABLE[Event.CHANGE][state]
@@ -220,8 +242,7 @@ def test_a_change_in_each_state(stage: Stage) -> None:
 
 
 def test_a_run_in_a_terminal_in_each_state(stage: Stage) -> None:
-    rows = stage.set()
-    os.kill(rows[State.STOPPING]["pid"], signal.SIGSTOP)  # until supervisord kills it
+    stage.set()
     for state in (State.STOPPING, State.STARTING, State.RUNNING, State.BACKING_OFF, State.QUARANTINED):
         said = stage.system.run("bot", "run", BOTS[state], "--no-check", code=6).stderr
         assert f"bot {BOTS[state]!r} {TABLE[Event.RUN][state].words} (pid " in said  # type: ignore[union-attr]
