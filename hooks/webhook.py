@@ -25,10 +25,7 @@ def multibot_check(observation: Observation) -> list[Finding]:
     if "webhook" in observation.open and is_awaited(observation) and not has_received(observation):
         text = "webhook: not known yet whether Telegram can deliver again"
         return [Finding(observation.bot, "webhook", Level.WARNING, text, Health.DEGRADED)]
-    if observation.state != "running" or info is None or info.error_at is None or not info.pending:
-        return []
-    age_s = max(0.0, observation.now_at - info.error_at)
-    if age_s > _RECENT_S or _arrived_since(observation, observation.now - age_s):
+    if observation.state != "running" or info is None or not _failure(observation, info):
         return []
     text = f"webhook: Telegram cannot deliver: {info.error}"
     return [Finding(observation.bot, "webhook", Level.WARNING, text, Health.DEGRADED)]
@@ -61,6 +58,8 @@ def deaf(observation: Observation, heartbeat: Heartbeat) -> Finding | None:
         return None
     what = "1 update has" if info.pending == 1 else f"{info.pending} updates have"
     text = f"deaf: {what} been waiting at Telegram for {span(observation.now - since)}"
+    if _failure(observation, info):
+        text = f"{text}, which cannot deliver: {info.error}"
     again = observation.receives != "auto" or info.fetched
     if not again:
         text = f"{text} (does it only send? receives=nothing)"
@@ -79,6 +78,14 @@ def began(heartbeat: Heartbeat) -> float:
 
 def span(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+
+
+def _failure(observation: Observation, info: WebhookInfo) -> bool:
+    """Return whether a delivery failed lately, and nothing has arrived since."""
+    if info.error_at is None or not info.pending:
+        return False
+    age_s = max(0.0, observation.now_at - info.error_at)
+    return age_s <= _RECENT_S and not _arrived_since(observation, observation.now - age_s)
 
 
 def _misdirected(observation: Observation, heartbeat: Heartbeat, info: WebhookInfo) -> str:

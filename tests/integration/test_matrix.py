@@ -161,7 +161,8 @@ HOOKED: dict[str, Callable[[Fleet], None]] = {
 
 
 @pytest.mark.timeout(400)
-async def test_trouble_with_webhooks_is_told(sandbox: Sandbox) -> None:
+async def test_trouble_with_webhooks_is_told(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhook, "_WAITING_PROBES", 1_000)  # who refuses is deaf in the end: not while this looks
     async with a_fleet(sandbox, WEBHOOK, webhook=True) as fleet:
         await came_up(fleet)
         for trouble, provoke in HOOKED.items():

@@ -110,6 +110,16 @@ def test_updates_that_wait_over_several_probes_and_become_no_fewer_mean_deaf() -
         assert finding.text == "deaf: 2 updates have been waiting at Telegram for 3 min"
 
 
+def test_updates_that_wait_because_their_delivery_fails_say_so() -> None:
+    waiting = said(pending=2, waiting_probes=12, waiting_since_mono=NOW - 185, origin="https://h")
+    refused = replace(waiting, error="Wrong response from the webhook: 502", error_at=NOW_AT - 30)
+    (finding,) = polling.multibot_check(blind({"receives": "webhook"}, refused))
+    cause = "which cannot deliver: Wrong response from the webhook: 502"
+    assert finding.text == f"deaf: 2 updates have been waiting at Telegram for 3 min, {cause}"
+    (finding,) = polling.multibot_check(blind({"receives": "webhook"}, replace(refused, error_at=NOW_AT - 3600)))
+    assert "cannot deliver" not in finding.text
+
+
 @pytest.mark.parametrize("launch", ["script", "command"])
 def test_who_was_never_seen_to_fetch_is_told_but_not_restarted_it_may_only_send(launch: str) -> None:
     waiting = said(pending=1, waiting_probes=12, waiting_since_mono=NOW - 185)
