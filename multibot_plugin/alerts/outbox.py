@@ -193,8 +193,10 @@ class Outbox:
             if now_at - parcel.alert.at > KEPT_S and parcel.tries >= _LEAST_TRIES:
                 self._give_up(parcel, str(error))
         else:
-            self._failures.pop(parcel.channel, None)
             self._remove(parcel)
+            if self._failures.pop(parcel.channel, None):  # it is back: the rest at once, the oldest first
+                for waiting in self._parcels[parcel.channel]:
+                    waiting.due = 0.0
 
     def _give_up(self, parcel: Parcel, why: str) -> None:
         self._remove(parcel)

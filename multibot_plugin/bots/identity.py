@@ -117,6 +117,11 @@ def obstacle(who: Identity, path: Path, mode: int) -> str:
     return ask_as(who, question).strip()
 
 
+def may_write(who: Identity, directory: Path) -> bool:
+    """Return whether ``who`` can make files in a directory."""
+    return not ask_as(who, lambda: "" if os.access(directory, os.W_OK | os.X_OK) else "no").strip()
+
+
 def remedy(who: Identity, blocked: Path, mode: int) -> str:
     """Return what to do about ``blocked`` (see ``obstacle``): a chmod, or running the bot as the owner of it."""
     info = blocked.stat()

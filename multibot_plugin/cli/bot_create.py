@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,18 @@ def check_place(context: Context, config: BotConfig, values: Mapping[str, Any], 
     work = context.home.bot(config.id).work
     if check:
         check_launch(config, values, who, work)
+        if values["workdir"]:
+            _mention_closed(Path(values["workdir"]), who)
     _mention_leftovers(work, who)
+
+
+def _mention_closed(workdir: Path, who: Identity) -> None:
+    """Say a word when the bot could write no file where it runs: many do (a database, a session), not all."""
+    from multibot_plugin.bots.identity import may_write
+
+    if not may_write(who, workdir):
+        say(f"note: {who} may not write to {workdir}, where it runs; if it keeps files there:"
+            f" chown -R {who.uid}:{who.gid} {shlex.quote(str(workdir))}")  # fmt: skip
 
 
 def _mention_leftovers(work: Path, who: Identity) -> None:

@@ -15,6 +15,8 @@ from multibot_runner.protocol import FORMS
 _CLOSED = re.compile(r"(script|build|working directory|env file|interpreter) (/.+?): Permission denied")
 _MISSING = re.compile(r"(script|build) (/.+?): no such file", re.IGNORECASE)
 _NO_MODULE = re.compile(r"no module named|has no python-telegram-bot", re.IGNORECASE)
+_BESIDE = re.compile(r"FileNotFoundError: .*: '[^/'][^']*'")  # a bot runs from a directory of its own
+_NO_VARIABLE = re.compile(r"KeyError: '([A-Z][A-Z0-9_]*)'")
 _NEW_TOKEN = "get a new token from @BotFather"  # noqa: S105 - a hint
 
 
@@ -55,6 +57,12 @@ def _start_again(row: Row, cause: str, command: Callable[[str], str]) -> Remedy:
         return Remedy((f"chmod {right} {shlex.quote(closed[2])}", start))
     if _NO_MODULE.search(cause):
         return Remedy((command(f"bot set {bot} --python /path/to/venv/bin/python"),), "an interpreter that has it")
+    if _BESIDE.search(cause):
+        return Remedy((command(f"bot set {bot} --workdir /path/to/the/folder"),), "where it finds its files")
+    if variable := _NO_VARIABLE.search(cause):
+        name = variable[1]
+        option = f"--token-var {name}" if "TOKEN" in name else f"--env {name}=VALUE"
+        return Remedy((command(f"bot set {bot} {option}"),), f"it reads {name} from its environment")
     if (missing := _MISSING.search(cause)) and missing[1] in FORMS:
         place = "/path/to/file.py" if missing[1] == "script" else "/path/to/file.py:function"
         return Remedy((command(f"bot set {bot} --{missing[1]} {place}"),), "where it is now")

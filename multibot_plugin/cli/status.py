@@ -42,6 +42,8 @@ from multibot_plugin.supervisor.client import STOPPED_STATES
 
 UNWELL = 3
 _DATABASE_WAIT_S = 3.0
+_WORST_FIRST = "✖▲…○●"
+_NAMED = 3  # so many bots that differ from the database have a line each
 
 
 @dataclass(frozen=True)
@@ -200,11 +202,15 @@ def _monitor(monitor: Mapping[str, Any]) -> str:
 
 def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Database, now: float,
           incidents: Sequence[Mapping[str, Any]] = ()) -> list[str]:  # fmt: skip
-    """Return a line for each bot in question, below it what to type, and one for each of ``incidents`` of others."""
+    """Return a line for each bot in question, the worst first, below it what to type, and one for each of
+    ``incidents`` of others."""
     others = [incident for incident in incidents if incident["bot"] not in {row["id"] for row in rows}]
-    names = [*(str(row["id"]) for row in rows), *(str(incident["bot"]) for incident in others), *pending]
+    rows = sorted(rows, key=lambda row: _WORST_FIRST.index(fleet.symbol(row)))
+    differing = [bot for bot in pending if bot not in database.problems]
+    named = pending if len(differing) <= _NAMED else [bot for bot in pending if bot in database.problems]
+    names = [*(str(row["id"]) for row in rows), *(str(incident["bot"]) for incident in others), *named]
     width = max(map(len, names), default=0) + 2
-    found = [""] if names else []
+    found = [""] if names or differing else []
 
     def tell(symbol: str, bot: str, sentence: str, *commands: str) -> None:
         found.append(fold(f"{mark(symbol)} {bot:<{width}} {clean(sentence)}", width + 3))
@@ -219,9 +225,12 @@ def lines(home: Home, rows: Sequence[Row], pending: Sequence[str], database: Dat
     for incident in others:
         since = f" since {moment(incident['since_at'], now)}" if incident.get("since_at") else ""
         tell("✖" if incident.get("level") == "critical" else "▲", incident["bot"], f"alert{since}: {incident['text']}")
-    for bot in pending:
+    for bot in named:
         tell("▲", bot, database.problems.get(bot, "differs from the database"))
-    if set(pending) - database.problems.keys():
+    if len(differing) > _NAMED:  # after a change of a default these are all bots: no line each
+        more = f"{', '.join(differing[:_NAMED])} and {len(differing) - _NAMED} more"
+        found.append(fold(f"{mark('▲')} {len(differing)} bots differ from the database: {more}", 2))
+    if differing:
         found.extend(f"  {'':<{width}} → {home.command(words)}" for words in ("render-config --diff", "apply"))
     return found
 

@@ -90,12 +90,21 @@ async def test_messages_of_one_incident_keep_their_order_and_others_overtake(off
     await until(lambda: office.channels.tries == [("telegram", "a.1")])
     office.channels.down = set()
     outbox.spool([alert(2, "a"), alert(1, "b")], ["telegram"])
-    await until(lambda: office.channels.sent == [("telegram", "b.1")])
-    office.clock.forward(10)
-    outbox.spool([alert(1, "c")], ["telegram"])
+    await until(lambda: len(office.channels.sent) == 3)
+    assert [a for _, a in office.channels.sent] == ["b.1", "a.1", "a.2"]
+
+
+async def test_a_channel_that_is_back_has_what_waited_at_once_the_oldest_first(office: Office) -> None:
+    office.channels.down = {"telegram"}
+    outbox = office.outbox()
+    for incident in "abc":
+        outbox.spool([alert(1, incident)], ["telegram"])
+        await until(lambda: ("telegram", f"{incident}.1") in office.channels.tries)  # noqa: B023
+        office.clock.forward(0.1)
+    office.channels.down = set()
+    outbox.spool([alert(1, "new")], ["telegram"])
     await until(lambda: len(office.channels.sent) == 4)
-    order = [a for _, a in office.channels.sent]
-    assert order.index("a.1") < order.index("a.2")
+    assert [a for _, a in office.channels.sent] == ["new.1", "a.1", "b.1", "c.1"]
 
 
 async def test_what_a_killed_monitor_left_is_sent_by_the_next(office: Office) -> None:

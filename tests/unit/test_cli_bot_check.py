@@ -30,6 +30,7 @@ from multibot_plugin.bots.check import (
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.bots.identity import Identity, identify, obstacle
 from multibot_plugin.bots.telegram import check_chat, check_token, webhook_info
+from multibot_plugin.cli.bot_create import _mention_closed
 from multibot_plugin.errors import BadValue, MultibotError, Refused
 
 TOKEN = "123456789:" + "A" * 35
@@ -493,6 +494,19 @@ def test_an_env_file_and_a_workdir_are_looked_at(tmp_path: Path) -> None:
         check_launch(config("command", "sh"), DEFAULTS | {"env_file": str(tmp_path / "broken.env")}, ME, tmp_path)
     with pytest.raises(BadValue, match="workdir"):
         check_launch(config("command", "sh"), DEFAULTS | {"workdir": str(tmp_path / "no")}, ME, tmp_path)
+
+
+def test_a_working_directory_that_the_bot_cannot_write_to_is_mentioned(
+    open_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = open_path / "read only"
+    closed.mkdir(0o555)
+    who = ME if os.geteuid() else NOBODY
+    _mention_closed(closed, who)
+    assert f"{who} may not write to {closed}, where it runs" in capsys.readouterr().err
+    closed.chmod(0o777)
+    _mention_closed(closed, who)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_package_that_is_run_needs_its_main_module(tmp_path: Path) -> None:

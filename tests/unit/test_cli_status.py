@@ -91,6 +91,12 @@ def test_a_bot_whose_health_is_not_known_has_a_line_and_is_no_trouble(tmp_path: 
          ["multibot bot set shop --python /path/to/venv/bin/python"]),
         ("quarantined", "script /srv/bot.py: No such file or directory",
          ["multibot bot set shop --script /path/to/file.py"]),
+        ("quarantined", "FileNotFoundError: [Errno 2] No such file or directory: 'config.json' (bot.py:3)",
+         ["multibot bot set shop --workdir /path/to/the/folder"]),
+        ("backing-off", "FileNotFoundError: [Errno 2] No such file or directory: '/srv/x'", ["multibot logs shop"]),
+        ("backing-off", "KeyError: 'TELEGRAM_TOKEN' (bot.py:7)", ["multibot bot set shop --token-var TELEGRAM_TOKEN"]),
+        ("quarantined", "KeyError: 'ADMIN_ID'", ["multibot bot set shop --env ADMIN_ID=VALUE"]),
+        ("backing-off", "KeyError: 'answer'", ["multibot logs shop"]),
         ("quarantined", "something else", ["multibot logs shop", "multibot bot restart shop"]),
         ("backing-off", "ValueError: no", ["multibot logs shop"]),
     ],
@@ -118,6 +124,15 @@ def test_bots_that_differ_from_the_database_say_how_to_see_and_apply(home: Home)
     assert [line.strip() for line in shown[2:]] == [
         f"→ {home.command('render-config --diff')}", f"→ {home.command('apply')}"
     ]  # fmt: skip
+
+
+def test_trouble_comes_first_and_many_pending_changes_are_one_line(home: Home) -> None:
+    many = tuple(f"bot-{n}" for n in range(40))
+    shown = lines(home, [stopped("a"), row("b", health="slow"), QUARANTINED], many, FINE, NOW)
+    order = [line[:1] for line in shown if line[:1] not in ("", " ")]
+    assert order == ["✖", "▲", "○", "▲"]
+    assert "▲ 40 bots differ from the database: bot-0, bot-1, bot-2 and 37 more" in shown
+    assert len([line for line in shown if line.strip() == f"→ {home.command('apply')}"]) == 1
 
 
 def test_the_header_counts_healthy_ones_first(home: Home) -> None:
