@@ -29,6 +29,7 @@ class Lines:
         self._held: Dict[str, bytearray] = {}
         self._holding = True
         self._cut: Set[str] = set()  # streams of which the beginning of a line was dropped
+        self._split: Set[str] = set()  # streams of the form json whose last object is a line without its end
 
     def feed(self, stream: str, data: bytes, now: float, stamp: str) -> bytes:
         """Return what to write for this piece. ``now`` is CLOCK_MONOTONIC, ``stamp`` the time as the form shows it."""
@@ -89,7 +90,7 @@ class Lines:
         if stream in self._cut:  # the rest of a line whose beginning was dropped is no line
             if ends:
                 self._cut.discard(stream)
-            throttle.drop(part)
+            throttle.drop(part, now)
             return False, ""
         admitted, told = throttle.admit(part, size, now)
         if not (admitted or ends):
@@ -98,6 +99,10 @@ class Lines:
 
     def _framed(self, stream: str, part: bytes, stamp: str) -> bytes:
         if self.form == JSON:
+            if stream in self._split and not part.strip(b"\r\n"):  # the end of a line that was told is no line
+                self._split.discard(stream)
+                return b""
+            (self._split.discard if part.endswith(b"\n") else self._split.add)(stream)
             line = part.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
             return json.dumps({"at": stamp, "stream": stream, "line": line}, ensure_ascii=False).encode() + b"\n"
         goes_on = self._open == stream
@@ -120,6 +125,7 @@ class Throttle:
         self._level = self._most = rate * BURST_S
         self._at: Optional[float] = None
         self._since: Optional[float] = None  # of the gap, or of what was not told of it yet
+        self._dropped_at = 0.0
         self._calm = 0.0  # what the rate would have allowed of late and was not used
         self._lines = self._bytes = 0
 
@@ -136,7 +142,7 @@ class Throttle:
                 self._level -= size
                 return True, ""
             self._since, self._calm = now, 0.0
-            self.drop(part)
+            self.drop(part, now)
             return False, f"more is written than log_rate {_size(self._rate, '')}/s: lines are left out from here on"
         self._calm += gain
         long = now - self._since >= BURST_S
@@ -146,11 +152,12 @@ class Throttle:
             return True, told
         self._calm = max(0.0, self._calm - size)
         told = self.tell(now) if long else ""
-        self.drop(part)
+        self.drop(part, now)
         return False, told
 
-    def drop(self, part: bytes) -> None:
+    def drop(self, part: bytes, now: float) -> None:
         """Count what is not logged."""
+        self._dropped_at = now
         self._bytes += len(part)
         self._lines += part.endswith(b"\n")
 
@@ -162,7 +169,7 @@ class Throttle:
         self._lines = self._bytes = 0
         seconds = 1
         if since is not None:
-            seconds, self._since = max(1, round(now - since)), now
+            seconds, self._since = max(1, round(self._dropped_at - since)), now  # the silence after it is no flood
         noun = "line" if lines == 1 else "lines"
         rate = _size(self._rate, "")
         return f"{lines:,} {noun} ({_size(size, ' ')}) not logged in {seconds} s: more than log_rate {rate}/s"

@@ -19,6 +19,7 @@ _ASKED = {"bot.stopped": "stopped", "bot.disabled": "stopped", "bot.restarted": 
           "bot.changed": "restarted for a change", "bot.deleted": "deleted", "stop": "stopped"}  # fmt: skip
 _DIED = "supervisord.died"
 _SEEN = "bot.killed"
+_TOO_SLOW = "SIGALRM"  # the runner's own timer (stop.py), which no bot can ignore
 _SIGNAL = re.compile(r"killed by (SIG\w+)")
 
 
@@ -74,6 +75,8 @@ def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]]) -> t
     elif seen is not None:
         how = seen.signal or f"exit {seen.code}"
     if run.exit is None and (run.stopping or (seen is not None and seen.asked)):
+        if how == _TOO_SLOW:
+            return "killed", "killed: it had not ended within its stop_wait_s"
         return how, "killed while it was stopping"
     if run.exit is not None and not is_wordless(run):
         return how, run.exit.text or run.exit.cause

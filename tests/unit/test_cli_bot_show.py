@@ -196,6 +196,12 @@ def test_who_asked_for_an_end_and_what_others_saw_of_it_is_told_for_each() -> No
     assert len(ends([run(n, n) for n in range(1, 40)], ROW | {"pid": 1}, ())) == 20
 
 
+def test_a_bot_that_needed_longer_than_its_stop_wait_is_told_as_such_not_by_our_signal() -> None:
+    end = {"at": NOW - 5, "code": None, "signal": "SIGALRM", "asked": True}
+    (shown,) = ends([Run(NOW - 60, 1.0, 4, "d", stopping=True)], ROW | {"pid": None, "end": end}, ())
+    assert (shown.how, shown.text) == ("killed", "killed: it had not ended within its stop_wait_s")
+
+
 def test_the_last_change_is_told_without_a_secret() -> None:
     detail = {"settings": {"memory_limit": {"old": 128 * 1024**2, "new": 256 * 1024**2}}, "token": "changed",
               "env": {"KEY": "added"}, "config_version": 7}  # fmt: skip

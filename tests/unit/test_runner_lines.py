@@ -81,6 +81,12 @@ def test_an_endless_line_in_json_comes_in_pieces_of_whole_characters() -> None:
     assert "".join(json.loads(line)["line"] for line in written) == "ä" * 20_000
 
 
+def test_the_end_of_a_line_that_was_an_object_already_is_no_object() -> None:
+    pieces = [("stdout", b"x" * 17_000), ("stdout", b"\n"), ("stdout", b"\n"), ("stdout", b"y\n")]
+    written = through(Lines("json"), *pieces).splitlines()
+    assert [json.loads(line)["line"] for line in written] == ["x" * 17_000, "", "y"]
+
+
 def test_what_is_held_is_little() -> None:
     for form in ("stamped", "json"):
         lines = Lines(form)
@@ -186,7 +192,7 @@ def test_a_flood_is_cut_in_whole_lines_and_told_at_once_and_when_it_is_over() ->
     passed = len(seen) - 1
     assert 100 <= passed <= 151
     told = flood.write(2, 4.0)
-    assert told == [f"multibot: {500 - passed} lines ({(500 - passed) / 10.24:.1f} KB) not logged in 6 s: "
+    assert told == [f"multibot: {500 - passed} lines ({(500 - passed) / 10.24:.1f} KB) not logged in 4 s: "
                     "more than log_rate 1000B/s", "x", "x"]  # fmt: skip
 
 
@@ -253,7 +259,7 @@ def test_what_was_not_told_is_told_at_the_end_and_the_runner_is_never_throttled(
     lines.feed("stdout", b"x" * 20_000 + b"\n", NOW, "")
     lines.feed("stdout", b"y\n", NOW, "")
     assert lines.say("died", "") == b"multibot: died\n"
-    assert lines.release(NOW + 2, "") == b"multibot: 1 line (2 B) not logged in 2 s: more than log_rate 1000B/s\n"
+    assert lines.release(NOW + 2, "") == b"multibot: 1 line (2 B) not logged in 1 s: more than log_rate 1000B/s\n"
     assert lines.release(NOW + 2, "") == b""
 
 
