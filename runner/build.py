@@ -14,26 +14,15 @@ import inspect
 import logging
 import os
 import sys
-from dataclasses import dataclass
 from typing import Any, Callable, Iterator, List
 
-from multibot_runner import script, serve, setup_logger, sight
+from multibot_runner import BotContext, script, serve, setup_logger, sight
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
-from multibot_runner.protocol import BotPaths, Exit, RunnerSettings
+from multibot_runner.protocol import Exit
 from multibot_runner.record import Recorder
 
 _READY = ("application", "app")  # how the parameter of a function that only registers is called
-
-
-@dataclass(frozen=True)
-class BotContext:
-    """What a build function may know of its bot. ``paths.work`` is the bot's own directory, which lasts."""
-
-    id: str
-    settings: RunnerSettings
-    logger: logging.Logger
-    paths: BotPaths
 
 
 def run(launch: Launch, recorder: Recorder) -> Exit:

@@ -30,10 +30,16 @@ _SECTIONS = {
     "What it runs": ("build", "script", "command_line", "python", "workdir", "user"),
     "Token": ("token_file", "token_stdin", "token_env", "token", "token_var"),
     "Environment": ("env", "unset_env", "env_file"),
-    "Limits and health": (
-        "memory_limit", "memory_warning_percent", "memory_clear_percent", "memory_for_s", "deaf_after_s",
-        "frozen_after_s", "start_grace_s", "deaths_limit", "deaths_window_s", "restart_budget", "backoff_max_s",
+    "Telegram": ("bot_api_url", "receives", "poll_timeout_s", "port", "webhook_url", "webhook_listen"),
+    "Life and death": (
+        "stop_wait_s", "restart", "backoff_max_s", "backoff_reset_s", "quarantine_after", "quarantine_retry_s",
+        "deaths_limit", "deaths_window_s",
     ),
+    "Health and memory": (
+        "deaf_after_s", "frozen_after_s", "slow_after_s", "start_grace_s", "watchdog_s", "restart_budget",
+        "memory_limit", "memory_warning_percent", "memory_clear_percent", "memory_for_s",
+    ),
+    "Log": ("log_format", "log_max_size", "log_backups", "log_keep_s", "log_rate"),
 }  # fmt: skip
 _OTHER = "Other"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import sys
@@ -14,6 +15,7 @@ from multibot_plugin.sandbox.client import Sandbox
 from multibot_runner.family import MARK
 from multibot_runner.protocol import CRASHED, FINISHED, MISCONFIGURED, REJECTED, RUNNING, STOPPED
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "bots.md"
 ECHO = """
     from telegram.ext import Application, MessageHandler, filters
 
@@ -83,6 +85,21 @@ def test_every_form_answers_and_ends_gracefully(place: Place, sandbox: Sandbox, 
     assert (bot.exit.cause, bot.runs[0].stopping) == (STOPPED, True)
     assert code == (-signal.SIGTERM if form == "command" else 0)
     wait_for(lambda: sandbox.counters(bot.token).polls_open == 0, "no open poll")
+
+
+@pytest.mark.parametrize(("example", "said"), [("build", "What shall it be?"), ("register", "hi")])
+def test_the_build_functions_of_the_page_on_bots_answer(
+    place: Place, sandbox: Sandbox, example: str, said: str
+) -> None:
+    sources = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (source,) = [source for source in sources if f"def {example}(" in source]
+    bot = place.bot("build", f"{place.file('shop.py', source)}:{example}", bot_api_url=sandbox.url)
+    sandbox.register(bot.token, bot.id)
+    process = bot.start()
+    assert sandbox.ask(bot.token, "/start", 30).text == said
+    process.terminate()
+    assert process.wait(20) == 0
+    assert (f"{bot.id} keeps its files in {bot.paths.work}" in bot.log) == (example == "build")
 
 
 @pytest.mark.parametrize("form", ["build", "script"])

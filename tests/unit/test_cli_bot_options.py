@@ -189,9 +189,11 @@ def test_a_mistyped_command_gets_a_suggestion() -> None:
 
 def test_the_many_options_stand_in_sections_and_none_is_left_out() -> None:
     text = CliRunner().invoke(main, ["bot", "create", "--help"]).output
-    titles = ["What it runs:", "Token:", "Environment:", "Limits and health:", "Other:"]
+    titles = [f"{title}:" for title in [*given._SECTIONS, "Other"]]
     places = [text.index(f"\n{title}\n") for title in titles]
     assert places == sorted(places)
-    assert places[3] < text.index("--memory-limit") < places[4] < text.index("--no-start")
+    where = dict(zip(titles, places, strict=True))
+    assert where["Health and memory:"] < text.index("--memory-limit") < where["Log:"] < text.index("--log-format")
+    assert not any(f"--{s.name.replace('_', '-')} " in text[where["Other:"] :] for s in BOT_SETTINGS)
     known = {option.name for option in main.get_command(None, "bot").get_command(None, "create").params}  # type: ignore
     assert {name for names in given._SECTIONS.values() for name in names} - known == {"unset_env"}
