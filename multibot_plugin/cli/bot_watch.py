@@ -83,8 +83,13 @@ def judge(
     if statename == "EXITED":
         known = {EXIT_FINAL: Verdict(False, "gave up"), EXIT_FINISHED: Verdict(True, "has finished")}
         return known.get(row["exit_code"])
-    if statename == "FATAL" or (statename == "BACKOFF" and row["spawn_error"]):
+    if statename == "FATAL":
         return Verdict(False, "could not be started")
+    if statename == "BACKOFF" and row["spawn_error"]:
+        died = row["spawn_error"].startswith(
+            "Exited too quickly"
+        )  # supervisor.process: all else is a failed fork or exec
+        return Verdict(False, f"{'died at once' if died else 'could not be started'}, and is tried again")
     if statename != "RUNNING" or heartbeat is None or heartbeat.pid != row["pid"]:
         return None
     if heartbeat.phase in (BACKING_OFF, QUARANTINED):

@@ -62,6 +62,15 @@ def test_a_start_that_failed_is_told_at_once(state: dict[str, Any], heartbeat: H
 
 
 @pytest.mark.parametrize(
+    ("spawn_error", "told"),
+    [("Exited too quickly (process log may have details)", "died at once"), ("no such file", "could not be started")],
+)
+def test_a_start_that_supervisord_tries_again_is_not_told_as_the_end_of_it(spawn_error: str, told: str) -> None:
+    verdict = judge(row(statename="BACKOFF", pid=None, spawn_error=spawn_error), None, "script", NOW)
+    assert verdict == Verdict(False, f"{told}, and is tried again")
+
+
+@pytest.mark.parametrize(
     ("state", "heartbeat", "launch"),
     [
         (row(statename="STARTING"), beat(), "script"),
