@@ -218,7 +218,7 @@ def lines(found: list[tuple[str, Cost, Cost]], beat: tuple[float, int, float], s
     directly_s = sum(found[number % len(found)][1].cpu_s for number in range(FLEET))
     yield (
         f"{FLEET} bots of all these kinds, in turn: all poll {start_s:.1f} s after `multibot start`. Started directly "
-        f"they need {directly_s:.1f} s of CPU for that. Then, idle:"
+        f"they need {directly_s:.1f} s of CPU for that: they start side by side, as fast as the cores can. Then, idle:"
     )
     yield ""
     yield "| part | processes | CPU (% of a core) | PSS (MiB) |"
