@@ -32,7 +32,8 @@ def certain_imports(tree: ast.Module) -> list[str]:
                 walk(node.body)
 
     walk(tree.body)
-    return list(dict.fromkeys(name.split(".")[0] for name in names))
+    # The runner brings its own folder along.
+    return [name for name in dict.fromkeys(name.split(".")[0] for name in names) if name != "multibot_runner"]
 
 
 def runs_for_certain(block: Any) -> bool:

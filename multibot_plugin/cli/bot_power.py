@@ -234,6 +234,7 @@ def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun
 
     ``begun`` is called when nothing is left but to watch, or nothing can be done.
     """
+    began = time.monotonic()
     bot, cell = str(row["id"]), decide(state_of(row), Event.STOP_NOW if act == "stop" and now else _EVENTS[act])
     with context.supervisor() as supervisor:
         try:
@@ -243,7 +244,7 @@ def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun
                 return Outcome(bot, True, cell.words)
             if cell.act == Does.STOP_START:
                 stop_for_good(context.home, supervisor, row, now)
-            return _begin(context, supervisor, row, cell.words, begun)
+            return _begin(context, supervisor, row, cell.words, begun, began)
         except SupervisordAway:
             raise
         except MultibotError as error:
@@ -251,14 +252,15 @@ def attempt(context: Context, act: Act, row: Mapping[str, Any], now: bool, begun
             return Outcome(bot, False, f"failed: {error}")
 
 
-def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], done: str, told: Done) -> Outcome:
+def _begin(context: Context, supervisor: Supervisor, row: Mapping[str, Any], done: str, told: Done,
+           began: float) -> Outcome:  # fmt: skip
     from multibot_plugin.supervisor.faults import program
 
-    bot, begun = str(row["id"]), time.monotonic()
+    bot = str(row["id"])
     supervisor.start(program(bot), wait_s=None, stopping_s=row["stop_wait_s"] + MORE_S)
     told(bot)
     verdict = watch(context.home, supervisor, bot)
-    took = time.monotonic() - begun
+    took = time.monotonic() - began
     if verdict.ok:
         return Outcome(bot, True, f"{done} in {took:.1f} s, {verdict.text}", took)
     return Outcome(bot, False, verdict.told, took)

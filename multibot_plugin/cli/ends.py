@@ -19,7 +19,7 @@ _ASKED = {"bot.stopped": "stopped", "bot.disabled": "stopped", "bot.restarted": 
           "bot.changed": "restarted for a change", "bot.deleted": "deleted", "stop": "stopped"}  # fmt: skip
 _DIED = "supervisord.died"
 _SEEN = "bot.killed"
-_TOO_SLOW = "SIGALRM"  # the runner's own timer (stop.py), which no bot can ignore
+_STOPPING = "killed while it was stopping"
 _SIGNAL = re.compile(r"killed by (SIG\w+)")
 
 
@@ -56,16 +56,30 @@ def _end(
     if seen is not None and seen.at < run.started_at:
         seen = None
     stop_at = row["stop_at"] if row["stop_at"] and row["stop_at"] >= run.started_at else None
-    at = run.exit.ended_at if run.exit else seen.at if seen else next_at or (stop_at if last else None)
-    how, text = _words(run, seen, told)
-    asked = run.stopping or (seen is not None and seen.asked) or (run.exit is not None and run.exit.cause == STOPPED)
+    asked = _was_asked(run, seen, told)
+    witnessed_at = _at(told[0]) if told else None
+    at = run.exit.ended_at if run.exit else seen.at if seen else witnessed_at
+    if at is None and next_at and asked:  # nobody saw it: it took at most the time that it had
+        since = [
+            _at(change) for change in audit if change["action"] in _ASKED and run.started_at <= _at(change) < next_at
+        ]
+        at = min(max(since) + float(row.get("stop_wait_s") or 0.0), next_at) if since else None
+    at = at or next_at or (stop_at if last else None)
+    how, text = _words(run, seen, told, asked)
     if asked and at is not None and (who := _asker(audit, at, float(row.get("stop_wait_s") or 0.0), run.started_at)):
         text = who + (f" ({text.removeprefix('stopped: ')})" if "SIGKILL" in text or "killed" in text else "")
     ran_s = None if at is None else max(0.0, at - run.started_at - run.waited_s)
     return End(at, run.started_at, how, text, ran_s, run.died)
 
 
-def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def _was_asked(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether somebody wanted this end."""
+    if run.exit is not None:
+        return run.stopping or run.exit.cause == STOPPED
+    return run.stopping or (seen is not None and seen.asked) or any(row["detail"].get("asked") for row in told)
+
+
+def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]], asked: bool) -> tuple[str, str]:
     """Return how a run ended, in a word and in a sentence."""
     how = "killed"
     if run.exit is not None:
@@ -74,10 +88,9 @@ def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]]) -> t
         how = _signal(run.exit.signal) if run.exit.signal else how
     elif seen is not None:
         how = seen.signal or f"exit {seen.code}"
-    if run.exit is None and (run.stopping or (seen is not None and seen.asked)):
-        if how == _TOO_SLOW:
-            return "killed", "killed: it had not ended within its stop_wait_s"
-        return how, "killed while it was stopping"
+    if run.exit is None and asked:
+        words = next((str(row["detail"]["cause"]) for row in told), seen.stopped if seen else _STOPPING)
+        return "killed" if how == "SIGALRM" else how, words
     if run.exit is not None and not is_wordless(run):
         return how, run.exit.text or run.exit.cause
     witnesses = [str(row["detail"].get("cause") or "") for row in told]

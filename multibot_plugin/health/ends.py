@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from multibot_runner.protocol import CRASHED, KILLED, Exit, Run
+from multibot_runner.protocol import CRASHED, KILLED, STOPPED, Exit, Run
 
+_TOO_SLOW = "SIGALRM"  # the runner's own timer for a stop (runner/stop.py), which no bot can ignore
 _CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"}  # of the interpreter, or of C code in it
 
 
@@ -31,6 +32,13 @@ class Sight:
             return "killed by SIGKILL from outside, not by multibot"
         return f"killed by {self.signal}{' (a crash in C code)' if self.signal in _CRASHES else ''}"
 
+    @property
+    def stopped(self) -> str:
+        """What is to be said of it where the bot was asked to end, and left no word."""
+        if self.signal == _TOO_SLOW:
+            return "killed: it had not ended within its stop_wait_s"
+        return "killed while it was stopping" if self.signal else f"ended with exit code {self.code} while stopping"
+
 
 def is_wordless(run: Run) -> bool:
     """Whether a run, known to be over, died and nobody of its own process said how."""
@@ -43,7 +51,11 @@ def witnessed(runs: tuple[Run, ...], pid: int | None, sight: Sight | None, memor
     ``pid``: of the living process. ``memory``: what the kernel's counters say of a SIGKILL of this moment.
     """
     run = next((run for run in runs if run.pid != pid), None)
-    if run is None or sight is None or sight.asked or not is_wordless(run) or sight.at < run.started_at:
+    if run is None or sight is None or sight.at < run.started_at:
+        return None
+    if sight.asked:
+        return None if run.exit else (run, Exit(sight.at, STOPPED, sight.stopped, code=sight.code))
+    if not is_wordless(run):
         return None
     words = f"killed by SIGKILL ({memory})" if sight.signal == "SIGKILL" and memory else sight.words
     return run, Exit(sight.at, CRASHED, words, code=None if sight.signal else sight.code)

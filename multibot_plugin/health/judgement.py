@@ -14,7 +14,7 @@ from multibot_plugin.health.rules import ending_of, is_deserted
 from multibot_plugin.health.states import Alert, Finding, Health, Level, Observation
 from multibot_plugin.journal import AuditEntry
 from multibot_plugin.plugins import Answer, PluginStatus
-from multibot_runner.protocol import Exit, Run
+from multibot_runner.protocol import STOPPED, Exit, Run
 
 OWN = "multibot"  # the monitor as the source of findings about itself
 ACTOR, DOOR = "multibot", "monitor"
@@ -130,7 +130,8 @@ def unwatched(last: str, since_at: float, away_s: float, host: str, now_at: floa
 def ending(bot: str, run: Run, end: Exit, host: str) -> AuditEntry:
     """Return what is recorded of a process that could not tell how it ended; the same as long as it is the same one."""
     number = str(uuid.uuid5(_NAMESPACE, f"end/{bot}/{run.pid}/{run.started_at:.6f}"))
-    return AuditEntry(number, end.ended_at, ACTOR, DOOR, bot, "bot.killed", {"pid": run.pid, "cause": end.text}, host)
+    detail = {"pid": run.pid, "cause": end.text, **({"asked": True} if end.cause == STOPPED else {})}
+    return AuditEntry(number, end.ended_at, ACTOR, DOOR, bot, "bot.killed", detail, host)
 
 
 def restart_id(decision: Decision, now_at: float) -> str:

@@ -202,6 +202,18 @@ def test_a_bot_that_needed_longer_than_its_stop_wait_is_told_as_such_not_by_our_
     assert (shown.how, shown.text) == ("killed", "killed: it had not ended within its stop_wait_s")
 
 
+def test_an_end_without_a_word_stays_where_it_was_when_the_bot_is_started_again() -> None:
+    runs = (Run(NOW - 10, 1.0, 9, "d"), Run(NOW - 3600, 1.0, 4, "d", stopping=True))
+    row = ROW | {"pid": 9, "stop_wait_s": 10.0}
+    asked = audit(3000, "bot.stopped", "ada", "multibot bot stop")
+    cause = "killed: it had not ended within its stop_wait_s"
+    seen = audit(2990, "bot.killed", "multibot", "monitor", pid=4, cause=cause, asked=True)
+    for changes, why in (((asked, seen), cause), ((asked,), "killed while it was stopping")):
+        (end,) = ends(runs, row, changes)
+        assert (end.at, end.ran_s, end.died) == (NOW - 2990, 610.0, False)
+        assert end.text == f"stopped by ada (multibot bot stop) ({why})"
+
+
 def test_the_last_change_is_told_without_a_secret() -> None:
     detail = {"settings": {"memory_limit": {"old": 128 * 1024**2, "new": 256 * 1024**2}}, "token": "changed",
               "env": {"KEY": "added"}, "config_version": 7}  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from multibot_plugin.health.ends import Sight, completed, is_wordless, witnessed
 from multibot_plugin.health.judgement import ending
-from multibot_runner.protocol import CRASHED, KILLED, Exit, Run
+from multibot_runner.protocol import CRASHED, KILLED, STOPPED, Exit, Run
 
 SILENT = Run(1000.0, 10.0, 41, "d")
 ALIVE = Run(1100.0, 110.0, 42, "d")
@@ -38,12 +38,23 @@ def test_supervisord_and_the_kernel_are_the_witnesses(sight: Sight, memory: str,
 
 
 @pytest.mark.parametrize(
+    ("signal", "told"),
+    [("SIGALRM", "killed: it had not ended within its stop_wait_s"), ("SIGKILL", "killed while it was stopping")],
+)
+@pytest.mark.parametrize("stopping", [True, False])  # it may have had no time to note that
+def test_the_end_of_a_stop_that_left_no_word_is_witnessed_as_one(signal: str, told: str, stopping: bool) -> None:
+    found = witnessed((ALIVE, replace(SILENT, stopping=stopping)), ALIVE.pid, Sight(1090.0, None, signal, True), "")
+    assert found is not None
+    assert (found[1].ended_at, found[1].cause, found[1].text) == (1090.0, STOPPED, told)
+
+
+@pytest.mark.parametrize(
     ("runs", "sight"),
     [
         ((ALIVE, TOLD), Sight(1090.0, 1, "")),  # it told itself
         ((ALIVE, replace(SILENT, stopping=True)), Sight(1090.0, None, "SIGKILL")),  # of a stop
         ((ALIVE, SILENT), Sight(900.0, None, "SIGKILL")),  # of an earlier one
-        ((ALIVE, SILENT), Sight(1090.0, None, "SIGKILL", True)),  # it was stopped, and had no time to note that
+        ((ALIVE, TOLD), Sight(1090.0, 1, "", True)),
         ((ALIVE, SILENT), None), ((ALIVE,), Sight(1090.0, 1, "")), ((), Sight(1090.0, 1, "")),
     ],
 )  # fmt: skip
