@@ -10,6 +10,7 @@ from datetime import datetime
 from multibot_plugin.hookspecs import KILLED, Finding, Health, Level, Observation, Run, hookimpl
 
 _REJECTED = "token-rejected"  # Exit.cause: Telegram does not know the token
+_STOPPED = "stopped"  # Exit.cause
 _WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIGKILL by the waiter fit into it
 _STANDING_S = 30.0
 _SILENT_S = 10.0  # at least: a heartbeat that is overwritten on a full disk may be unreadable for a moment
@@ -113,16 +114,19 @@ def _silent(observation: Observation) -> list[Finding]:
 def _dying(observation: Observation) -> list[Finding]:
     limit = int(observation.settings["deaths_limit"])
     window_s = float(observation.settings["deaths_window_s"])
-    deaths, last = deaths_in_window(observation, window_s)
+    deaths, last, newest_mono = deaths_in_window(observation, window_s)
     # Once told it is over only when the window holds no death at all: a bot at the limit would flap.
     told = "deaths" in observation.open
     if limit and told and not deaths and not _stayed(observation):
-        text = "kept dying until it was stopped; watched since it was started again"
+        text = "kept dying before it was stopped or changed; over once it has run for a minute"
         return [Finding(observation.bot, "deaths", Level.WARNING, text, Health.DEGRADED)]
     if not limit or deaths < (1 if told else limit):
         return []
     times = "once" if deaths == 1 else f"{deaths} times"
     text = f"died {times} within {window_s / 60:g} min, last: {last}"
+    if told and deaths < limit and observation.state == "running":
+        over_at = observation.now_at + newest_mono + window_s - observation.now
+        text = f"{text}; over at {_clock(over_at, observation.now_at)} if it lives"
     return [Finding(observation.bot, "deaths", Level.WARNING, text, Health.DEGRADED)]
 
 
@@ -130,22 +134,34 @@ def _stayed(observation: Observation) -> bool:
     return observation.state == "running" and (observation.uptime_s or 0.0) >= _STAYED_S
 
 
-def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, str]:
-    """Return the deaths of the last ``window_s`` seconds since the last stop or final exit, and the newest's words.
+def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, str, float]:
+    """Return the deaths of the last ``window_s`` seconds since the last stop, change or final exit, the newest's words,
+    and when that was (monotonic).
 
     A run that was killed left no word; it ended at the latest when the next one began.
     """
     runs = _earlier(observation)
-    if not runs:  # the first, or a bot that spoils its record: supervisord counts, too
-        return observation.deaths.get("10m", 0) if window_s >= _COUNTED_S else 0, "it left no record of that"
-    ended, count, words = observation.now, 0, ""
+    if not runs or _unasked(
+        runs[0], observation
+    ):  # the first, or a bot that spoils its record: supervisord counts, too
+        words = f"{runs[0].exit.text}, which nobody asked for" if runs and runs[0].exit else "it left no record of that"
+        return observation.deaths.get("10m", 0) if window_s >= _COUNTED_S else 0, words, observation.now
+    ended, count, words, newest_mono = observation.now, 0, "", observation.now
     if runs is not observation.runs:  # the newest is alive
         ended = observation.runs[0].start_mono
     for run in runs:
         # Far beyond now: the file is from before a reboot.
         if not run.died or not observation.now - window_s <= ended <= observation.now + _AHEAD_S:
             break
+        if run.digest != observation.runs[0].digest:
+            break
         count += 1
+        newest_mono = newest_mono if words else ended
         words = words or (run.exit.text if run.exit else KILLED)
         ended = run.start_mono
-    return count, words
+    return count, words, newest_mono
+
+
+def _unasked(run: Run, observation: Observation) -> bool:
+    """Whether a run that took a SIGTERM for a stop was told so by nobody: by itself, say, or by ``kill``."""
+    return run.exit is not None and run.exit.cause == _STOPPED and bool(observation.deaths)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from typing import Any
 
@@ -132,13 +133,16 @@ def webhook_info(token: str, bot_api_url: str, wanted: str, env: Mapping[str, st
 
 
 def answers(bot_api_url: str, env: Mapping[str, str], timeout_s: float) -> bool:
-    """Return whether anything answers at the root of a server, whatever it says. No token is shown to it."""
+    """Return whether anything answers at the root of a server, whatever it says, but that it cannot serve (5xx).
+
+    No token is shown to it.
+    """
     root = urllib.parse.urljoin(_without_login(bot_api_url)[0], "/")
     try:
-        _opener(bot_api_url, env).open(root, timeout=timeout_s).close()
+        with _opener(bot_api_url, env).open(root, timeout=timeout_s) as answer:
+            return int(answer.status) < HTTPStatus.INTERNAL_SERVER_ERROR
     except (OSError, HTTPException, ValueError):
         return False
-    return True
 
 
 def _ask(bot_api_url: str, token: str, call: str, timeout_s: float, instead: str,

@@ -24,7 +24,8 @@ class Track:
     ``since``: first found (``since_at`` the same for people). ``critical_since``: since when it is critical without
     a break, None when it is not. ``armed_since``: since when it is found in this very process (``pid``), so that a
     restart begins the waiting anew. ``level``: that of the incident, None while pending. ``said``: what the last
-    message told about what is done. ``before_s``: how long it had been so when it was first found.
+    message told about what is done. ``before_s``: how long it had been so when it was first found. ``quiet``: it is
+    open and nobody was told.
     """
 
     plugin: str
@@ -38,6 +39,7 @@ class Track:
     changes: int = 0
     said: str = ""
     before_s: float = 0.0
+    quiet: bool = False
 
     @property
     def began_at(self) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from multibot_plugin.alerts import format as words
-from multibot_plugin.health.incidents import Change, Key, Seen, Step, Track
+from multibot_plugin.health.incidents import Change, Key, Seen, Step, Track, of_bot
 from multibot_plugin.health.recovery import Decision
 from multibot_plugin.health.rules import ending_of, is_deserted
 from multibot_plugin.health.states import Alert, Finding, Health, Level, Observation
@@ -69,24 +69,41 @@ def absent(bots: Iterable[str], watching: frozenset[str]) -> list[Seen]:
 
 
 def conclude(step: Step, decisions: Sequence[Decision], host: str, now: float, now_at: float) -> Judgement:
-    """Join changes and decisions: one message per incident that changed, or about which something else is done now."""
-    by_key = {d.track.key: d for d in decisions if d.track is not None and d.said}
+    """Join changes and decisions: one message per incident that changed, or about which something else is done now.
+
+    Everything is recorded; nobody is told of what is quiet, nor of the end of what was quiet all the time.
+    """
+    by_key = {d.track.key: d for d in decisions if d.track is not None and (d.said or d.quiet)}
     tracks = dict(step.tracks)
-    changes = []
+    changes: list[tuple[Change, bool]] = []  # and whether people are told
     for change in step.changes:
-        decision = by_key.pop(change.track.key, None) if change.kind != "resolved" else None
-        if decision is not None:
-            change = replace(change, track=replace(change.track, said=decision.said))
-            tracks[change.track.key] = change.track
-        changes.append(change)
+        if change.kind == "resolved":
+            changes.append((_in_words(change, step), not change.track.quiet))
+            continue
+        decision = by_key.pop(change.track.key, None) or Decision(change.track.finding.bot, False)
+        track = replace(change.track, said=decision.said or change.track.said)
+        tracks[track.key] = _hushed(track, decision, first=change.kind == "opened")
+        changes.append((replace(change, track=track), not decision.quiet))
     for key, decision in by_key.items():
         track = tracks[key]
-        if decision.restart or decision.said != track.said:
-            tracks[key] = track = replace(track, said=decision.said, changes=track.changes + 1)
-            changes.append(Change("changed", track))
-    told = [_tell(change, host, now, now_at) for change in changes]
+        if decision.restart or decision.said not in ("", track.said):
+            track = replace(track, said=decision.said, changes=track.changes + 1)
+            tracks[key] = _hushed(track, decision)
+            changes.append((Change("changed", track), not decision.quiet))
+    told = [(*_tell(change, host, now, now_at), loud) for change, loud in changes]
     restarts = tuple(d for d in decisions if d.restart)
-    return Judgement(tracks, tuple(a for a, _ in told), tuple(e for _, e in told), restarts)
+    return Judgement(tracks, tuple(a for a, _, loud in told if loud), tuple(e for _, e, _ in told), restarts)
+
+
+def _hushed(track: Track, decision: Decision, first: bool = False) -> Track:
+    return replace(track, quiet=decision.quiet and (first or track.quiet))
+
+
+def _in_words(change: Change, step: Step) -> Change:
+    """Return the end of an incident with what the bot is now instead, where it is not well again."""
+    bot = change.track.finding.bot
+    others = of_bot(step.tracks, bot) if bot and not change.ending else []
+    return replace(change, ending=f"is {others[0].finding.health} now") if others else change
 
 
 def _tell(change: Change, host: str, now: float, now_at: float) -> tuple[Alert, AuditEntry]:
@@ -97,7 +114,7 @@ def _tell(change: Change, host: str, now: float, now_at: float) -> tuple[Alert, 
         text = words.resolved(finding.bot, finding.check, change.ending, lasted_s)
         number = track.changes + 1
     else:
-        say = words.opened if change.kind == "opened" else words.changed
+        say = words.opened if change.kind == "opened" or track.quiet else words.changed
         text, number = say(finding.bot, level, finding.text, track.said), track.changes
     alert = Alert(
         id=f"{track.id}.{number}", incident=track.id, host=host, bot=finding.bot, check=finding.check, level=level,

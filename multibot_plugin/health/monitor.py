@@ -33,7 +33,7 @@ from multibot_plugin.health.old_logs import remove_old
 from multibot_plugin.health.picture import SCHEMA, bot_picture, deliveries_picture, incidents_picture, plugins_picture
 from multibot_plugin.health.probes import Prober
 from multibot_plugin.health.reach import Reach
-from multibot_plugin.health.recovery import Decision, decide, hold_back, is_for_deafness, unanswered
+from multibot_plugin.health.recovery import Decision, Outage, decide, hold_back, is_for_deafness, unanswered
 from multibot_plugin.health.replay import Replayer
 from multibot_plugin.health.rules import Fleet, is_coming_up, read_fleet
 from multibot_plugin.health.states import Alert, Observation
@@ -84,13 +84,13 @@ class Monitor:
         self._eyes = Worker("eyes")
         self._observer = Observer(home)
         self._prober = Prober(home, settings["monitor.probe_s"], clock)
-        self._reach = Reach(home, clock)
         self._channels: dict[str, str] = {}
         self._channels_mono = self._logs_mono = float("-inf")
         self._saved: object = None
         self._coming_up = False
         self._troubles: dict[str, str] = {}
         self.ledger = self._load()
+        self._reach = Reach(home, clock, {bot for (bot, _), track in self.ledger.tracks.items() if track.quiet})
         self._seen_mono = dict.fromkeys((bot for bot, _ in self.ledger.tracks), clock()[0])
         self.hands = Hands(
             self.ledger, self.journal, connect, set_autostart, self.settle, self.host, lambda: under_way(home), finish
@@ -116,11 +116,11 @@ class Monitor:
         """Let go of threads and tasks; restarts that are under way are finished by the next monitor."""
         await self.hands.close()
         await self._prober.close()
+        await self._reach.close()
         await self.outbox.close()
         if self._supervisor is not None:
             self._supervisor.close()
         self._eyes.close()
-        self._reach.close()
         self.plugins.close()
 
     async def tick(self) -> None:
@@ -238,13 +238,13 @@ class Monitor:
         decisions = hold_back(decisions, await self._ask_servers(fleet, decisions))
         return conclude(step, decisions, self.host, now, now_at)
 
-    async def _ask_servers(self, fleet: Fleet, decisions: Sequence[Decision]) -> Mapping[str, str]:
+    async def _ask_servers(self, fleet: Fleet, decisions: Sequence[Decision]) -> Mapping[str, Outage]:
         """Return the deaf bots whose server does not answer, and which; asked before one of them is restarted."""
         deaf, away = {d.bot: d.restart for d in decisions if is_for_deafness(d)}, {}
         if any(deaf.values()):
             away = await self._reach.away({row.id: row.digest for row in fleet.rows if row.id in deaf})
-        if away:
-            self._trouble("telegram", unanswered(away))
+        if text := unanswered(away):
+            self._trouble("telegram", text)
         else:
             self._troubles.pop("telegram", None)
         return away
@@ -280,7 +280,8 @@ class Monitor:
     def _save(self) -> None:
         # Texts change at every tick; what a next monitor has to know does not.
         tracks = [
-            (k, t.level, t.said, t.changes, t.since, t.critical_since, t.pid) for k, t in self.ledger.tracks.items()
+            (k, t.level, t.said, t.quiet, t.changes, t.since, t.critical_since, t.pid)
+            for k, t in self.ledger.tracks.items()
         ]
         ids = [*(a.id for a in self.ledger.alerts), *(e.id for e in self.ledger.entries)]
         content = (tracks, ids, {bot: list(some) for bot, some in self.ledger.restarts.items()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from multibot_plugin.health.incidents import Track
 from multibot_plugin.health.states import Observation
@@ -19,13 +20,25 @@ _FINAL, _LATER = "It does not start again by itself.", "It is tried again then."
 class Decision:
     """What is done about one bot. ``restart`` or not; ``track`` the incident that is the cause.
 
-    ``said`` is the sentence for people; an incident's message is sent again when it changes.
+    ``said`` is the sentence for people; an incident's message is sent again when it changes. ``quiet``: nobody is told,
+    for the cause is told once for all bots.
     """
 
     bot: str
     restart: bool
     track: Track | None = None
     said: str = ""
+    quiet: bool = False
+
+
+class Outage(NamedTuple):
+    """A Bot API server that does not answer from here, or did not a moment ago.
+
+    ``answers``: whether it does now; None: it has not been asked before, and has not answered yet.
+    """
+
+    server: str
+    answers: bool | None = False
 
 
 def decide(observation: Observation, incidents: Sequence[Track], restarts: Sequence[float], busy: bool) -> Decision:
@@ -58,23 +71,31 @@ def is_for_deafness(decision: Decision) -> bool:
     return decision.track is not None and decision.track.finding.check == "deaf"
 
 
-def hold_back(decisions: Iterable[Decision], away: Mapping[str, str]) -> list[Decision]:
-    """Return the decisions without restarts of deaf bots whose server does not answer (``away``: bot to server).
+def hold_back(decisions: Iterable[Decision], away: Mapping[str, Outage]) -> list[Decision]:
+    """Return the decisions without restarts of deaf bots whose server does not answer (``away``, by bot).
 
     Such a bot goes on trying by itself; restarted it would die of it.
     """
-    said = "Not restarting it: {} does not answer from here."
-    return [
-        replace(d, restart=False, said=said.format(away[d.bot])) if d.bot in away and is_for_deafness(d) else d
-        for d in decisions
-    ]
+    return [_held(d, away[d.bot]) if d.bot in away and is_for_deafness(d) else d for d in decisions]
 
 
-def unanswered(away: Mapping[str, str]) -> str:
+def _held(decision: Decision, outage: Outage) -> Decision:
+    if outage.answers is None:
+        return replace(decision, restart=False, said="", quiet=True) if decision.restart else decision
+    said = (
+        f"Not restarting it yet: {outage.server} has begun to answer again."
+        if outage.answers
+        else f"Not restarting it: {outage.server} does not answer from here."
+    )
+    return replace(decision, restart=False, said=said, quiet=True)
+
+
+def unanswered(away: Mapping[str, Outage]) -> str:
     """Return what is wrong as long as the servers of these bots do not answer; "" for none."""
+    servers = Counter(outage.server for outage in away.values() if outage.answers is False)
     return "; ".join(
         f"Telegram ({server}) does not answer: {'1 bot' if n == 1 else f'{n} bots'} cannot poll"
-        for server, n in sorted(Counter(away.values()).items())
+        for server, n in sorted(servers.items())
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from multibot_plugin.health.ends import Sight
 from multibot_plugin.health.states import NO_POLL_SEEN, Finding, Health, Observation, WebhookInfo, health_of
-from multibot_runner.protocol import BOT_ID, KILLED, Heartbeat, Run
+from multibot_runner.protocol import BOT_ID, KILLED, STOPPED, Heartbeat, Run
 
 DAY_S = 86400.0
 # A stop or start is the operator's wish once it has lasted: 'restart' and 'apply' pass through a stop.
@@ -205,13 +205,14 @@ def is_coming_up(observation: Observation) -> bool:
 def restarts_24h(runs: tuple[Run, ...], ours_at: Iterable[float], now_at: float, deaths: int = 0) -> int:
     """Return how often a bot came back within a day: after a death, or restarted by the monitor (``ours_at``).
 
-    What a person started is not counted. ``deaths``: supervisord's count, for a bot whose runs tell of no earlier one.
+    What a person started is not counted. ``deaths``: supervisord's count, where the last end was asked for by nobody;
+    it holds for a bot whose runs tell of no earlier one, or of a stop that nobody asked for.
     """
-    after_death = (
-        sum(1 for newer, older in itertools.pairwise(runs) if older.died and newer.started_at > now_at - DAY_S)
-        if len(runs) > 1
-        else deaths
+    after_death = sum(
+        1 for newer, older in itertools.pairwise(runs) if older.died and newer.started_at > now_at - DAY_S
     )
+    if len(runs) < 2 or any(run.exit is not None and run.exit.cause == STOPPED for run in runs[:2]):
+        after_death = max(after_death, deaths)
     return after_death + sum(1 for at in ours_at if at > now_at - DAY_S)
 
 

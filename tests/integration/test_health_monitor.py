@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +25,8 @@ from multibot_plugin.health import observe, watch
 from multibot_plugin.health.absence import note_stop
 from multibot_plugin.health.act import restart_bot
 from multibot_plugin.health.monitor import GONE_AFTER_S, LOGS_EVERY_S, Monitor
-from multibot_plugin.home import find_home
+from multibot_plugin.health.recovery import Outage
+from multibot_plugin.home import Home, find_home
 from multibot_plugin.hookspecs import Alert, MonitorInfo, Observation, hookimpl
 from multibot_plugin.journal import AuditEntry, Journal, JournalError, Wish
 from multibot_plugin.plugins import FAILURES_ALLOWED, Plugins
@@ -169,21 +170,26 @@ async def test_a_deaf_bot_is_told_about_once_restarted_and_told_about_when_it_is
 
 
 class Servers:
-    """Stands for ``Reach``: ``server`` does not answer."""
+    """Stands for ``Reach``: ``outage`` is that of every server."""
 
-    server = "http://127.0.0.1:9"
+    outage: Outage | None = Outage("http://127.0.0.1:9")
+    held: Collection[str] = ()
 
-    async def away(self, digests: Mapping[str, str]) -> dict[str, str]:
-        return dict.fromkeys(digests, self.server) if self.server else {}
+    async def away(self, digests: Mapping[str, str]) -> dict[str, Outage]:
+        return dict.fromkeys(digests, self.outage) if self.outage else {}
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """There are no threads."""
 
 
 async def test_while_the_server_does_not_answer_that_is_told_and_no_deaf_bot_is_restarted(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "Reach", lambda home, clock: servers)
+    def reach(home: Home, clock: object, held: Collection[str]) -> Servers:
+        servers.held = held
+        return servers
+
+    monkeypatch.setattr(module, "Reach", reach)
     servers = Servers()
     for name in ("greeter", "dice"):
         place.bot(name)
@@ -191,17 +197,23 @@ async def test_while_the_server_does_not_answer_that_is_told_and_no_deaf_bot_is_
     monitor = await place.monitor()
     for _ in range(3):
         await tick(place, monitor)
-    held = "no successful getUpdates for 55 s. Not restarting it: http://127.0.0.1:9 does not answer from here."
     away = "Telegram (http://127.0.0.1:9) does not answer: 2 bots cannot poll"
-    assert sorted(place.told()) == [f"✖ dice is deaf: {held}", f"✖ greeter is deaf: {held}", f"✖ multibot: {away}."]
-    assert away in [i["text"] for i in place.status()["incidents"]]
+    assert place.told() == [f"✖ multibot: {away}."]  # once, for all bots
+    assert {i["check"] for i in place.status()["incidents"]} == {"deaf", "telegram"}
+    monitor = await place.monitor()
+    assert set(servers.held) == {"greeter", "dice"}
+    servers.outage = Outage("http://127.0.0.1:9", answers=True)
+    for _ in range(2):
+        await tick(place, monitor)
+    assert place.told()[1:] == ["● multibot is well again after 10 s (telegram)."]
     assert place.supervisor.calls == []
-    servers.server = ""
+    servers.outage = None
     place.beat("dice")
     await tick(place, monitor)
     assert place.supervisor.calls == [("stop", "bot-greeter"), ("start", "bot-greeter")]
-    await tick(place, monitor)
-    assert away not in [i["text"] for i in place.status()["incidents"]]
+    assert place.told()[2:] == [
+        "✖ greeter is deaf: no successful getUpdates for 80 s. Restarting it (1 of 3 this hour)."
+    ]
 
 
 async def test_the_budget_ends_the_restarts_and_the_last_word_is_said_once(place: Place) -> None:

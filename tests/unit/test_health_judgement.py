@@ -14,7 +14,7 @@ from multibot_plugin.health.judgement import OWN, absent, conclude, own_findings
 from multibot_plugin.health.ledger import Ledger, Restart
 from multibot_plugin.health.picture import bot_picture, incidents_picture, plugins_picture
 from multibot_plugin.health.recovery import Decision
-from multibot_plugin.health.states import Level
+from multibot_plugin.health.states import Health, Level
 from multibot_plugin.journal import AuditEntry, new_id
 from multibot_plugin.plugins import Answer, PluginStatus
 
@@ -62,6 +62,45 @@ def test_another_decision_about_the_same_incident_is_told() -> None:
     assert judged.entries[0].action == "incident.changed"
     again = conclude(step(tracks=(judged.tracks[track().key],)), [used], "h", NOW, NOW_AT)
     assert again.alerts == ()
+
+
+HELD = Decision("greeter", False, track(), "Not restarting it: https://t does not answer from here.", quiet=True)
+
+
+def test_what_an_outage_explains_is_recorded_and_told_to_nobody_until_it_outlasts_it() -> None:
+    opened = conclude(step(Change("opened", track())), [HELD], "h", NOW, NOW_AT)
+    (known,) = opened.tracks.values()
+    assert (opened.alerts, known.quiet, known.said) == ((), True, HELD.said)
+    assert [entry.action for entry in opened.entries] == ["incident.opened"]
+    back = replace(HELD, said="Not restarting it yet: https://t has begun to answer again.")
+    again = conclude(step(tracks=(known,)), [back], "h", NOW, NOW_AT)
+    assert (again.alerts, [e.action for e in again.entries]) == ((), ["incident.changed"])
+    well = conclude(step(Change("resolved", known), tracks=()), [], "h", NOW, NOW_AT)
+    assert (well.alerts, [e.action for e in well.entries]) == ((), ["incident.resolved"])
+    told = conclude(step(tracks=(known,)), [RESTART], "h", NOW, NOW_AT)
+    assert told.alerts[0].text.startswith("✖ greeter is deaf: no luck. Restarting it")
+    assert not told.tracks[known.key].quiet
+
+
+def test_a_server_that_was_not_asked_before_is_waited_for_without_a_word() -> None:
+    unknown = replace(HELD, said="")
+    opened = conclude(step(Change("opened", track())), [unknown], "h", NOW, NOW_AT)
+    assert opened.alerts == opened.restarts == ()
+    still = conclude(step(tracks=tuple(opened.tracks.values())), [unknown], "h", NOW, NOW_AT)
+    assert still.alerts == still.entries == ()
+
+
+def test_what_was_told_before_the_outage_ends_in_a_message() -> None:
+    told = track(said="Not restarting it: its restart budget is 0.")
+    held = conclude(step(tracks=(told,)), [HELD], "h", NOW, NOW_AT)
+    assert (held.alerts, held.tracks[told.key].quiet) == ((), False)
+    assert conclude(step(Change("resolved", held.tracks[told.key]), tracks=()), [], "h", NOW, NOW_AT).alerts
+
+
+def test_a_bot_that_is_worse_now_is_not_told_to_be_well_again() -> None:
+    conflict = track(finding=finding("conflicted", health=Health.CONFLICTED))
+    judged = conclude(step(Change("resolved", conflict), tracks=(track(),)), [], "h", NOW, NOW_AT)
+    assert judged.alerts[0].text.startswith("○ greeter is deaf now (conflicted for 52 s).")
 
 
 def test_every_restart_is_told_also_with_the_same_words() -> None:

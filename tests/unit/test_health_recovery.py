@@ -7,7 +7,7 @@ import pytest
 from watched import NOW, NOW_AT, PID, finding, heartbeat, observation
 
 from multibot_plugin.health.incidents import Track
-from multibot_plugin.health.recovery import Decision, decide, hold_back, is_for_deafness, unanswered
+from multibot_plugin.health.recovery import Decision, Outage, decide, hold_back, is_for_deafness, unanswered
 from multibot_plugin.health.states import Level
 
 
@@ -100,19 +100,24 @@ def test_a_process_that_just_came_up_is_not_restarted_whoever_started_it() -> No
 
 def test_a_deaf_bot_is_not_restarted_while_its_server_does_not_answer() -> None:
     restart = decide(observation(), [track()], [], busy=False)
-    (held,) = hold_back([restart], {"greeter": "https://t.example"})
+    outage = Outage("https://t.example")
+    (held,) = hold_back([restart], {"greeter": outage})
     said = "Not restarting it: https://t.example does not answer from here."
-    assert held == Decision("greeter", False, track(), said)
-    assert hold_back([restart], {}) == hold_back([restart], {"dice": "https://t.example"}) == [restart]
+    assert held == Decision("greeter", False, track(), said, quiet=True)
+    (held,) = hold_back([restart], {"greeter": outage._replace(answers=True)})
+    assert held.said == "Not restarting it yet: https://t.example has begun to answer again."
+    assert hold_back([restart], {}) == hold_back([restart], {"dice": outage}) == [restart]
     frozen = replace(restart, track=track(finding=finding("frozen", restart=True)))
-    assert hold_back([frozen], {"greeter": "https://t.example"}) == [frozen]
+    assert hold_back([frozen], {"greeter": outage}) == [frozen]
     asked = [is_for_deafness(d) for d in (restart, held, frozen, Decision("greeter", False))]
     assert asked == [True, True, False, False]
 
 
 def test_servers_that_do_not_answer_are_told_with_how_many_bots_they_cost() -> None:
     assert unanswered({}) == ""
-    assert unanswered({"a": "http://two", "b": "http://one", "c": "http://two"}) == (
+    one, two, back = Outage("http://one"), Outage("http://two"), Outage("http://back", answers=True)
+    assert unanswered({"d": back}) == ""
+    assert unanswered({"a": two, "b": one, "c": two, "d": back}) == (
         "Telegram (http://one) does not answer: 1 bot cannot poll; "
         "Telegram (http://two) does not answer: 2 bots cannot poll"
     )

@@ -256,6 +256,7 @@ def test_restarts_of_a_day_are_those_after_deaths_and_the_monitors_own() -> None
     assert restarts_24h((), [], NOW_AT) == 0
     assert restarts_24h(runs[:1], [NOW_AT - 5], NOW_AT, 7) == 8  # its record was spoilt: supervisord counted
     assert restarts_24h(runs, [], NOW_AT, 7) == 3
+    assert restarts_24h(runs[1:], [], NOW_AT, 7) == 7  # the last stop was asked for by nobody
 
 
 def test_deaths_that_supervisord_counted_are_none_once_it_was_told_to_end_the_bot() -> None:

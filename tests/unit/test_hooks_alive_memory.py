@@ -63,10 +63,28 @@ def test_of_a_bot_that_spoils_its_record_supervisords_count_is_told(runs: tuple[
     assert alive.multibot_check(replace(seen, runs=(run(5, PID), run(10, stopping=True)))) == []
 
 
+def test_a_change_of_a_bot_begins_the_tally_of_its_deaths_anew() -> None:
+    before = [replace(run(age, exit=CRASH), digest="other") for age in (20, 30, 40)]
+    told = observation(runs=(run(5, PID), *before), open=frozenset({"deaths"}), uptime_s=5.0)
+    (found,) = alive.multibot_check(told)
+    assert found.text == "kept dying before it was stopped or changed; over once it has run for a minute"
+    assert alive.multibot_check(replace(told, uptime_s=61.0)) == []
+
+
+def test_a_bot_that_sends_itself_the_signal_of_a_stop_keeps_dying_all_the_same() -> None:
+    stop = run(10, stopping=True, exit=ended("stopped", "stopped, ended by SIGTERM"))
+    seen = observation(runs=(run(5, PID), stop), deaths={"10m": 28})
+    (found,) = alive.multibot_check(seen)
+    assert found.text == "died 28 times within 10 min, last: stopped, ended by SIGTERM, which nobody asked for"
+    assert alive.multibot_check(replace(seen, deaths={})) == []  # somebody had asked
+
+
 def test_once_told_it_is_over_when_no_death_is_left_in_the_window() -> None:
     told = observation(runs=(run(5, PID), run(10)), open=frozenset({"deaths"}))
     (found,) = alive.multibot_check(told)
-    assert found.text == "died once within 10 min, last: killed (SIGKILL or crash of the interpreter)"
+    over = f"{datetime.fromtimestamp(NOW_AT - 5 + 600):%H:%M}"
+    last = "killed (SIGKILL or crash of the interpreter)"
+    assert found.text == f"died once within 10 min, last: {last}; over at {over} if it lives"
     assert alive.multibot_check(replace(told, runs=(run(601, PID), run(700)))) == []
 
 
@@ -74,7 +92,7 @@ def test_a_bot_that_was_stopped_while_it_kept_dying_has_to_stay_up_before_it_is_
     stop = run(9, exit=ended("stopped"))
     told = observation(runs=(run(5, PID), stop, run(20), run(30)), open=frozenset({"deaths"}), uptime_s=5.0)
     (found,) = alive.multibot_check(told)
-    assert found.text == "kept dying until it was stopped; watched since it was started again"
+    assert found.text == "kept dying before it was stopped or changed; over once it has run for a minute"
     assert alive.multibot_check(replace(told, uptime_s=61.0)) == []
 
 
