@@ -118,7 +118,6 @@ class Plugins:
             call = _in_words(lambda: [_sent(r) for r in hook(alert=alert)])
             results = await plugin.worker.call(call, self._timeout_s)
         except Exception as error:
-            _log.warning("channel %s: alert not sent: %s", name, describe(error))
             ours = isinstance(error, TooSlow | StillBusy)
             reason = error.reason if isinstance(error, PluginError) else str(error) if ours else describe(error)
             raise SendFailed(reason) from error

@@ -186,6 +186,8 @@ class Outbox:
         try:
             await self._send(parcel.channel, parcel.alert)
         except SendFailed as error:
+            if self._failures.get(parcel.channel) != str(error):  # else every try of every alert would be a line
+                _log.warning("channel %s: alerts wait: %s", parcel.channel, error)
             self._failures[parcel.channel] = str(error)
             now, now_at = self._clock()
             parcel.tries += 1
@@ -195,6 +197,7 @@ class Outbox:
         else:
             self._remove(parcel)
             if self._failures.pop(parcel.channel, None):  # it is back: the rest at once, the oldest first
+                _log.warning("channel %s: it has an alert again, %d wait", parcel.channel, self.waiting())
                 for waiting in self._parcels[parcel.channel]:
                     waiting.due = 0.0
 

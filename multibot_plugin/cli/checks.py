@@ -148,7 +148,7 @@ async def _ask_database(context: Context) -> Found:
     except (MultibotError, TimeoutError) as error:
         remedy = f"tail {home.log / 'postgres.log'}" if not context.settings["database_url"] else "see that it runs"
         return Check("database", BAD, str(error) or "the database does not answer in time", (remedy,))
-    text = f"database {version}, schema {schema}"
+    text = f"database: schema {schema}, PostgreSQL {version}"
     if schema != LATEST:
         remedy = home.command("start") if schema < LATEST else "install the multibot that made it, or a newer one"
         return Check("database", BAD, f"{text}, this multibot needs {LATEST}", (remedy,))
@@ -157,7 +157,7 @@ async def _ask_database(context: Context) -> Found:
     if days > OLD_BUILD_DAYS:
         cure = "update multibot, or set database_url to a server that your distribution keeps up to date"
         return Check("database", WARNING, f"{text}: its build is {days} days old, security fixes are missing", (cure,))
-    return Check("database", GOOD, f"{text}{f', built {days} days ago' if built else ''}")
+    return Check("database", GOOD, f"{text}{f' (built {days} days ago)' if built else ''}")
 
 
 def _built(context: Context) -> date | None:

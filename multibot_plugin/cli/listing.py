@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -28,15 +29,20 @@ def _or_nothing(value: object) -> str:
     return NOTHING if value is None or value == "" else str(value)
 
 
+def _of_its_code(row: fleet.Row, key: str) -> Any:
+    """Return a figure of the bot's process; none while that is the runner alone, which waits for the next start."""
+    return None if row["state"] in ("backing-off", "quarantined") else row[key]
+
+
 # Where a terminal is narrow the turns decide what is left out; who, how and why stay.
 COLUMNS: Sequence[Column] = (
     Column("BOT", lambda row: row["id"]),
     Column("STATE", lambda row: row["state"]),
     Column("HEALTH", fleet.health_words),
-    Column("UPTIME", lambda row: duration(row["uptime_s"]), right=True, yields=11),
+    Column("UPTIME", lambda row: duration(_of_its_code(row, "uptime_s")), right=True, yields=11),
     Column("RESTARTS 24h", lambda row: _or_nothing(row["restarts_24h"]), right=True, shown="full", yields=6),
-    Column("MEMORY", lambda row: size(row["memory_bytes"]), right=True, shown="full", yields=4),
-    Column("CPU", lambda row: percent(row["cpu_percent"]), right=True, shown="full", yields=3),
+    Column("MEMORY", lambda row: size(_of_its_code(row, "memory_bytes")), right=True, shown="full", yields=4),
+    Column("CPU", lambda row: percent(_of_its_code(row, "cpu_percent")), right=True, shown="full", yields=3),
     Column("LAST POLL", lambda row: duration(row["last_poll_age_s"]), right=True, yields=10),
     Column("LAST UPDATE", lambda row: duration(row["last_update_age_s"]), right=True, shown="full", yields=5),
     Column("PID", lambda row: _or_nothing(row["pid"]), right=True, shown="wide", yields=9),

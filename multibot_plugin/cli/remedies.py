@@ -43,6 +43,12 @@ def remedy(row: Row, cause: str, command: Callable[[str], str]) -> Remedy:
         return Remedy((command(f"bot set {bot} --token-stdin"),), _NEW_TOKEN)
     if state in ("quarantined", "backing-off"):
         return _start_again(row, cause, command)
+    if health == Health.THROTTLED:
+        return Remedy((), "nothing to do: it polls again once Telegram's wait is over")
+    if health == Health.FROZEN:
+        return Remedy((command(f"logs {bot}"), command(f"bot restart {bot}")), "something blocks its event loop")
+    if health in (Health.DEAF, Health.DEGRADED):
+        return Remedy((command(f"logs {bot}"), command(f"bot show {bot}")))
     return Remedy((command(f"bot show {bot}"),)) if symbol(row) in "▲✖" else Remedy()
 
 

@@ -237,7 +237,9 @@ def test_who_stopped_a_bot_stands_in_the_headline() -> None:
         ({"health": "unauthorised"}, ("multibot bot set shop --token-stdin",)),
         ({"statename": None}, ("multibot apply",)),
         ({"health": "conflicted"}, ()),
-        ({"health": "deaf"}, ()),
+        ({"health": "deaf"}, ("multibot logs shop",)),
+        ({"health": "frozen"}, ("multibot logs shop", "multibot bot restart shop")),
+        ({"health": "throttled"}, ()),
     ],
 )
 def test_the_next_step_fits_the_trouble(changes: dict[str, Any], step: tuple[str, ...]) -> None:
