@@ -11,7 +11,6 @@ import contextlib
 import errno
 import json
 import os
-import ssl
 
 import aiohttp
 
@@ -91,7 +90,7 @@ class Deliveries:
         except TimeoutError:
             return "Read timeout expired"
         except aiohttp.ClientSSLError as error:  # most often a server that speaks http
-            reason = error.os_error.reason if isinstance(error.os_error, ssl.SSLError) else str(error.os_error)
+            reason = getattr(error.os_error, "reason", None) or str(error.os_error)
             return f"SSL error {{{reason.replace('_', ' ').lower()}}}"
         except aiohttp.ClientConnectorError as error:
             return os.strerror(error.os_error.errno or errno.ECONNREFUSED)
