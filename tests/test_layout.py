@@ -27,7 +27,7 @@ PURE = (
     "multibot_runner.redact",
 )  # fmt: skip
 IMPURE_IMPORTS = {"asyncio", "asyncpg", "io", "os", "psutil", "random", "secrets", "shutil", "signal", "socket",
-                  "subprocess", "tempfile", "threading", "time"}  # fmt: skip
+                  "subprocess", "tempfile", "threading"}  # fmt: skip
 IMPURE_CALLS = {
     "open",
     "print",
@@ -35,6 +35,10 @@ IMPURE_CALLS = {
     "now",
     "today",
     "utcnow",
+    "time",
+    "monotonic",
+    "perf_counter",
+    "sleep",
     "read_text",
     "write_text",
     "read_bytes",

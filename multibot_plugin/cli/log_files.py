@@ -8,7 +8,7 @@ import re
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +16,7 @@ from multibot_plugin.cli.log_lines import Line, Wanted
 
 _BLOCK = 64 * 1024
 _LONGEST = 256 * 1024  # a line without an end is shown in pieces of this size
+_OLDER_IN_A_ROW = 200  # lines with a time before that asked for: a few may be dates that somebody wrote
 _WORD = 160  # longer than any token: what may be half of one is not shown, or not yet
 _HALF_A_WORD = re.compile(rb"\A\S{1,%d}" % _WORD)
 _UNFINISHED_WORD = re.compile(rb"\S*\Z")
@@ -105,8 +106,12 @@ def parts_of(path: Path, follower: Follower, wanted: Wanted, line: Callable[[byt
     for file, end in _opened(path, follower, stack):
         if left == 0 or (wanted.since is not None and os.fstat(file.fileno()).st_mtime < wanted.since):
             break
-        part, left, enough = _look_back(file, end, wanted, left, line)
-        parts.insert(0, part)
+        begin, enough = _since(file, end, wanted.since, line)
+        if begin < end and parts:  # what came after it is wanted, whatever its times say
+            start, left = _last(parts[0].file, 0, parts[0].start, wanted, left, line)
+            parts[0] = replace(parts[0], start=start)
+        start, left = _last(file, begin, end, wanted, left, line)
+        parts.insert(0, Part(file, start, end))
         if enough:
             break
     return parts
@@ -131,21 +136,34 @@ def _opened(path: Path, follower: Follower, stack: ExitStack) -> Iterator[tuple[
                 yield file, min(follower.position, info.st_size)
 
 
-def _look_back(
-    file: BinaryIO, end: int, wanted: Wanted, left: int | None, line: Callable[[bytes], Line]
-) -> tuple[Part, int | None, bool]:
-    """Return the part of a file that is wanted, how many lines are still to be found, and whether that is enough."""
-    start, timed = end, end  # where the earliest line begins, and the earliest that has a time
+def _since(file: BinaryIO, end: int, since: float | None, line: Callable[[bytes], Line]) -> tuple[int, bool]:
+    """Return where what was written since begins in a file, and whether there is nothing of it in an older one."""
+    if since is None:
+        return 0, False
+    begin, older = end, 0
     for start, raw in backwards(file, end):
-        at = line(raw).at if wanted.since is not None else None
-        if at is not None and at < wanted.since:  # type: ignore[operator]
-            return Part(file, timed, end), left, True
-        timed = start if at is not None else timed
-        if left is not None and (wanted.pattern is None or wanted.has(line(raw))):
+        at = line(raw).at
+        if at is not None:
+            begin, older = (start, 0) if at >= since else (begin, older + 1)
+        if older == _OLDER_IN_A_ROW:
+            return begin, True
+    return begin if older else 0, False
+
+
+def _last(
+    file: BinaryIO, begin: int, end: int, wanted: Wanted, left: int | None, line: Callable[[bytes], Line]
+) -> tuple[int, int | None]:
+    """Return where the last ``left`` wanted lines of a part of a file begin, and how many are still missing."""
+    if left is None:
+        return begin, None
+    reached = end
+    for start, raw in backwards(file, end):
+        if start < begin or left == 0:
+            break
+        reached = start
+        if wanted.pattern is None or wanted.has(line(raw)):
             left -= 1
-            if left == 0:
-                return Part(file, start, end), left, True
-    return Part(file, start, end), left, False
+    return reached, left
 
 
 class Follower:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,11 +15,12 @@ from multibot_runner.redact import redact
 
 # The time that a line begins with, in every form of log_format and as loggers write it.
 _TIME = re.compile(rb'(?:\{"at": "|\D{0,3})(\d{4}[-/]\d\d[-/]\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d{1,6})?)'
-                   rb"(Z|[+-]\d\d:?\d\d)?")  # fmt: skip
+                   rb"\d*(Z|[+-]\d\d:?\d\d)?")  # fmt: skip
 _STAMP = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _MOST_UNTIMED = 200
+_AHEAD_S = 60.0  # a clock may be ahead of ours
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,15 @@ class Line:
         return json.dumps({"bot": self.bot, "at": at, "stream": self.stream, "line": self.said}, ensure_ascii=False)
 
 
-def read_line(bot: str, raw: bytes, tokens: Iterable[str] = (), zone: tzinfo | None = None) -> Line:
-    """Return a line of a log, without tokens (``tokens`` in whatever form) and terminal escapes; zone: see time_of."""
+def read_line(
+    bot: str, raw: bytes, tokens: Iterable[str] = (), zone: tzinfo | None = None, now: float = math.inf
+) -> Line:
+    """Return a line of a log, without tokens (``tokens`` in whatever form) and terminal escapes.
+
+    ``zone``: see time_of; what has not come ``now`` is not when the line was written.
+    """
     at, text = time_of(raw, zone), raw.decode("utf-8", "replace").rstrip("\r\n")
+    at = at if at is None or at <= now + _AHEAD_S else None
     if at is not None and raw.startswith(b'{"at": "') and (found := _object(text)):
         said = clean(redact(found["line"], tokens))
         stamp = "" if _TIME.match(said.encode()) else f"{datetime.fromtimestamp(at).isoformat(' ', 'milliseconds')} "
@@ -80,19 +88,23 @@ def time_of(raw: bytes, zone: tzinfo | None = None) -> float | None:
 def in_time(lines: Iterable[Line]) -> Iterator[tuple[float, Line]]:
     """Yield each line of one log with the time that it is sorted by.
 
-    A line without one belongs to the line before it; what comes before the first time to that one.
+    A line without one belongs to the line before it; what comes before the first time to that one. A time that is not
+    between those before and after it may be anybody's (a date in a message): the nearer of these two is taken.
     """
-    current: float | None = None
-    waiting: list[Line] = []
+    place, at, waiting = 0.0, None, list[Line]()
     for line in lines:
-        current = line.at if line.at is not None else current
-        waiting.append(line)
-        if current is not None or len(waiting) > _MOST_UNTIMED:
-            for earlier in waiting:
-                yield current or 0.0, earlier
+        if line.at is not None and at is not None:
+            place = sorted((place, at, line.at))[1]
+            yield from ((place, earlier) for earlier in waiting)
             waiting.clear()
-    for line in waiting:
-        yield current or 0.0, line
+        at = at if line.at is None else line.at
+        waiting.append(line)
+        if len(waiting) > _MOST_UNTIMED:
+            place = max(place, at or 0.0)
+            yield from ((place, earlier) for earlier in waiting)
+            waiting.clear()
+    place = max(place, at or 0.0)
+    yield from ((place, line) for line in waiting)
 
 
 @dataclass(frozen=True)

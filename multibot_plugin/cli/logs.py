@@ -43,7 +43,7 @@ class Source:
 
     def line(self, raw: bytes) -> Line:
         """Return a line as it may be shown."""
-        return read_line(self.bot, raw, self.tokens, self.zone)
+        return read_line(self.bot, raw, self.tokens, self.zone, time.time())
 
 
 class Since(click.ParamType[float]):

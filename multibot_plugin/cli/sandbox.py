@@ -81,6 +81,9 @@ def serve(context: Context, /, record: str | None, user: str | None, **options: 
     Any token works there. 'multibot config set bot_api_url URL' points the bots at it, 'multibot sandbox say BOT TEXT'
     speaks to one. A webhook may be any http or https URL of this machine (Telegram itself wants https and one of the
     ports 443, 80, 88, 8443); what it answers is told by getWebhookInfo, and what it refuses comes again.
+
+    A sandbox begins without chats but Ada's (1001): until somebody spoke in a chat, bots get "chat not found" for it,
+    alerts too. 'multibot sandbox say BOT --chat ID --wait 0 /start', with any bot of this home, makes it known.
     """
     from multibot_plugin.sandbox.process import Options, run
 

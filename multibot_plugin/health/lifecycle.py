@@ -106,7 +106,7 @@ TABLE: Mapping[Event, Mapping[State, Cell | None]] = {
     Event.RESTART: _row(_RESTARTED, STOPPED=_STARTED, GIVEN_UP=_STARTED, FINISHED=_STARTED),
     Event.CHANGE: _row(
         Cell(S.STARTING, Act.STOP_START, "restarted"),
-        STOPPED=Cell(S.STOPPED, Act.REPLACE, "starts with what changed when it is started"),
+        STOPPED=Cell(S.STOPPED, Act.REPLACE, "takes effect at its next start"),
         GIVEN_UP=Cell(S.STARTING, Act.REPLACE, "started"),
         FINISHED=Cell(S.FINISHED, Act.REPLACE, "takes effect at its next start"),
     ),

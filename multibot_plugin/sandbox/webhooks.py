@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 
 import aiohttp
 
@@ -87,8 +89,11 @@ class Deliveries:
                 return ""
         except TimeoutError:
             return "Read timeout expired"
-        except aiohttp.ClientConnectorError:
-            return "Connection refused"
+        except aiohttp.ClientSSLError as error:  # most often a server that speaks http
+            reason = getattr(error.os_error, "reason", None) or str(error.os_error)
+            return f"SSL error {{{reason.replace('_', ' ').lower()}}}"
+        except aiohttp.ClientConnectorError as error:
+            return os.strerror(error.os_error.errno or errno.ECONNREFUSED)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return f"Connection failed: {type(error).__name__}"
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from system import System, wait_for
+from system import System, alive, wait_for
 
 from multibot_plugin.health.lifecycle import TABLE, WISHES, Act, Event, State, state_of
 from multibot_plugin.supervisor.client import Supervisor
@@ -34,8 +34,6 @@ done
 """
 # What happens by itself and is not provoked here.
 ELSEWHERE = {
-    # acceptance/test_supervisor_death.py
-    *((Event.SUPERVISORD_DIED, state) for state in State),
     # A runner at the lock runs no code that could end; what it does before that is over too soon to be met.
     *((event, State.STARTING) for event in (Event.DEATH, Event.ONE_TOO_MANY, Event.EXIT_FINAL, Event.EXIT_FINISHED)),
     (Event.ONE_TOO_MANY, State.STOPPING),  # as DEATH: who is stopped, whose deaths are not counted
@@ -231,10 +229,11 @@ def test_a_change_in_each_state(stage: Stage) -> None:
         BOTS[State.STOPPED],
     )
     with letting_go(stage, before):
-        stage.system.run("apply")
+        said = dict(line.split(": ", 1) for line in stage.system.run("apply").stderr.splitlines() if ": " in line)
     for state, bot in BOTS.items():
         cell = TABLE[Event.CHANGE][state]
         assert cell is not None
+        assert cell.words in said[bot].partition(" (")[0], state
         after = stage.wait(bot, State.STARTING, State.RUNNING) if wanted[bot] else stage.row(bot)
         assert after["digest"] != before[state]["digest"], state
         assert wanted[bot] == (cell.then == State.STARTING)
@@ -252,12 +251,17 @@ def test_a_run_in_a_terminal_in_each_state(stage: Stage) -> None:
         assert state_of(stage.row(BOTS[state])) == state
 
 
+def begun_by(run: Run) -> State:
+    """Return the state in which a run began."""
+    return State.BACKING_OFF if run.waited_s > 0.0 else State.RUNNING
+
+
 def test_what_happens_by_itself_in_each_state(stage: Stage) -> None:
     begun = stage.set()
     seen: dict[tuple[Event, State], State] = {}
 
-    def note(event: Event, state: State, then: State) -> None:
-        seen[event, state] = state_of(stage.wait(BOTS[state], then))
+    def note(event: Event, state: State, then: State, bot: str = "") -> None:
+        seen[event, state] = state_of(stage.wait(bot or BOTS[state], then))
 
     def kill(state: State) -> None:
         pid = int(stage.row(BOTS[state])["pid"])
@@ -277,12 +281,14 @@ def test_what_happens_by_itself_in_each_state(stage: Stage) -> None:
             os.kill(int(stage.row(stopped)["pid"]), signal.SIGKILL)
         note(event, State.STOPPING, State.STOPPED)
         assert not act or read_runs(stage.home.bot(stopped))[0].exit.cause == STOPPED  # type: ignore[union-attr]
-    seen[Event.STOP_DONE, State.STOPPING] = State.STOPPED
-    # how they came into their states
-    note(Event.EXIT_FINAL, State.GIVEN_UP, State.GIVEN_UP)
-    note(Event.EXIT_FINISHED, State.FINISHED, State.FINISHED)
-    seen[Event.EXIT_FINAL, State.RUNNING] = seen.pop((Event.EXIT_FINAL, State.GIVEN_UP))
-    seen[Event.EXIT_FINISHED, State.RUNNING] = seen.pop((Event.EXIT_FINISHED, State.FINISHED))
+        note(Event.STOP_DONE, State.STOPPING, State.STOPPED)
+    # running: what it leaves with
+    for event, act, then in ((Event.EXIT_FINAL, "78", State.GIVEN_UP), (Event.EXIT_FINISHED, "0", State.FINISHED)):
+        stage.act(BOTS[then], "live")
+        stage.start(BOTS[then])
+        wait_for(lambda: stage.runs(BOTS[then]), "its code")  # noqa: B023
+        stage.act(BOTS[then], act)
+        note(event, State.RUNNING, then, BOTS[then])
     # those that wait, at the lock or to start again, wait anew when they are killed
     for state in (State.STARTING, State.BACKING_OFF, State.QUARANTINED):
         kill(state)
@@ -307,14 +313,31 @@ def test_what_happens_by_itself_in_each_state(stage: Stage) -> None:
     assert (first.waited_s, second.waited_s) == (0.0, 0.0)
     # A wait is over too soon to be looked at; the runner writes down how long it was, and then that its code ended.
     assert second.exit is None  # killed
-    assert third.waited_s > 0.0
-    seen[Event.KILLED, State.RUNNING] = State.BACKING_OFF
     assert [run.exit and run.exit.code for run in (third, fourth)] == [3, 3]
-    assert fourth.waited_s > 0.0
-    seen[Event.DEATH, State.RUNNING] = State.BACKING_OFF
-    seen[Event.WAIT_OVER, State.BACKING_OFF] = State.RUNNING
+    seen[Event.KILLED, State.RUNNING] = begun_by(third)
+    seen[Event.DEATH, State.RUNNING] = begun_by(fourth)
+    seen[Event.WAIT_OVER, State.BACKING_OFF] = State.RUNNING if fourth.waited_s and fourth.exit else State.BACKING_OFF
     stage.act(BOTS[State.RUNNING], "live")
-    note(Event.RETRY_DUE, State.RUNNING, State.RUNNING)
-    seen[Event.RETRY_DUE, State.QUARANTINED] = seen.pop((Event.RETRY_DUE, State.RUNNING))
-    happen = {(e, s): cell.then for e, row in TABLE.items() if e not in WISHES for s, cell in row.items() if cell}
+    note(Event.RETRY_DUE, State.QUARANTINED, State.RUNNING, BOTS[State.RUNNING])
+    events = [event for event in Event if event not in (*WISHES, Event.SUPERVISORD_DIED)]
+    happen = {(event, state): cell.then for event in events for state, cell in TABLE[event].items() if cell}
     assert seen == {cell: then for cell, then in happen.items() if cell not in ELSEWHERE}
+
+
+def test_the_death_of_supervisord_in_each_state(stage: Stage) -> None:
+    wanted = BOTS[State.RUNNING]
+    stage.system.sql("UPDATE bot_configs SET enabled = id = $1", wanted)
+    stage.system.run("apply")
+    before = stage.set()
+    os.kill(stage.system.supervisord_pid, signal.SIGKILL)
+    stage.act(BOTS[State.STOPPING], "3")  # which ignores SIGTERM; its patience is not waited for
+    pids = [row["pid"] for row in before.values() if row["pid"]]
+    wait_for(lambda: not any(map(alive, pids)), "no process")
+    told = {row["id"]: state_of(row) for row in stage.system.json("list", code=5)["bots"]}
+    stage.system.run("start")
+    wait_for(lambda: stage.runs(wanted), "the bot that is wanted")
+    for state, bot in BOTS.items():
+        cell = TABLE[Event.SUPERVISORD_DIED][state]
+        assert cell is not None
+        assert told[bot] == cell.then, state
+        assert bot == wanted or state_of(stage.row(bot)) == cell.then, state

@@ -166,10 +166,13 @@ async def test_a_bot_that_the_user_blocked_is_forbidden_to_write(sandbox: Place)
             await bot.send_message(CHAT, "hi")
 
 
-async def test_a_chat_that_does_not_exist_is_a_bad_request(sandbox: Place) -> None:
+async def test_a_chat_is_a_bad_request_until_somebody_spoke_in_it_to_whichever_bot(sandbox: Place) -> None:
+    other = sandbox.world.introduce(987654321, "other")
     async with sandbox.client() as bot:
         with pytest.raises(BadRequest, match="Chat not found"):
             await bot.send_message(424242, "hi")
+        sandbox.world.say(other, "/start", 424242)
+        await bot.send_message(424242, "hi")
 
 
 async def test_a_late_answer_to_a_button_is_a_bad_request(sandbox: Place) -> None:

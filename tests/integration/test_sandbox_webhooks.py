@@ -96,6 +96,15 @@ async def test_a_port_at_which_nobody_listens_is_told(sandbox: Place) -> None:
         await until(lambda: sandbox.bot.webhook and sandbox.bot.webhook.error == "Connection refused")
 
 
+async def test_a_server_that_speaks_no_tls_is_told(sandbox: Place) -> None:
+    async with hook() as server, sandbox.client() as bot:
+        await bot.set_webhook(server.url.replace("http:", "https:"))
+        sandbox.say("hi")
+        await until(lambda: sandbox.bot.webhook and sandbox.bot.webhook.error)
+        info = await bot.get_webhook_info()
+        assert info.last_error_message in ("SSL error {wrong version number}", "SSL error {record layer failure}")
+
+
 async def test_another_webhook_takes_over_without_a_conflict(sandbox: Place) -> None:
     async with hook() as first, hook() as second, sandbox.client() as bot:
         await bot.set_webhook(first.url)

@@ -233,6 +233,49 @@ def test_what_was_written_since_a_time_is_shown_whole_with_the_lines_that_belong
     assert shown(source, since=datetime(2026, 11, 30, 11).timestamp()) == []
 
 
+def moment(second: int) -> str:
+    return f"2026-11-30 10:{second // 60:02}:{second % 60:02}.000"
+
+
+@pytest.mark.parametrize("lies", [1, 199])
+def test_a_date_that_somebody_wrote_hides_no_line_from_since(log: Path, lies: int) -> None:
+    said = "2001-01-01 00:00:00 said a user\n at\n" * lies
+    (log / "bot-a.log.1").write_text(f"{moment(0)} old\n" * 300 + f"{moment(60)} error\n{said}")
+    (log / "bot-a.log").write_text(f"{said}{moment(61)} well\n")
+    source = Source("a", log / "bot-a.log", ())
+    since = datetime(2026, 11, 30, 10, 1).timestamp()
+    assert shown(source, since=since) == [f"{moment(60)} error", *(said * 2).splitlines(), f"{moment(61)} well"]
+    assert shown(source, since=since, count=2) == [" at", f"{moment(61)} well"]
+    assert shown(source, since=since + 1) == [f"{moment(61)} well"]
+    assert shown(source, since=since + 1, count=2) == [f"{moment(61)} well"]
+
+
+def test_since_goes_no_further_back_than_some_hundreds_of_older_lines(log: Path) -> None:
+    (log / "bot-a.log").write_text(f"{moment(60)} error\n" + f"{moment(0)} old\n" * 200 + f"{moment(61)} well\n")
+    since = datetime(2026, 11, 30, 10, 1).timestamp()
+    assert shown(Source("a", log / "bot-a.log", ()), since=since) == [f"{moment(61)} well"]
+
+
+def test_a_time_that_has_not_come_is_not_a_lines_own(log: Path) -> None:
+    (log / "bot-a.log").write_text(f"{moment(0)} old\n2999-01-01 00:00:00 said a user\n" * 2 + f"{moment(61)} well\n")
+    source = Source("a", log / "bot-a.log", ())
+    assert source.line(b"2999-01-01 00:00:00 said a user").at is None
+    assert shown(source, since=datetime(2026, 11, 30, 10, 1).timestamp()) == [f"{moment(61)} well"]
+
+
+@pytest.mark.parametrize("said", ["2001-01-01 00:00:00", "2026-11-30 11:00:00", "2999-01-01 00:00:00"])
+def test_a_date_that_somebody_wrote_moves_no_line_in_the_merge(log: Path, said: str) -> None:
+    first = [f"{moment(1)} a", f"{said} a", " at", f"{moment(4)} a", f"{moment(6)} a"]
+    second = [f"{moment(2)} b", f"{moment(3)} b", f"{moment(5)} b", f"{moment(7)} b"]
+    for bot, lines in (("a", first), ("b", second)):
+        (log / f"bot-{bot}.log").write_text("".join(f"{line}\n" for line in lines))
+    found = shown(*(Source(bot, log / f"bot-{bot}.log", ()) for bot in ("a", "b")))
+    own = [line for line in found if line not in first[1:3]]
+    assert own == sorted(own)
+    assert found.index(first[1]) in range(found.index(first[0]) + 1, found.index(first[3]))
+    assert found.index(first[2]) == found.index(first[1]) + 1
+
+
 def test_a_file_that_was_last_written_before_is_not_read(log: Path) -> None:
     file = log / "bot-a.log"
     file.write_text("no time\n")
@@ -292,6 +335,8 @@ def test_times_are_read_in_every_form() -> None:
         assert time_of(raw) == then
     zoned = datetime(2026, 11, 30, 14, 3, 11, 500_000, tzinfo=timezone(timedelta(hours=2))).timestamp()
     assert time_of(b'{"at": "2026-11-30T14:03:11.500+02:00", "line') == zoned
+    utc = datetime(2026, 11, 30, 14, 3, 11, 123_456, tzinfo=UTC).timestamp()
+    assert time_of(b"2026-11-30T14:03:11.123456789Z x") == utc
     assert time_of(b"2026-13-30 14:03:11 x") is None
     assert time_of(b"at 2026") is None
 
