@@ -99,7 +99,7 @@ def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
 # What else may be said on the way to a word: nobody has looked yet, it is coming up; and by trouble:
 ON_THE_WAY = ("None", "unknown")
 ON_THE_WAY_TO = {
-    # Whose loop stands still polls no more, and its update waits: both are told sooner here (judged.LIVE).
+    # Its update waits, and some do not poll either; which is told first is by chance with windows as short as these.
     "its event loop is blocked": ("deaf", "slow"),
     # It takes two answers, and a library may wait between them for longer than a bot of this fleet may be silent.
     "a second poller elsewhere (409)": ("deaf",),
@@ -127,10 +127,15 @@ async def said(fleet: Fleet, trouble: str, before: str = "none") -> None:
 
 
 async def came_up(fleet: Fleet) -> None:
-    """Launch all and wait until each has answered a user."""
+    """Launch all and wait until each has answered a user and was seen well; until then all may be said of it."""
     fleet.launch()
-    counters = fleet.sandbox.counters
-    assert await fleet.until(lambda: all("sendmessage" in counters(bot.token).calls for bot in fleet.bots.values()))
+    well, counters = fleet.table.expected("none"), fleet.sandbox.counters
+
+    def up() -> bool:
+        answered = all("sendmessage" in counters(bot.token).calls for bot in fleet.bots.values())
+        return answered and all(fleet.words.get(name) in well[name] for name in fleet.bots)
+
+    assert await fleet.until(up), fleet.words
 
 
 @pytest.mark.timeout(400)
