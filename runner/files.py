@@ -49,13 +49,14 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def read_file(path: Path, cap: int = FILE_CAP) -> bytes:
-    """Return a plain file's content; its owner may be hostile: no links, no fifos, at most ``cap`` bytes.
+def read_file(path: Path, cap: int = FILE_CAP, links: bool = False) -> bytes:
+    """Return a plain file's content; its owner may be hostile: no fifos, at most ``cap`` bytes, no ``links`` unasked.
 
     Raises BadFile (FileNotFoundError as its cause when the file is missing).
     """
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, flags if links else flags | os.O_NOFOLLOW)
     except OSError as error:
         raise BadFile(f"{path}: {error.strerror}") from error
     try:

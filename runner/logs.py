@@ -7,7 +7,6 @@ synchronous, no thread. What C code or a bot's children write to the descriptors
 from __future__ import annotations
 
 import atexit
-import collections
 import contextlib
 import functools
 import io
@@ -15,12 +14,12 @@ import os
 import re
 import select
 import sys
-import threading
 import time
-from typing import Any, Callable, Deque, Iterable, List, Optional, TextIO
+from typing import Any, Iterable, List, Optional, TextIO
 
 from multibot_runner.lines import JSON, PLAIN, STAMPED, Lines
 from multibot_runner.redact import COLON, PATTERN, redact, secrets_of
+from multibot_runner.turns import Turns
 
 _BYTES = re.compile(PATTERN.encode())
 # What may be the beginning of one: digits, digits and a part of the colon, or all that and some characters.
@@ -92,25 +91,23 @@ class Writer:
         self._redactors = {stream: Redactor(tokens) for stream in self._descriptors}
         self._lines = Lines(form, rate)
         self._second, self._moment = -1, ""
-        self._lock = threading.RLock()
-        self._acts: Deque[Callable[[], None]] = collections.deque()
-        self._acting = False
+        self._turns = Turns()
 
     def write(self, stream: str, data: Any) -> int:
         """Take a piece of a stream, all of it."""
         view = memoryview(data).cast("B")
         for start in range(0, len(view), _CHUNK):  # a write of any size is throttled as it goes
-            self._in_turn(functools.partial(self._pass, stream, bytes(view[start : start + _CHUNK])))
+            self._turns.take(functools.partial(self._pass, stream, bytes(view[start : start + _CHUNK])))
         return len(view)
 
     def say(self, text: str) -> None:
         """Write a line of the runner itself."""
-        self._in_turn(lambda: self._put("stderr", self._lines.say(text, self._stamp())))
+        self._turns.take(lambda: self._put("stderr", self._lines.say(text, self._stamp())))
 
     def release(self) -> None:
         """Write out what is held back, and hold nothing back from now on."""
-        with self._lock:
-            self._act()  # before an end within a signal's handler: what that one wrote
+        with self._turns.lock:
+            self._turns.catch_up()  # before an end within a signal's handler: what that one wrote
             now, stamp = time.monotonic(), self._stamp()
             for stream, redactor in self._redactors.items():
                 self._put(stream, self._lines.feed(stream, redactor.release(), now, stamp))
@@ -118,27 +115,10 @@ class Writer:
 
     def forget(self) -> None:
         """Drop what is held (in a forked child: it is the parent's, and so is who holds the lock)."""
-        self._lock = threading.RLock()
-        self._acts.clear()
-        self._acting = False
+        self._turns.renew()
         self._lines.forget()
         for redactor in self._redactors.values():
             redactor.forget()
-
-    def _in_turn(self, act: Callable[[], None]) -> None:
-        """Do ``act``; a signal's handler that prints within a print has its own done after that one's."""
-        with self._lock:
-            self._acts.append(act)
-            while self._acts and not self._acting:  # again: one may come just before the flag falls
-                self._acting = True
-                try:
-                    self._act()
-                finally:
-                    self._acting = False
-
-    def _act(self) -> None:
-        while self._acts:
-            self._acts.popleft()()
 
     def _pass(self, stream: str, data: bytes) -> None:
         piece = self._redactors[stream].feed(data)

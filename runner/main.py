@@ -9,9 +9,9 @@ import math
 import os
 import sys
 import time
-from typing import Callable, NoReturn, Optional, Sequence
+from typing import Callable, Optional, Sequence
 
-from multibot_runner import backoff, family, foreground, launch, lock, logs, outcome, process, stop, sweep
+from multibot_runner import backoff, family, foreground, launch, lock, logs, outcome, process, stop, sudden, sweep
 from multibot_runner.launch import Launch
 from multibot_runner.outcome import Misconfigured
 from multibot_runner.protocol import (
@@ -224,7 +224,7 @@ def _run(start: Launch, recorder: Recorder) -> int:
     stop.Stopper(recorder, start.settings.stop_wait_s + (1.0 if command else 0.0), last).install()
     recorder.update(phase=RUNNING, start_mono=time.monotonic(), until_mono=None, status="")
     if not command and not start.foreground:
-        _record_sudden_exit(start, recorder)
+        sudden.record(start, recorder, lambda code: _leave(code, start.start_mono))
     try:
         result = _form(start.settings.launch)(start, recorder)
     except Misconfigured as error:
@@ -232,23 +232,6 @@ def _run(start: Launch, recorder: Recorder) -> int:
     if recorder.stopping:  # no time to wait for them
         last()
     return _end(start, recorder, result)
-
-
-def _record_sudden_exit(start: Launch, recorder: Recorder) -> None:
-    """Have ``os._exit`` written down, after which nothing of ours runs; a forked child has no say."""
-    leave, own = os._exit, os.getpid()
-
-    def _exit(status: int) -> NoReturn:
-        if isinstance(status, int) and os.getpid() == own:
-            code = status & 0xFF
-            end = outcome.stopped(code) if recorder.stopping else outcome.ended(code)
-            end = outcome.under(start.settings.restart, end)
-            recorder.finish(end)
-            status = _leave(end.code or 0, start.start_mono)
-        logs.let_go()
-        leave(status)
-
-    os._exit = _exit
 
 
 def _form(name: str) -> Callable[[Launch, Recorder], Exit]:

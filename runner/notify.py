@@ -19,7 +19,8 @@ from multibot_runner import family, logs
 from multibot_runner.protocol import is_number
 from multibot_runner.record import Recorder
 
-REST_S = 0.2  # no look before that; the recorder writes as often
+REST_S = 0.2  # no look before that
+SHORTEST_S = 5.0  # of a watchdog: a look at its file may come as long after it was fed
 _MOST_AT_ONCE = 32  # messages of one look
 _LARGEST = 4096
 _LONGEST_STATUS = 200
@@ -114,7 +115,7 @@ def meaning(message: bytes, now: float, watchdog_s: Optional[float]) -> Dict[str
         elif name == "WATCHDOG" and value == "trigger" and watchdog_s:
             changes["watchdog_mono"] = max(0.0, now - watchdog_s - 1.0)
         elif name == "WATCHDOG_USEC" and value.isdecimal() and len(value) < 20 and is_number(int(value) / 1e6):
-            changes["watchdog_s"] = int(value) / 1e6 or None
+            changes["watchdog_s"] = max(SHORTEST_S, int(value) / 1e6) if int(value) else None
     return changes
 
 

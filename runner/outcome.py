@@ -86,6 +86,11 @@ def ended(code: int, last_line: str = "") -> Exit:
     return Exit(time.time(), CRASHED, text, code=code)
 
 
+def restarted() -> Exit:
+    """The bot began itself anew, which counts as any end that nobody asked for: it may do so without a pause."""
+    return Exit(time.time(), CRASHED, "restarted itself", code=1)
+
+
 def killed(signal_number: int, why: str = "") -> Exit:
     text = f"killed by {_name(signal_number)}{f' ({why})' if why else ''}"
     return Exit(time.time(), CRASHED, text, signal=signal_number)

@@ -15,7 +15,7 @@ from typing import Dict, Mapping, Optional, Tuple
 
 from multibot_runner import family
 from multibot_runner.outcome import Misconfigured
-from multibot_runner.protocol import BotPaths, RunnerSettings
+from multibot_runner.protocol import BadFile, BotPaths, RunnerSettings, read_file
 
 _OURS = ("MULTIBOT_", "SUPERVISOR_", "NOTIFY_SOCKET", "WATCHDOG_")  # the latter: of the service that we run in
 UMASK = 0o022
@@ -182,11 +182,11 @@ def read_env_file(path: str) -> Dict[str, str]:
     if not path:
         return found
     try:
-        with open(path, encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise Misconfigured(f"env file {path}: {reason}") from None
+        lines = read_file(Path(path), links=True).decode().splitlines()
+    except BadFile as error:
+        raise Misconfigured(f"env file {error}") from None
+    except UnicodeDecodeError:
+        raise Misconfigured(f"env file {path}: not UTF-8") from None
     for number, line in enumerate(lines, 1):
         line = line.strip()
         if not line or line.startswith("#"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import dataclasses
 import os
@@ -26,6 +27,7 @@ from multibot_runner.readers import read_runs
 
 _WRITES_PER_S = 0.5  # besides the beats and what is urgent
 _BURST = 20.0
+_REST_S = 3.0  # as between two beats of a loop
 
 
 class Recorder:
@@ -44,6 +46,7 @@ class Recorder:
         self._lock = threading.RLock()  # SIGTERM may come, and be written down, within an update
         self._written = self.heartbeat
         self._told = False
+        self._awaited = False  # a write that comes by itself
         self._credit = _BURST
         self._credited_mono = time.monotonic()
 
@@ -104,7 +107,7 @@ class Recorder:
     def update(self, **changes: Any) -> None:
         """Change the heartbeat.
 
-        A new phase or poll code is written at once, the rest with the next beat of the bot's loop or, some times
+        What is urgent (``_is_urgent``) is written at once, the rest with the next beat of the bot's loop or, some times
         sooner, when it comes: a bot costs one small file per beat, however busy it is.
         """
         self._update(lambda _: changes)
@@ -115,12 +118,32 @@ class Recorder:
         with self._lock:
             new = dataclasses.replace(self.heartbeat, **changes(self.heartbeat))
             self.heartbeat = dataclasses.replace(new, phase=STOPPING) if self.stopping else new
-            before, new = self._written, self.heartbeat
-            due = self._may_write() or at_once or (before.phase, before.poll_code) != (new.phase, new.poll_code)
+            due = self._may_write() or at_once or _is_urgent(self._written, self.heartbeat)
             failure = self.write() if due else ""
+            if not due and self.heartbeat.loop_mono is None:
+                self._write_soon()
             told, self._told = self._told, self._told or bool(failure)
         if failure and not told:  # without the lock: a handler of a signal may wait for it while its thread prints
             logs.say(f"no heartbeat, so multibot sees nothing of this bot: {failure}")
+
+    def _write_soon(self) -> None:
+        """Have what is not written yet written after a rest: nothing beats, and the bot may not come here again.
+
+        A thread does it, for there is nobody else; not one of ``threading``, whose lock the handler of a signal may
+        have come into, and where a bot would find it among its own.
+        """
+        if self._awaited or self._mute:
+            return
+        self._awaited = True
+        try:
+            _thread.start_new_thread(self._write_late, ())
+        except RuntimeError:  # no room for one more, or the end of the interpreter
+            self._awaited = False
+
+    def _write_late(self) -> None:
+        time.sleep(_REST_S)
+        self._awaited = False
+        self._update(lambda _: {}, at_once=True)
 
     def write(self) -> str:
         """Write the heartbeat as it is; return what is in the way where that cannot be done."""
@@ -149,17 +172,14 @@ class Recorder:
         self._update(lambda _: {"loop_mono": None}, at_once=self._written.loop_mono is not None)
 
     def poll_started(self, timeout_s: Optional[float]) -> None:
-        """Nothing else may be heard until it ends: that no update waits any more is written at once."""
         now = time.monotonic()
-        waited = self._written.oldest_update_mono is not None and self.heartbeat.oldest_update_mono is None
         self._update(
             lambda before: {
                 "polling_seen": True,
                 "poll_start_mono": now,
                 "poll_timeout_s": timeout_s,
                 "poll_count": before.poll_count + 1,
-            },
-            at_once=waited,
+            }
         )
 
     def poll_succeeded(self, updates: int) -> None:
@@ -225,6 +245,18 @@ class Recorder:
             return False
         self._credit -= 1.0
         return True
+
+
+def _is_urgent(written: Heartbeat, new: Heartbeat) -> bool:
+    """Whether who reads what is written would take a bot for worse, or better, than it is. Pure."""
+    if (written.phase, written.poll_code) != (new.phase, new.poll_code):
+        return True
+    if written.oldest_update_mono is not None and new.oldest_update_mono is None:
+        return True
+    fed, limit_s = new.watchdog_mono, new.watchdog_s
+    if fed is None or not limit_s:
+        return False
+    return written.watchdog_mono is None or abs(fed - written.watchdog_mono) > limit_s / 4
 
 
 def _overwrite(path: Path, data: bytes) -> None:

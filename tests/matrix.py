@@ -63,17 +63,19 @@ POLLING = Table(
         "it crashes in a loop": ("deaths",) * (_SEEN + _COMMANDS),
     },
 )
+_HOOKED = 3
 WEBHOOK = Table(
     {
         "build, python-telegram-bot": ("build", "{bots}/build_echo.py:build"),
         "script, aiogram": ("script", "{bots}/aiogram_webhook.py"),
+        "script, pyTelegramBotAPI": ("script", "{bots}/telebot_webhook.py"),
     },
     {
-        "none": ("healthy", "healthy"),
-        "its event loop is blocked": ("frozen", "frozen"),
-        "a handler is slow": ("slow", "slow"),
-        "it refuses what is delivered": ("webhook", "webhook"),
-        "its webhook is deleted elsewhere": ("deaf", "deaf"),
-        "its token is revoked while it runs": ("unauthorised", "unauthorised"),
+        "none": ("healthy",) * _HOOKED,
+        "its event loop is blocked": ("frozen", "frozen", "slow"),
+        "a handler is slow": ("slow",) * _HOOKED,
+        "it refuses what is delivered": ("webhook",) * _HOOKED,
+        "its webhook is deleted elsewhere": ("deaf",) * _HOOKED,
+        "its token is revoked while it runs": ("unauthorised",) * _HOOKED,
     },
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import weakref
 from typing import Any, Callable
 
 from multibot_runner.record import Recorder
@@ -21,6 +22,7 @@ class LoopBeat:
         self._recorder = recorder
         self._loop: Any = None
         self._timer: Any = None
+        self._marked: weakref.WeakSet[Any] = weakref.WeakSet()  # loops that say when they are left
 
     def here(self) -> None:
         """Beat on the loop that runs this code, unless another one does already.
@@ -39,9 +41,13 @@ class LoopBeat:
 
     def on(self, loop: Any) -> None:
         """Beat on ``loop`` whenever it runs."""
+        if self._timer is not None:  # of another loop, or this one's of an earlier time
+            self._timer.cancel()
         self._loop = loop
-        with contextlib.suppress(AttributeError):  # a loop made of C
-            loop.stop, loop.close = self._leaving(loop, loop.stop), self._leaving(loop, loop.close)
+        if loop not in self._marked:
+            with contextlib.suppress(AttributeError, TypeError):  # a loop made of C
+                self._marked.add(loop)
+                loop.stop, loop.close = self._leaving(loop, loop.stop), self._leaving(loop, loop.close)
         self._timer = loop.call_soon(self._beat, loop, False)
 
     def _leaving(self, loop: Any, leave: Callable[[], None]) -> Callable[[], None]:

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import functools
-import threading
 import time
-from collections import deque
-from typing import Callable, Deque, Dict, Iterable, List, TypeVar
+from typing import Callable, Dict, Iterable, List, TypeVar
 
 from multibot_runner.record import Recorder
+from multibot_runner.turns import Turns
 
 _MOST = 1000  # updates that are remembered while nobody shows that he handles them
 _T = TypeVar("_T")
 
 
 def _in_turn(tell: Callable[[Handling, _T], None]) -> Callable[[Handling, _T], None]:
-    """Decorate what any thread may call, and a signal's handler: within another call it has to wait for that one."""
+    """Decorate what any thread may call, and a signal's handler within such a call."""
 
     @functools.wraps(tell)
     def call(self: Handling, what: _T) -> None:
-        self._calls.append(lambda: tell(self, what))
-        with self._lock:
-            if self._busy:
-                return
-            self._busy = True
-            try:
-                while self._calls:
-                    self._calls.popleft()()
-            finally:
-                self._busy = False
+        self._turns.take(lambda: tell(self, what))
 
     return call
 
@@ -46,7 +36,8 @@ class Handling:
         self.running = running
         self._recorder = recorder
         self._clock = clock
-        self.renew()
+        self._turns = Turns()
+        self.renew = self._turns.renew  # in a forked child
         self._seen = False
         self._last_begun = 0
         # Each maps an update to its arrival, in the order of arrival.
@@ -96,18 +87,12 @@ class Handling:
         """The bot is done with updates, well or not."""
         ended = [self._begun.pop(update) for update in updates if update in self._begun]
         if ended:
-            self._tell()
             self._recorder.handled(len(ended), self._clock() - ended[0])
+            self._tell()  # that none waits any more is written at once, with all that is known
 
     def failed(self) -> None:
         """A handler raised an error."""
         self._recorder.handler_failed()
-
-    def renew(self) -> None:
-        """Be free in a child that was forked while a thread told something."""
-        self._lock = threading.RLock()
-        self._busy = False
-        self._calls: Deque[Callable[[], None]] = deque()
 
     def _arrive(self, updates: Iterable[int]) -> List[int]:
         """Return those that were not known."""

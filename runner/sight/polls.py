@@ -49,6 +49,7 @@ class PollWatch:
     Only Telegram's own 401 and 404 on getMe or getUpdates with this token mean that; libraries turn any other 404 into
     the same exception.
     ``on_rejected`` is called when a getUpdates is refused. ``unanswered``: no answer came to the bot's last call.
+    Polls with any token count (a script may have its own written in its code) until one with this token is seen.
     """
 
     def __init__(self, recorder: Recorder, handling: Handling, api_url: str, token: str) -> None:
@@ -58,6 +59,7 @@ class PollWatch:
         self._api_url = "" if api_url == TELEGRAM else api_url
         self.rejected: Optional[int] = None
         self.unanswered = False
+        self._polls = False  # with its token
         self.on_rejected: Callable[[], None] = lambda: None
 
     def rewrite(self, url: str) -> str:
@@ -71,7 +73,8 @@ class PollWatch:
         if match is None:
             return None
         call = Call(match[2].lower(), own=match[1] == self._token)
-        if call.polling:
+        self._polls = self._polls or (call.polling and call.own)
+        if self._counts(call):
             self._handling.running()
             self._recorder.poll_started(_timeout(parameters))
         return call if call.own or call.asking else None
@@ -82,7 +85,7 @@ class PollWatch:
             self.unanswered = False
         if call.asking and call.own:
             self.rejected = status if status in _REJECTING and _REFUSAL.match(body) else None
-        if call.polling:
+        if self._counts(call):
             self._polled(call, status, body)
         elif call.asking:
             if call.own and self.rejected:
@@ -94,8 +97,12 @@ class PollWatch:
         """Note that no answer came."""
         if call.own:
             self.unanswered = True
-        if call.polling:
+        if self._counts(call):
             self._recorder.poll_failed(None)
+
+    def _counts(self, call: Call) -> bool:
+        """Whether a call is a poll that says how the bot is."""
+        return call.polling and (call.own or not self._polls)
 
     def _polled(self, call: Call, status: int, body: bytes) -> None:
         if 200 <= status < 300:

@@ -29,8 +29,9 @@ from multibot_plugin.settings import load
 from multibot_runner.protocol import EXIT_FINAL, EXIT_FINISHED, RunnerSettings, decode, read_file
 
 _PATIENCE_S = 60.0
-# Everything that is minutes for people is seconds here; a restart would end what is to be looked at.
-LIVE = {"deaf_after_s": 3.0, "start_grace_s": 5.0, "frozen_after_s": 5.0, "slow_after_s": 3.0, "deaths_limit": 2,
+# Everything that is minutes for people is seconds here; a restart would end what is to be looked at. A poll of 1 s may
+# be written down with a beat, 3 s later.
+LIVE = {"deaf_after_s": 6.0, "start_grace_s": 5.0, "frozen_after_s": 5.0, "slow_after_s": 3.0, "deaths_limit": 2,
         "restart_budget": 0}  # fmt: skip
 FLEET = 'bot_api_url = "{url}"\n[monitor]\nprobe_s = "1s"\n'
 

@@ -35,6 +35,38 @@ def test_the_setting_restart_decides_with_what_code_a_bot_leaves(
     assert bot.runs[0].died is (code not in (78, 79))
 
 
+@pytest.mark.parametrize(("restart", "code"), [("on-failure", 1), ("never", 78)])
+def test_a_bot_that_executes_itself_anew_ends_so_that_supervisord_starts_it(
+    place: Place, restart: str, code: int
+) -> None:
+    bot = place.script("""
+        import os, sys, threading
+        again = (sys.executable, sys.executable, *sys.argv)
+        thread = threading.Thread(target=os.execl, args=again)
+        thread.start()
+        thread.join()
+    """, restart=restart)  # fmt: skip
+    assert bot.run_to_end() == code
+    assert (bot.exit.cause, bot.exit.text.partition(";")[0]) == (CRASHED, "restarted itself")
+    assert "multibot: restarted itself\n" in bot.log
+
+
+def test_a_bot_that_executes_something_else_does(place: Place) -> None:
+    bot = place.script("""
+        import os, sys
+        if "--again" in sys.argv:
+            sys.exit(4)
+        if os.fork() == 0:  # a child is not the bot
+            os.environ["CHILD"] = "1"
+            os.execv(sys.executable, [sys.executable, "-c", "print('child', flush=True)"])
+        os.wait()
+        os.execve(sys.executable, [sys.executable, *sys.argv, "--again"], os.environ)
+    """)  # fmt: skip
+    assert bot.run_to_end() == 4
+    assert "child\n" in bot.log
+    assert bot.runs[0].exit is None
+
+
 def test_a_bot_that_nothing_answers_backs_off_and_is_not_quarantined(place: Place) -> None:
     bot = place.script(
         """

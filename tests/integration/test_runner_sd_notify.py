@@ -34,13 +34,13 @@ def test_the_library_sdnotify_is_understood(place: Place) -> None:
         notifier.notify("STATUS=serving with " + os.environ["BOT_TOKEN"])
         notifier.notify("WATCHDOG=1")
         import time; time.sleep(600)
-    """, watchdog_s=2.5)  # fmt: skip
+    """, watchdog_s=7.5)  # fmt: skip
     process = bot.start()
     said = heard(bot, lambda h: h.ready_mono and h.watchdog_mono and h.status)
     assert said.status == f"serving with {bot.token.partition(':')[0]}:<redacted>"
-    assert said.watchdog_s == 2.5
+    assert said.watchdog_s == 7.5
     assert said.phase == "running"
-    bot.said("watchdog 2500000 None")
+    bot.said("watchdog 7500000 None")
     process.terminate()
     process.wait(10)
     assert not (bot.paths.run_dir / "notify").exists()
@@ -60,7 +60,7 @@ def test_a_client_that_ends_at_once_is_understood_and_so_are_a_programs_last_wor
         "bot.sh",
         f"""
         {client} READY=1 STATUS='up and about'
-        {client} WATCHDOG_USEC=3000000
+        {client} WATCHDOG_USEC=9000000
         {client} STOPPING=1 STATUS='no more to do'
     """,
     )
@@ -68,7 +68,7 @@ def test_a_client_that_ends_at_once_is_understood_and_so_are_a_programs_last_wor
     assert bot.run_to_end() == 0
     said = bot.heartbeat
     assert said is not None
-    assert (said.ready_mono, said.status, said.watchdog_s) == (None, "no more to do", 3.0)
+    assert (said.ready_mono, said.status, said.watchdog_s) == (None, "no more to do", 9.0)
 
 
 def test_a_stranger_is_not_listened_to_and_a_flood_costs_the_bot_itself(place: Place) -> None:

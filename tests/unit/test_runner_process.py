@@ -46,6 +46,20 @@ def test_an_env_file_that_is_wrong_is_named_with_the_line_and_without_the_value(
         read_env_file(str(file))
 
 
+def test_an_env_file_may_be_a_link_and_nothing_that_waits_or_is_endless(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(file := tmp_path / ".env")
+    file.write_text("A=1\n")
+    assert read_env_file(str(link)) == {"A": "1"}
+    file.write_text("A=1\n" * 100_000)
+    with pytest.raises(Misconfigured, match="larger than"):
+        read_env_file(str(link))
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(Misconfigured, match="not a plain file"):
+        read_env_file(str(link))
+
+
 def test_no_env_file_is_no_variables() -> None:
     assert read_env_file("") == {}
 

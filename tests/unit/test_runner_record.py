@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -41,7 +43,8 @@ def test_on_a_full_disk_the_heartbeat_goes_into_the_file_that_is_there(
 
 
 @pytest.fixture
-def recorder(tmp_path: Path) -> record.Recorder:
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> record.Recorder:
+    monkeypatch.setattr(record._thread, "start_new_thread", lambda *arguments: None)  # none that outlives a test
     paths = BotPaths(tmp_path, tmp_path, "greeter")
     paths.run_dir.mkdir(parents=True)
     return record.Recorder(paths, 1.0)
@@ -98,19 +101,76 @@ def test_however_busy_a_bot_is_it_costs_one_file_per_beat_and_some_more(
     assert len(written) == 23
 
 
-def test_that_no_update_waits_any_more_is_written_before_a_poll_that_may_be_long(
-    recorder: record.Recorder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch, recorder: record.Recorder) -> list[Callable[[], None]]:
+    """A recorder that has written so much that others have to wait; returned: the threads that it would start."""
+    started: list[Callable[[], None]] = []
+    monkeypatch.setattr(record, "_REST_S", 0.0)
+    monkeypatch.setattr(record._thread, "start_new_thread", lambda run, arguments: started.append(run))
     monkeypatch.setattr("time.monotonic", lambda: recorder._credited_mono)
-    for _ in range(40):
+    for _ in range(20):
         recorder.update(oldest_update_mono=5.0)
+    return started
+
+
+def test_that_no_update_waits_any_more_is_written_at_once(
+    recorder: record.Recorder, late: list[Callable[[], None]]
+) -> None:
+    recorder.handled(1, 0.1)
     recorder.update(oldest_update_mono=None)
-    before = read_heartbeat(recorder.paths)
-    recorder.poll_started(50.0)
-    after = read_heartbeat(recorder.paths)
-    assert before is not None
-    assert after is not None
-    assert (before.oldest_update_mono, after.oldest_update_mono) == (5.0, None)
+    found = read_heartbeat(recorder.paths)
+    assert found is not None
+    assert (found.oldest_update_mono, found.handled_count) == (None, 1)
+
+
+def test_what_a_bot_without_a_loop_leaves_unwritten_is_written_by_and_by(
+    recorder: record.Recorder, late: list[Callable[[], None]]
+) -> None:
+    for _ in range(2):
+        for _ in range(10):
+            recorder.sent()
+        (write,) = late
+        late.clear()
+        assert read_heartbeat(recorder.paths) != recorder.heartbeat
+        write()
+        assert read_heartbeat(recorder.paths) == recorder.heartbeat
+    recorder.beat()
+    recorder.sent()
+    assert late == []  # the next beat has it
+
+
+def test_who_writes_by_and_by_does_so_beside_the_bot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "_REST_S", 0.0)
+    recorder = record.Recorder(BotPaths(tmp_path, tmp_path, "greeter"), 1.0)
+    recorder.paths.run_dir.mkdir(parents=True)
+    recorder._credit = 0.0
+    recorder.sent()
+    while read_heartbeat(recorder.paths) != recorder.heartbeat:
+        time.sleep(0.01)
+
+
+def test_where_no_thread_can_be_started_the_next_one_is_tried(
+    recorder: record.Recorder, late: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> NoReturn:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(record._thread, "start_new_thread", refuse)
+        recorder.sent()
+    recorder.sent()
+    assert len(late) == 1
+
+
+def test_a_watchdog_that_is_fed_in_time_looks_so_however_much_was_written(
+    recorder: record.Recorder, late: list[Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder.update(watchdog_s=8.0)
+    for fed, written in ((50.0, 50.0), (51.0, 50.0), (53.0, 53.0), (54.0, 53.0), (45.0, 45.0)):  # last: a trigger
+        recorder.update(watchdog_mono=fed, status=f"at {fed}")
+        found = read_heartbeat(recorder.paths)
+        assert found is not None
+        assert (found.watchdog_mono, found.status) == (written, f"at {written}")
 
 
 def test_threads_of_a_bot_lose_nothing_and_a_stop_stays_one(recorder: record.Recorder) -> None:

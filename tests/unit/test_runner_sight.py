@@ -34,7 +34,8 @@ class Clock:
 
 
 @pytest.fixture
-def recorder(tmp_path: Path) -> Recorder:
+def recorder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+    monkeypatch.setattr(Recorder, "_write_soon", lambda self: None)  # no thread that outlives a test
     paths = BotPaths(tmp_path, tmp_path, "greeter")
     paths.run_dir.mkdir(parents=True)
     return Recorder(paths, 1.0)
@@ -189,6 +190,25 @@ def test_a_flood_tells_until_when(recorder: Recorder, handling: Handling) -> Non
     assert (recorder.heartbeat.poll_code, recorder.heartbeat.flood_until_mono) == (502, None)
 
 
+def test_once_a_bots_own_poll_is_seen_no_other_tokens_says_how_it_is(recorder: Recorder, handling: Handling) -> None:
+    seen = watch(recorder, handling)
+
+    def poll(token: str, status: int, body: bytes = b'{"ok":true,"result":[{"update_id":1}]}') -> None:
+        call = seen.begin(f"/bot{token}/getUpdates", lambda: {"timeout": 7})
+        assert call is not None
+        seen.fail(call) if status == 0 else seen.end(call, status, body)
+
+    other = f"999999:{'B' * 35}"
+    poll(other, 200)  # written in its code, for all we know
+    assert (recorder.heartbeat.poll_success_mono is not None, recorder.heartbeat.update_count) == (True, 1)
+    poll(TOKEN, 401, REFUSAL)
+    told = recorder.heartbeat
+    assert told.poll_code == 401
+    for status in (200, 409, 0):
+        poll(other, status)
+    assert recorder.heartbeat == told
+
+
 REFUSAL = b'{"ok":false,"error_code":401,"description":"Unauthorized"}'
 
 
@@ -308,6 +328,23 @@ def test_entering_a_loop_a_thousand_times_writes_no_thousand_files(
     loop.close()
     assert len(files) < 60
     assert b'"loop_mono": null' in files[-1]
+
+
+def test_a_bot_that_goes_to_and_fro_between_loops_beats_on_the_one_that_runs(recorder: Recorder) -> None:
+    beat = LoopBeat(recorder)
+    loops = [asyncio.new_event_loop() for _ in range(2)]
+
+    async def poll() -> float | None:
+        beat.here()
+        await turns()
+        return recorder.heartbeat.loop_mono
+
+    for _ in range(1100):  # Python calls no deeper than 1000
+        for loop in loops:
+            assert loop.run_until_complete(poll()) is not None
+            assert recorder.heartbeat.loop_mono is None
+    for loop in loops:
+        loop.close()
 
 
 def test_a_module_of_another_version_is_told_in_one_line_and_imported_all_the_same(
