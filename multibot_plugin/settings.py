@@ -40,7 +40,7 @@ Origin = Literal["flag", "environment", "file", "default"]
 # When a change takes effect, as ``config`` and docs/settings.md say it.
 EFFECTS: Mapping[Applies, str] = {
     "restart": "with apply, which restarts the bots concerned",
-    "live": "with apply, restarting nothing",
+    "live": "live with apply, restarting nothing",
     "monitor": "at the monitor's next tick",
     "new": "for bots created from then on",
     "installation": "with stop, init and start",

@@ -24,7 +24,7 @@ from multibot_plugin.bots.files import (
     write_bot,
     write_key,
 )
-from multibot_plugin.bots.leftovers import end_left
+from multibot_plugin.bots.leftovers import check_terminal, end_left
 from multibot_plugin.bots.plan import Plan, Rendered, make_plan
 from multibot_plugin.bots.render import Place, read_rendered, render, split_sections, with_autostart
 from multibot_plugin.bots.unfinished import Whose, Work, working
@@ -64,11 +64,12 @@ def load(
             config = BotConfig.from_row(row)
             deployment = deploy(replace(config, enabled=wishes.get(bot, config.enabled)), fleet, key)
             owners[bot] = owner_of(deployment)
+            check_terminal(home.bot(bot), owners[bot][0])
             port = deployment.settings.port
             if port and (other := ports.setdefault(port, bot)) != bot:
                 raise BadValue(f"bot {bot!r}: port {port} is already the port of {other!r}: give it another one")
             deployments[bot] = deployment
-        except BadValue as error:
+        except (BadValue, Refused) as error:
             problems[bot] = str(error)
     base = read_text(home.rendered)
     rendered = {
@@ -152,7 +153,7 @@ def apply(
         work.note(due if only is None else due & only, whose)
         write(home, plan, force=force)
         with _failing(supervisor, work, answer):
-            applied = conform(supervisor, answer, sections, work.left, written, only=only)
+            applied = conform(home, supervisor, answer, sections, work.left, written, only=only)
         work.keep(_down(supervisor, work, answer, applied.failed))
         for bot in applied.removed:
             end_left(home, bot)
@@ -184,7 +185,7 @@ def finish(home: Home, supervisor: Supervisor) -> Applied | None:
                 return None
             answer, sections = supervisor.bots(), read_rendered(read_text(home.rendered))
             with _failing(supervisor, work, answer):
-                applied = conform(supervisor, answer, sections, work.left, only=work.left)
+                applied = conform(home, supervisor, answer, sections, work.left, only=work.left)
             work.keep(_down(supervisor, work, answer, applied.failed))
             _close(home, work, applied)
             return applied

@@ -59,10 +59,10 @@ def check_token_free(bot: str, token: str, rows: Iterable[Mapping[str, Any]]) ->
 # --- files -----------------------------------------------------------------------------------------------------
 
 
-def check_readable(who: Identity, path: Path, what: str) -> None:
-    """Raise unless ``path`` is a file that ``who`` can open for reading."""
+def check_readable(who: Identity, path: Path, what: str, *, secret: bool = False) -> None:
+    """Raise unless ``path`` is a file that ``who`` can open for reading. ``secret``: and nobody else should."""
     _check_present(path, what)
-    _check_allowed(who, path, os.R_OK, "read")
+    _check_allowed(who, path, os.R_OK, "read", secret)
 
 
 def check_executable(who: Identity, path: Path, what: str) -> None:
@@ -90,14 +90,14 @@ def _check_present(path: Path, what: str) -> None:
     raise BadValue(f"{what} {path} {'is not a file' if exists else 'does not exist'}")
 
 
-def _check_allowed(who: Identity, path: Path, mode: int, act: str) -> None:
+def _check_allowed(who: Identity, path: Path, mode: int, act: str, secret: bool = False) -> None:
     blocked = obstacle(who, path, mode)
     if not blocked:
         return
     if not blocked.startswith("/"):
         raise Refused(f"{who} cannot {act} {path}: {blocked}")
     place = Path(blocked)
-    todo = remedy(who, place, mode)
+    todo = remedy(who, place, mode, secret=secret)
     if place == path:
         raise Refused(f"{who} cannot {act} {path}: {todo}")
     act = "enter" if place.is_dir() else act
@@ -115,7 +115,7 @@ def check_launch(config: BotConfig, settings: Mapping[str, Any], who: Identity, 
     if settings["workdir"]:
         check_workdir(who, Path(settings["workdir"]))
     if settings["env_file"]:
-        check_readable(who, Path(settings["env_file"]), "env-file")
+        check_readable(who, Path(settings["env_file"]), "env-file", secret=True)
         _check_env_file(settings["env_file"])
     if config.launch == "command":
         check_command(config, who, Path(settings["workdir"] or work))

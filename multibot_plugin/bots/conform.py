@@ -8,8 +8,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from multibot_plugin.bots.leftovers import end_those, of_earlier_users
 from multibot_plugin.bots.render import Section
 from multibot_plugin.errors import MultibotError, Unreachable
+from multibot_plugin.home import Home
 from multibot_plugin.supervisor.client import STOPPED_STATES, Supervisor
 from multibot_plugin.supervisor.faults import foreign, program
 from multibot_plugin.supervisor.inside.words import Word
@@ -45,8 +47,8 @@ def differing(before: Mapping[str, Mapping[str, Any]], sections: Mapping[str, Se
 
 
 def conform(
-    supervisor: Supervisor, answer: Mapping[str, Any], sections: Mapping[str, Section], left: Collection[str],
-    written: Collection[str] = (), *, only: Collection[str] | None = None,
+    home: Home, supervisor: Supervisor, answer: Mapping[str, Any], sections: Mapping[str, Section],
+    left: Collection[str], written: Collection[str] = (), *, only: Collection[str] | None = None,
 ) -> Applied:  # fmt: skip
     """Let supervisord run what ``sections``, the rendered ones, say.
 
@@ -56,16 +58,18 @@ def conform(
     before = {row["id"]: row for row in answer["bots"] if only is None or row["id"] in only}
     sections = {bot: section for bot, section in sections.items() if only is None or bot in only}
     failed: dict[str, str] = {}
-    names = (differing(before, sections) | {*left, *written}) & (before.keys() | sections.keys())
-    done = supervisor.update(names)
+    ask = _Asking(home, supervisor, before, sections, _held(answer, sections, left))
+    names = (differing(before, sections) | {*left, *written, *ask.moved}) & (before.keys() | sections.keys())
+    done = ask.update(names)
     turned = _turn(supervisor, before, sections, done, failed)
     running = {bot for bot, word in done.items() if word in (Word.RUNNING, Word.STOPPING)}
-    done |= _replace(supervisor, before, running, failed)
+    ask.held -= running  # somebody has just started them
+    done |= _replace(supervisor, ask, running, failed)
     failed |= {bot: foreign(bot) for bot, word in done.items() if word == Word.FOREIGN}
     anew = {bot for bot, word in done.items() if word in (Word.ADDED, Word.REPLACED)}
     due = {*left, *(bot for bot in turned if before[bot]["statename"] == "STOPPING")}
     rest = {bot: s for bot, s in sections.items() if bot in due or bot not in turned}
-    begun = _start_standing(supervisor, answer, rest.keys() - anew - failed.keys(), sections, due, failed)
+    begun = _start_standing(supervisor, answer, rest.keys() - anew - ask.held - failed.keys(), sections, due, failed)
     for bot in turned:  # told to end before everything else: what is left is to wait for the slow ones
         if not sections[bot].autostart:
             _attempt(failed, bot, supervisor.stop, program(bot), sections[bot].stop_wait_s + _STOP_MORE_S)
@@ -74,6 +78,36 @@ def conform(
     applied = _outcome(before, sections, {*anew, *turned, *begun, *ended}, removed, failed)
     still = {bot for bot in rest if bot in before and rest[bot].autostart and before[bot]["statename"] == "STOPPED"}
     return replace(applied, standing=tuple(sorted(still - anew - {*begun, *failed})))
+
+
+class _Asking:
+    """What supervisord is asked to take over, and what has to be so before that.
+
+    ``held``: bots that are replaced without being started. ``moved``: of bots whose user changed, by what the processes
+    of the earlier one are recognised. Their next runner neither sees nor may end those: they are gone before it starts.
+    """
+
+    def __init__(
+        self, home: Home, supervisor: Supervisor, before: Mapping[str, Mapping[str, Any]],
+        sections: Mapping[str, Section], held: frozenset[str],
+    ) -> None:  # fmt: skip
+        traces = {bot: of_earlier_users(home.bot(bot), section.digest) for bot, section in sections.items()}
+        self.moved = {bot: found for bot, found in traces.items() if found}
+        self.before, self.held = before, held
+        self._supervisor, self._sections = supervisor, sections
+
+    def update(self, bots: Collection[str]) -> dict[str, str]:
+        """Do what Supervisor.update does; a bot of which an earlier user's run goes on is "running"."""
+        ready = {bot for bot in bots if bot not in self.moved or self._is_over(bot)}
+        return {**dict.fromkeys(bots, Word.RUNNING), **self._supervisor.update(ready, self.held & ready)}
+
+    def _is_over(self, bot: str) -> bool:
+        """Whether supervisord's process of an earlier user has ended; what that left behind is ended now."""
+        row = self.before.get(bot)
+        if row and row["digest"] != self._sections[bot].digest and self._supervisor.running(program(bot)):
+            return False
+        end_those(self.moved[bot])
+        return True
 
 
 def _outcome(
@@ -121,9 +155,7 @@ def _turn(
     return turned
 
 
-def _replace(
-    supervisor: Supervisor, before: Mapping[str, Mapping[str, Any]], bots: Collection[str], failed: dict[str, str]
-) -> dict[str, str]:
+def _replace(supervisor: Supervisor, ask: _Asking, bots: Collection[str], failed: dict[str, str]) -> dict[str, str]:
     """Stop ``bots`` at the same time and let supervisord replace (or remove) each as soon as it has ended.
 
     supervisord takes a bot out and in again in one go, so it is never missing.
@@ -134,14 +166,14 @@ def _replace(
     left = set(bots)
     while left:
         for bot in sorted(left):
-            wait_s = before[bot]["stop_wait_s"] + _STOP_MORE_S
+            wait_s = ask.before[bot]["stop_wait_s"] + _STOP_MORE_S
             if time.monotonic() - began > wait_s:
                 failed[bot] = f"bot {bot!r} is still {words[bot]} after {wait_s:g} s"
             elif words[bot] == Word.RUNNING:  # or again: something may have started it in between
                 _attempt(failed, bot, supervisor.stop, program(bot), None)
         left -= failed.keys()
         try:
-            words = supervisor.update(left)
+            words = ask.update(left)
         except Unreachable:
             raise
         except MultibotError as error:  # they have been told to stop: that it is them must not get lost
@@ -160,17 +192,11 @@ def _start_standing(
     supervisor: Supervisor, answer: Mapping[str, Any], bots: Iterable[str], sections: Mapping[str, Section],
     due: Collection[str], failed: dict[str, str],
 ) -> list[str]:  # fmt: skip
-    """Start those of ``bots`` that should run and stand still; return which. ``due``: their stop was one of ours.
-
-    Another's stop may be an operator's wish that the monitor is about to write down: that is left to the monitor.
-    """
+    """Start those of ``bots`` that should run and stand still; return which. ``due``: their stop was one of ours."""
     rows = {row["id"]: row for row in answer["bots"] if row["id"] in sections and sections[row["id"]].autostart}
-    settled = _is_settled(answer)
 
     def stands(row: Mapping[str, Any]) -> bool:
-        if row["id"] in due:
-            return row["statename"] in ("STOPPED", "STOPPING", "FATAL")
-        return row["statename"] == "FATAL" or (row["statename"] == "STOPPED" and (settled or not row["stop_at"]))
+        return row["statename"] in ("STOPPED", "FATAL") or (row["statename"] == "STOPPING" and row["id"] in due)
 
     standing = [bot for bot in bots if bot in rows and stands(rows[bot])]
     if not standing:
@@ -200,6 +226,21 @@ def _stop_running(
     ]  # fmt: skip
     wait_s = {bot: sections[bot].stop_wait_s + _STOP_MORE_S for bot in over}
     return [bot for bot in over if _attempt(failed, bot, supervisor.stop, program(bot), wait_s[bot])]
+
+
+def _held(answer: Mapping[str, Any], sections: Mapping[str, Section], due: Collection[str]) -> frozenset[str]:
+    """Return the bots that should run and stand still, as somebody may have wished it past multibot.
+
+    The monitor is about to write such a wish down: it is left to the monitor. ``due``: their stop was one of ours.
+    """
+    if _is_settled(answer):
+        return frozenset()
+    return frozenset(
+        row["id"]
+        for row in answer["bots"]
+        if row["id"] in sections.keys() - due and sections[row["id"]].autostart and row["enabled"]
+        and row["statename"] == "STOPPED" and row["stop_at"]
+    )  # fmt: skip
 
 
 def _is_settled(answer: Mapping[str, Any]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import shlex
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,8 +123,13 @@ def may_write(who: Identity, directory: Path) -> bool:
     return not ask_as(who, lambda: "" if os.access(directory, os.W_OK | os.X_OK) else "no").strip()
 
 
-def remedy(who: Identity, blocked: Path, mode: int) -> str:
-    """Return what to do about ``blocked`` (see ``obstacle``): a chmod, or running the bot as the owner of it."""
+def remedy(who: Identity, blocked: Path, mode: int, *, secret: bool = False) -> str:
+    """Return what to do about ``blocked`` (see ``obstacle``): a chmod, or running the bot as the owner of it.
+
+    ``secret``: a file that nobody else than the bot should read, so that it has to become the bot's own.
+    """
+    if secret and not blocked.is_dir():
+        return f"chown {who.name or who.uid} {shlex.quote(str(blocked))} && chmod 400 {shlex.quote(str(blocked))}"
     info = blocked.stat()
     right = "x" if blocked.is_dir() or mode == os.X_OK else "r"
     owner = _account(info.st_uid)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from multibot_plugin.errors import Refused
 from multibot_plugin.home import Home
 from multibot_runner import family, lock
 from multibot_runner.protocol import BOT_ID, BotPaths
@@ -23,6 +24,34 @@ def end_left(home: Home, bot: str, running: Callable[[], int] | None = None) -> 
     """
     paths = home.bot(bot)
     return sum(end(lambda t=traces: _left(paths, t, running)) for traces in _traces(paths))  # type: ignore[misc]
+
+
+def of_earlier_users(paths: BotPaths, digest: str) -> list[Traces]:
+    """Return by what processes are recognised that a bot has as another user than its settings of ``digest`` give it.
+
+    Settings of that time tell, which are there until an apply is through (files.sweep).
+    """
+    try:
+        own = paths.settings(digest).lstat().st_uid
+    except OSError:
+        return []
+    return _traces(paths, but=own)
+
+
+def end_those(traces: Iterable[Traces]) -> int:
+    """Kill every process that is recognised by one of ``traces``; return how many."""
+    return sum(end(lambda t=one: members(t)) for one in traces)  # type: ignore[misc]
+
+
+def check_terminal(paths: BotPaths, uid: int) -> None:
+    """Raise Refused while a person has the bot in a terminal as another user than ``uid``, which it is to become.
+
+    The lock of one user does not keep the other's process from polling.
+    """
+    with contextlib.suppress(OSError):
+        if paths.lock.lstat().st_uid != uid and (pid := in_terminal(paths)):
+            text = f"bot {paths.bot!r}: process {pid} runs it in a terminal as its user of before: end that first"
+            raise Refused(text)
 
 
 def in_terminal(paths: BotPaths) -> int:
@@ -60,16 +89,17 @@ def _left(paths: BotPaths, traces: Traces, running: Callable[[], int] | None) ->
     return found if running() == before else ()
 
 
-def _traces(paths: BotPaths) -> list[Traces]:
-    """Return what to look for, for each user that the bot has settings for.
+def _traces(paths: BotPaths, but: int | None = None) -> list[Traces]:
+    """Return what to look for, for each user (``but`` for one) that the bot has settings for.
 
     The bot may have rewritten its settings, so whose they are counts: only root can change that.
     """
-    digests, uids = {run.digest for run in read_runs(paths)}, set()
-    for path in _settings_of(paths.state_dir):
-        digests.add(path.stem)
+    settings, uids = _settings_of(paths.state_dir), set()
+    for path in settings:
         with contextlib.suppress(OSError):
             uids.add(path.lstat().st_uid)
+    uids.discard(but)
+    digests = {path.stem for path in settings} | ({run.digest for run in read_runs(paths)} if uids else set())
     return [Traces(paths.bot, str(paths.run_dir), tuple(digests), uid) for uid in sorted(uids)]
 
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from multibot_plugin.bots.store import Row
 
 
+LEFT_STOPPED = "left stopped, somebody stopped it past multibot (bot start starts it)"
+
+
 @dataclass(frozen=True)
 class Result:
     """What was planned and done. ``applied`` None: supervisord is away; the files are written, ``away`` says why."""
@@ -32,6 +35,10 @@ class Result:
         """Return why ``bot`` is not as it should be, None when it is."""
         failed = self.applied.failed if self.applied else {}
         return self.plan.problems.get(bot) or failed.get(bot)
+
+    def left_stopped(self, bot: str) -> bool:
+        """Whether ``bot`` should run and was not started, for somebody stopped it past multibot."""
+        return self.applied is not None and bot in self.applied.standing
 
     def begun(self, bot: str) -> bool:
         """Whether supervisord has just started ``bot``, anew or again."""
@@ -165,7 +172,7 @@ def _lines(result: Result) -> Iterator[tuple[str, str]]:
     for bot in plan.removed:
         done.setdefault(bot, "removed")
     for bot in applied.standing if applied else ():
-        done[bot] = "left stopped, somebody stopped it past multibot (bot start starts it)"
+        done[bot] = LEFT_STOPPED
     for bot, text in (applied.failed if applied else {}).items():
         done[bot] = f"failed: {text}"
     for bot, problem in plan.problems.items():

@@ -13,7 +13,7 @@ import click
 
 from multibot_plugin.bots.config import BotConfig
 from multibot_plugin.cli import bot_options as given
-from multibot_plugin.cli.applying import Result, apply_now, say_environment, say_result, taken
+from multibot_plugin.cli.applying import LEFT_STOPPED, Result, apply_now, say_environment, say_result, taken
 from multibot_plugin.cli.bot_watch import watch
 from multibot_plugin.cli.output import Context, one_line, pass_context, say, show_json
 from multibot_plugin.cli.wishes import outlast, wish_waits
@@ -112,8 +112,10 @@ def check_place(context: Context, config: BotConfig, values: Mapping[str, Any], 
     """Raise unless the bot can run as its user from its files (``check`` False: only the user must exist)."""
     from multibot_plugin.bots.check import check_launch
     from multibot_plugin.bots.identity import identify
+    from multibot_plugin.bots.leftovers import check_terminal
 
     who = identify(values["user"], config.uid)
+    check_terminal(context.home.bot(config.id), who.uid)
     work = context.home.bot(config.id).work
     if check:
         check_launch(config, values, who, work)
@@ -182,6 +184,8 @@ def outcome(context: Context, bot: str, result: Result, starting: bool) -> tuple
         return False, f"{failure.rstrip(' .:')}: see '{context.home.command(f'logs {bot}')}'"
     if result.away is not None:
         return True, f"starts with supervisord ('{context.home.command('start')}')"
+    if result.left_stopped(bot):
+        return True, LEFT_STOPPED
     if not starting:
         return True, f"not started ('{context.home.command(f'bot start {bot}')}')"
     with context.supervisor() as supervisor:

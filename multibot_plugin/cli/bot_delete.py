@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from multibot_plugin.bots.leftovers import end_left
 from multibot_plugin.cli.applying import apply_now, say_result
 from multibot_plugin.cli.output import Context, complete_bot, confirm, pass_context, say, show_json
 from multibot_plugin.cli.start import is_running
@@ -30,11 +31,14 @@ def delete(context: Context, bot: str, yes: bool, purge: bool, json_wanted: bool
     context.run(_remove(context, bot))
     result = apply_now(context, later=True, only=bot)
     say_result(context, result, besides=bot)
+    running = result.away is not None and is_running(context.home)
+    if result.away is not None and not running:
+        end_left(context.home, bot)  # a run in a terminal, which the next bot of this name would not see
     failure = result.failure(bot)
     if failure:
         raise MultibotError(f"{bot} is deleted, but still there: {failure}: run '{context.home.command('apply')}'")
     if purge:
-        if result.away is not None and is_running(context.home):
+        if running:
             raise MultibotError(f"{bot} is deleted, but may still run, so its files are kept: {result.away}")
         _purge(context, bot)
     left = [str(path) for path in (context.home.bot(bot).work, context.home.bot_log(bot)) if path.exists()]

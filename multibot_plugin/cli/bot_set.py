@@ -167,6 +167,8 @@ def _words(effect: str, state: str, result: Result, bot: str) -> str:
     if result.begun(bot):
         again = result.applied is not None and bot in result.applied.restarted
         return f"{'restarted' if again else 'started'}, {state}"
+    if result.left_stopped(bot):
+        return f"changed, {state}"
     later = "takes effect at its next start"
     words = {"live": "in effect, without a restart", "at its next start": later, "restart": later}  # it has finished
     return words.get(effect, "nothing to do")

@@ -40,6 +40,9 @@ class Verdict:
         return f"{self.text}: {', then '.join(map(repr, self.todo))}" if self.todo else self.text
 
 
+_STOPPED = Verdict(True, "stopped meanwhile")  # as somebody wished
+
+
 def watch(home: Home, supervisor: Supervisor, bot: str, patience_s: float = 15.0) -> Verdict:
     """Wait until the start of ``bot`` has succeeded or failed, at most ``patience_s`` seconds.
 
@@ -83,6 +86,8 @@ def judge(
     if statename == "EXITED":
         known = {EXIT_FINAL: Verdict(False, "gave up"), EXIT_FINISHED: Verdict(True, "has finished")}
         return known.get(row["exit_code"])
+    if statename in ("STOPPED", "STOPPING") and not row["enabled"]:
+        return _STOPPED
     if statename == "FATAL":
         return Verdict(False, "could not be started")
     if statename == "BACKOFF" and row["spawn_error"]:
@@ -120,6 +125,8 @@ def _holds_a_poll(heartbeat: Heartbeat, now: float) -> bool:
 def at_the_end(row: Mapping[str, Any], heartbeat: Heartbeat | None) -> Verdict:
     """Return what to say of a start that is still open when patience ends. Pure."""
     ours = heartbeat if heartbeat is not None and heartbeat.pid == row["pid"] else None
+    if row["statename"] == "STOPPING" or (row["statename"] == "STOPPED" and row["stop_at"]):  # past multibot
+        return _STOPPED
     if row["statename"] != "RUNNING":
         return Verdict(False, f"does not stay up (supervisord: {row['statename']})")
     if ours is not None and ours.phase == LOCKED_OUT:

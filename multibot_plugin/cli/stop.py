@@ -101,10 +101,13 @@ def _record(context: Context, now: bool) -> None:
 def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
     """Let supervisord stop everything and end; return when no process of theirs is left.
 
-    It is asked for nothing else: should this command be killed, supervisord goes on alone, and never lives on with
-    its programs stopped. It stops the bots at the same time and first (supervisor/inside/stops.py).
+    supervisord is asked for nothing else: should this command be killed, it goes on alone, and never lives on with its
+    programs stopped. It stops the bots at the same time and first (supervisor/inside/stops.py). What a bot left behind
+    may outlive them all, and is ended when they have, or do not.
     """
-    family, longest_s = _family(pid), 0.0
+    from multibot_plugin.bots.leftovers import end_all_left
+
+    programs, family, wait_s = _family(pid), _family(pid, recursive=True), _MORE_S + _DATABASE_S
     try:
         rows = _living(supervisor)
         with step(f"{count(len(rows), 'bot')} and supervisord"):
@@ -112,13 +115,13 @@ def _shut_down(home: Home, supervisor: Supervisor, pid: int, now: bool) -> None:
             for row in rows if now else ():
                 if row["pid"]:
                     kill_tree(row["pid"])
-            longest_s = max((row["stop_wait_s"] for row in rows), default=0)
-            _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
+            wait_s += max((row["stop_wait_s"] for row in rows), default=0)
+            left = _still_there(programs, wait_s)
     except SupervisordAway:  # it may have died, or hang
-        _wait_gone(family, longest_s + _MORE_S + _DATABASE_S)
-    from multibot_plugin.bots.leftovers import end_all_left
-
+        left = _still_there(programs, wait_s)
     _say_left(end_all_left(home))
+    if left := left or _still_there(family, _MORE_S):
+        raise MultibotError(f"pid {left[-1]} is still there: see supervisord's log, or kill {left[-1]}")
 
 
 def _living(supervisor: Supervisor) -> list[dict[str, Any]]:
@@ -129,13 +132,13 @@ def _living(supervisor: Supervisor) -> list[dict[str, Any]]:
         return []  # it is shutting down already, or runs without our plugin
 
 
-def _family(pid: int) -> list[psutil.Process]:
-    """Return supervisord and everything that it or its programs started, as far as it lives now."""
+def _family(pid: int, *, recursive: bool = False) -> list[psutil.Process]:
+    """Return supervisord and its programs, or (``recursive``) all that these started, too, as far as it lives now."""
     import psutil
 
     try:
         supervisord = psutil.Process(pid)
-        return [*supervisord.children(recursive=True), supervisord]
+        return [*supervisord.children(recursive=recursive), supervisord]
     except psutil.NoSuchProcess:
         return []
 
@@ -150,10 +153,9 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
-def _wait_gone(family: Sequence[psutil.Process], wait_s: float) -> None:
-    """Return when these processes are gone; raises MultibotError when one is still there after ``wait_s``."""
+def _still_there(family: Sequence[psutil.Process], wait_s: float) -> list[int]:
+    """Wait until these processes are gone; return the pids of those that are still there after ``wait_s``."""
     deadline = time.monotonic() + wait_s
-    while left := [process.pid for process in family if _lives(process)]:
-        if time.monotonic() > deadline:
-            raise MultibotError(f"pid {left[-1]} is still there: see supervisord's log, or kill {left[-1]}")
+    while (left := [process.pid for process in family if _lives(process)]) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
+    return left

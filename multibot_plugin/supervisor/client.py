@@ -207,15 +207,18 @@ class Supervisor:
         self.stop(program, wait_s, now=now)
         self.start(program)
 
-    def update(self, bots: Collection[str]) -> dict[str, str]:
+    def update(self, bots: Collection[str], held: Collection[str] = ()) -> dict[str, str]:
         """Let supervisord bring bots to what their sections say, as far as it can at once; start and stop nothing else.
 
-        Returns by bot: added, replaced, removed, live (changed in memory), unchanged; running (to be stopped first)
-        or stopping (ask again); foreign (a program of that name is no bot).
+        ``held``: those of them that are not started when they are replaced. Returns by bot: added, replaced, standing
+        (not started), removed, live (changed in memory), unchanged; running (to be stopped first) or stopping (ask
+        again); foreign (a program of that name is no bot).
         """
         names, done = sorted(bots), {}
         for first in range(0, len(names), _AT_ONCE):
-            done.update(self._json("multibot.updateBots", names[first : first + _AT_ONCE]))
+            turn = names[first : first + _AT_ONCE]
+            still = [bot for bot in turn if bot in held]
+            done.update(self._json("multibot.updateBots", turn, *([still] if still else [])))
         return done
 
     def reread(self) -> Reread:

@@ -199,25 +199,28 @@ class MultibotInterface:
         return True
 
     @_contained
-    def updateBots(self, bots: list[str]) -> str:
+    def updateBots(self, bots: list[str], held: list[str] = []) -> str:  # noqa: B006
         """Bring bots to what their sections say, without reading the whole configuration
 
         Added (and started, if autostart), replaced or removed at once where it does not run; what needs no restart
         is changed in memory. Answers for each: added, replaced, finished (replaced, but not started, for it has done
-        its work), removed, live, unchanged; running (stop it, then ask again); stopping (ask again); foreign (a
-        program of that name is no bot: left alone). An id that neither supervisord nor the sections know is unchanged.
+        its work), standing (replaced, but not started, for it is one of `held`), removed, live, unchanged; running
+        (stop it, then ask again); stopping (ask again); foreign (a program of that name is no bot: left alone). An id
+        that neither supervisord nor the sections know is unchanged.
 
         @param array bots Ids of the bots, 500 at the most
+        @param array held Ids of those that somebody has stopped, which are not started
         @return string result JSON: what was done, by id
         """
-        if not isinstance(bots, list) or not all(isinstance(b, str) and BOT_ID.fullmatch(b) for b in bots):
-            raise RPCError(Faults.INCORRECT_PARAMETERS)
+        for ids in (bots, held):
+            if not isinstance(ids, list) or not all(isinstance(b, str) and BOT_ID.fullmatch(b) for b in ids):
+                raise RPCError(Faults.INCORRECT_PARAMETERS)
         if len(bots) > _MOST_UPDATED:  # supervisord stands still meanwhile
             raise RPCError(Faults.INCORRECT_PARAMETERS, f"{_MOST_UPDATED} ids at the most")
         if self._supervisord.options.mood < SupervisorStates.RUNNING:
             raise RPCError(Faults.SHUTDOWN_STATE)
         self._changes += 1
-        return _json(self._inside.updates.update(list(dict.fromkeys(bots))))
+        return _json(self._inside.updates.update(list(dict.fromkeys(bots)), held))
 
     @_contained
     def getBot(self, bot: str) -> str:

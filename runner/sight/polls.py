@@ -20,6 +20,7 @@ _CALL = re.compile(r"/bot(\d+:[A-Za-z0-9_-]+)(?:/test)?/([A-Za-z]+)/?\Z")
 _SENDING = re.compile(r"send(?!chataction)|editmessage|copymessage|forwardmessage")
 _UPDATE = re.compile(rb'"update_id"\s*:\s*(\d{1,18})')  # in a text the quotes would be escaped
 _REFUSAL = re.compile(rb'\s*\{.*"ok"\s*:\s*false', re.DOTALL)  # Telegram's words, and no proxy's page
+_ANSWER = re.compile(rb'\s*\{.*"ok"\s*:', re.DOTALL)
 _RETRY_AFTER = re.compile(rb'"retry_after"\s*:\s*(\d{1,7})')
 _WEBHOOK = b"webhook is active"  # in the words of a 409 that is not another poller's
 _LONGEST_S = 50.0  # Telegram cuts longer polls to that
@@ -48,7 +49,8 @@ class PollWatch:
 
     Only Telegram's own 401 and 404 on getMe or getUpdates with this token mean that; libraries turn any other 404 into
     the same exception.
-    ``on_rejected`` is called when a getUpdates is refused. ``unanswered``: no answer came to the bot's last call.
+    ``on_rejected`` is called when a getUpdates is refused. ``unanswered``: Telegram gave no answer to the bot's last
+    call.
     Polls with any token count (a script may have its own written in its code) until one with this token is seen.
     """
 
@@ -82,7 +84,7 @@ class PollWatch:
     def end(self, call: Call, status: int, body: bytes) -> None:
         """Note the answer to a call; ``body`` matters for those that are ``asking``."""
         if call.own:
-            self.unanswered = False
+            self.unanswered = not _is_answer(call, status, body)
         if call.asking and call.own:
             self.rejected = status if status in _REJECTING and _REFUSAL.match(body) else None
         if self._counts(call):
@@ -117,6 +119,13 @@ class PollWatch:
         self._recorder.poll_failed(code, float(wait[1]) if wait else None, webhook)
         if rejected:
             self.on_rejected()
+
+
+def _is_answer(call: Call, status: int, body: bytes) -> bool:
+    """Whether Telegram answered a call: not that it could not serve it, and not a proxy's page."""
+    if status >= 500 or not call.asking:
+        return status < 500
+    return status < 300 or _ANSWER.match(body) is not None
 
 
 def _timeout(parameters: Callable[[], Dict[str, Any]]) -> Optional[float]:

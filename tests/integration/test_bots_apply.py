@@ -557,8 +557,13 @@ def test_without_a_monitor_nobody_undoes_what_an_operator_stopped_past_multibot(
     running.wait_state("RUNNING", *bots)
     running.ctl("stop", "bot-a")
     assert running.apply(bots) == Applied(standing=("a",))
+    bots["a"]["env"] = bots["b"]["env"] = {"A": "1"}
+    assert running.apply(bots) == Applied(restarted=("b",), standing=("a",))
+    assert (running.states()["a"], not_applied(running.home, running.client.bots()["bots"])) == ("STOPPED", ())
+    assert running.apply(bots) == Applied(standing=("a",))
     running.ctl("start", "bot-a")
     running.wait_state("RUNNING", *bots)
+    assert running.rows()["a"]["digest"] == running.plan(bots).deployments["a"].digest
     assert running.apply(bots) == Applied()
 
 

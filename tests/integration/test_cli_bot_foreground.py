@@ -119,6 +119,42 @@ def test_a_stop_of_the_supervised_bot_leaves_a_persons_alone(system: System) -> 
         process.wait(30)
 
 
+@pytest.mark.root
+def test_a_bot_in_a_terminal_keeps_its_user(system: System) -> None:
+    system.create_form("echo", "script", "--no-start")
+    with foreground(system, "bot", "run", "echo") as (process, _, _):
+        system.wait_polling("echo")
+        runs = f"process {runner_of(process)} runs it in a terminal as its user of before: end that first"
+        refused = system.run("bot", "set", "echo", "--user", "daemon", code=6).stderr
+        assert refused == f"multibot: bot 'echo': {runs}\n"
+        assert system.sql("SELECT settings FROM bot_configs") == [{"settings": {}}]
+        system.sql('UPDATE bot_configs SET settings = \'{"user": "daemon"}\', enabled = true')
+        assert f"echo: left as it is: bot 'echo': {runs}" in system.run("apply", code=1).stderr
+        assert system.row("echo")["state"] == "stopped"
+        os.kill(runner_of(process), signal.SIGTERM)
+        process.wait(30)
+    system.run("apply")
+    system.wait_polling("echo")
+    assert psutil.Process(system.pid("echo")).username() == "daemon"
+
+
+def test_a_bot_in_a_terminal_is_ended_when_it_is_deleted_while_supervisord_is_away(system: System) -> None:
+    token = system.create_form("echo", "script", "--no-start")
+    hidden = (system.home.socket, system.home.pidfile)
+    with foreground(system, "bot", "run", "echo") as (process, _, _):
+        system.wait_polling("echo")
+        for path in hidden:
+            path.rename(path.with_name(f"{path.name}.away"))
+        try:
+            system.run("bot", "delete", "echo", "--yes", "--purge")
+        finally:
+            for path in hidden:
+                path.with_name(f"{path.name}.away").rename(path)
+        process.wait(30)
+    wait_for(lambda: system.sandbox.counters(token).polls_open == 0, "no poll left")
+    system.run("apply")
+
+
 def test_a_start_meanwhile_waits_for_the_one_in_the_terminal_and_takes_over(system: System) -> None:
     system.create_form("echo", "script", "--no-start")
     with foreground(system, "bot", "run", "echo") as (process, _, _):

@@ -128,6 +128,8 @@ def test_wrong_names_are_refused(shared: Supervisord) -> None:
     for wrong in (["../x"], ["UPPER"], [7], "one", [["one"]]):
         with pytest.raises(SupervisorFault):
             shared.client._json("multibot.updateBots", wrong)
+        with pytest.raises(SupervisorFault):
+            shared.client._json("multibot.updateBots", ["one"], wrong)
 
 
 def test_stop_all_stops_side_by_side_and_lower_priorities_after_that(own: Supervisord) -> None:

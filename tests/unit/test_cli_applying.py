@@ -16,7 +16,8 @@ from multibot_plugin.bots.plan import Change, Difference, Plan
 from multibot_plugin.bots.render import RenderedFile
 from multibot_plugin.bots.store import Actor
 from multibot_plugin.cli import applying
-from multibot_plugin.cli.applying import Result, summary
+from multibot_plugin.cli.applying import LEFT_STOPPED, Result, summary
+from multibot_plugin.cli.bot_create import outcome
 from multibot_plugin.cli.bot_set import _words
 from multibot_plugin.errors import Refused, SupervisordAway
 from multibot_plugin.home import Home, find_home
@@ -58,6 +59,12 @@ def test_a_change_of_a_bot_that_has_finished_is_for_its_next_start() -> None:
     ((_, said),) = applying._lines(result)
     assert said.startswith("changed, takes effect at its next start (section")
     assert _words("restart", "finished", result, "a") == "takes effect at its next start"
+
+
+def test_a_change_of_a_bot_that_somebody_stopped_past_multibot_says_that_it_was_left_so() -> None:
+    result = Result(plan(Change("a", "restart", (HAND,))), Applied(standing=("a",)))
+    ok, state = outcome(cast(Any, None), "a", result, result.begun("a"))
+    assert (ok, _words("restart", state, result, "a")) == (True, f"changed, {LEFT_STOPPED}")
 
 
 @pytest.mark.parametrize("word", ["started", "restarted"])

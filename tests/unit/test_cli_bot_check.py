@@ -260,6 +260,21 @@ def test_a_file_that_the_bots_user_cannot_read_is_refused_with_the_remedy(open_p
 
 
 @pytest.mark.root
+def test_a_file_of_secrets_is_to_become_the_bots_own_and_is_opened_to_nobody_else(open_path: Path) -> None:
+    secrets = open_path / "my env"
+    secrets.write_text("")
+    secrets.chmod(0o600)
+    config = BotConfig("echo", True, "command", "/bin/true", "", {}, {})
+    settings = {"workdir": "", "env_file": str(secrets)}
+    with pytest.raises(Refused) as error:
+        check_launch(config, settings, NOBODY, open_path)
+    todo = f"chown 70003 '{secrets}' && chmod 400 '{secrets}'"
+    assert str(error.value) == f"uid 70003 cannot read {secrets}: {todo}"
+    subprocess.run(todo, shell=True, check=True)
+    check_launch(config, settings, NOBODY, open_path)
+
+
+@pytest.mark.root
 def test_the_directory_in_the_way_is_named_also_behind_a_link(open_path: Path) -> None:
     closed = open_path / "closed"
     closed.mkdir(mode=0o700)

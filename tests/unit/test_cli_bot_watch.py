@@ -16,7 +16,8 @@ NOW = 1000.0
 
 
 def row(**changes: Any) -> dict[str, Any]:
-    return {"statename": "RUNNING", "pid": 7, "exit_code": 0, "spawn_error": None, "uptime_s": 10.0} | changes
+    row = {"statename": "RUNNING", "pid": 7, "exit_code": 0, "spawn_error": None, "uptime_s": 10.0}
+    return {**row, "enabled": True, "stop_at": None, **changes}
 
 
 def beat(**changes: Any) -> Heartbeat:
@@ -88,9 +89,19 @@ def test_nothing_is_said_before_it_is_known(state: dict[str, Any], heartbeat: He
     assert judge(state, heartbeat, launch, NOW) is None
 
 
+@pytest.mark.parametrize("statename", ["STOPPED", "STOPPING"])
+def test_a_stop_that_came_between_is_no_failure_of_the_start(statename: str) -> None:
+    stopped = row(statename=statename, enabled=False)
+    assert judge(stopped, None, "script", NOW) == Verdict(True, "stopped meanwhile")
+    past_multibot = row(statename=statename, stop_at=5.0)  # or in the middle of somebody's restart
+    assert judge(past_multibot, None, "script", NOW) is None
+    assert at_the_end(past_multibot, None) == Verdict(True, "stopped meanwhile")
+
+
 @pytest.mark.parametrize(
     ("state", "heartbeat", "ok", "text"),
     [
+        (row(statename="STOPPED"), None, False, "STOPPED"),
         (row(statename="BACKOFF"), None, False, "BACKOFF"),
         (row(), beat(phase=LOCKED_OUT), True, "earlier process"),
         (row(), beat(poll_code=409), True, "fails with 409"),

@@ -66,7 +66,7 @@ def test_set_keeps_comments_and_mode_and_says_when_it_takes_effect(tmp_path: Pat
     assert result.exit_code == 0, result.output
     assert file.read_text() == '# mine\nmemory_limit = "256MB" # small\n'
     assert file.stat().st_mode & 0o777 == 0o640
-    assert f"takes effect with apply, restarting nothing: multibot --home {tmp_path} apply" in result.stderr
+    assert f"takes effect live with apply, restarting nothing: multibot --home {tmp_path} apply" in result.stderr
     assert invoke(tmp_path, "config", "get", "memory_limit").stdout == "256MB\n"
 
 

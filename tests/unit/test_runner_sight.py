@@ -172,6 +172,12 @@ def test_the_last_of_the_bots_own_calls_says_whether_telegram_answers(recorder: 
         seen.fail(call)
         assert seen.unanswered
         seen.end(call, 502, b"")
+        assert seen.unanswered
+        seen.end(call, 200, b"")
+        assert not seen.unanswered
+        seen.end(call, 302, b"<html>")
+        assert seen.unanswered is call.asking
+        seen.end(call, 400, b'{"ok":false}')
         assert not seen.unanswered
     other = seen.begin(f"/bot{TOKEN[:-1]}B/getMe", dict)
     assert other is not None

@@ -105,6 +105,7 @@ def test_the_doors_of_a_bot_check_the_bounds(setting: Setting) -> None:
 
 def test_every_word_for_when_a_change_takes_effect_is_told_and_used() -> None:
     assert set(EFFECTS) == set(get_args(Applies)) == {s.applies for s in SETTINGS}
+    assert EFFECTS["live"].startswith("live ")  # as 'bot set' and its help call them
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_every_word_for_when_a_change_takes_effect_is_told_and_used() -> None:
         ("pg_bin", "/usr/lib/pg", "takes effect with stop, init and start: {0} stop && {0} init && {0} start"),
         ("monitor.tick_s", "2s", "takes effect at the monitor's next tick"),
         ("stop_wait_s", "2s", "takes effect with apply, which restarts the bots concerned: {0} apply"),
-        ("memory_limit", "1GB", "takes effect with apply, restarting nothing: {0} apply"),
+        ("memory_limit", "1GB", "takes effect live with apply, restarting nothing: {0} apply"),
     ],
 )
 def test_set_and_show_say_the_same_of_when_a_change_takes_effect(

@@ -385,14 +385,16 @@ def test_what_is_replaced_in_supervisors_classes_is_given_back_before_a_reload()
 
 
 @pytest.mark.parametrize(
-    ("code", "was_enabled", "enabled", "word"),
+    ("code", "was_enabled", "enabled", "held", "word"),
     [
-        (79, True, True, Word.FINISHED), (79, False, False, Word.FINISHED), (79, True, False, Word.FINISHED),
-        (79, False, True, Word.REPLACED), (78, True, True, Word.REPLACED),
+        (79, True, True, False, Word.FINISHED), (79, False, False, False, Word.FINISHED),
+        (79, True, False, False, Word.FINISHED), (79, False, True, False, Word.REPLACED),
+        (78, True, True, False, Word.REPLACED), (78, True, True, True, Word.STANDING),
+        (79, True, True, True, Word.FINISHED),
     ],
 )  # fmt: skip
-def test_a_bot_that_has_finished_stays_so_when_it_is_replaced(
-    code: int, was_enabled: bool, enabled: bool, word: Word
+def test_a_bot_that_has_finished_or_was_stopped_stays_so_when_it_is_replaced(
+    code: int, was_enabled: bool, enabled: bool, held: bool, word: Word
 ) -> None:
     def config(digest: str, autostart: bool) -> Any:
         command = f"python -m multibot_runner a {digest}"
@@ -410,10 +412,10 @@ def test_a_bot_that_has_finished_stays_so_when_it_is_replaced(
         add_process_group=lambda wanted: groups.update({"bot-a": group(*wanted.process_configs)}),
     )  # fmt: skip
     after = group(config("d2", enabled)).config
-    assert Updates(supervisord, "x", lambda: None, whole=False)._conform("bot-a", after) == word
+    assert Updates(supervisord, "x", lambda: None, whole=False)._conform("bot-a", after, held) == word
     new = groups["bot-a"].processes["bot-a"]
     assert new.config.command.endswith("d2")
-    past = (100, 79, 5, 7) if word == Word.FINISHED else (0, None, 0, 0)
+    past = (0, None, 0, 0) if word == Word.REPLACED else (100, code, 5, 7)
     assert (new.state, new.exitstatus, new.laststart, new.laststop) == past
 
 

@@ -8,7 +8,7 @@ no change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,15 @@ class Updates:
         self._soon = soon
         self._whole = whole
 
-    def update(self, bots: Sequence[str]) -> dict[str, Word]:
+    def update(self, bots: Sequence[str], held: Collection[str] = ()) -> dict[str, Word]:
         """Bring ``bots`` to what the file says, as far as that can be done at once; return what was done for each.
 
+        ``held``: those of them that are not started where they stand still.
         ``running``: it changed, or is no more, and has to be stopped first; ``stopping``: ask again when it has
         ended. Raises RPCError (CANT_REREAD) when the file or a section cannot be read: then nothing was changed.
         """
         wanted = self._read_whole(bots) if self._whole else self._read(bots)
-        done = {bot: self._conform(PROGRAM_PREFIX + bot, wanted.get(bot)) for bot in bots}
+        done = {bot: self._conform(PROGRAM_PREFIX + bot, wanted.get(bot), bot in held) for bot in bots}
         self._soon()
         return done
 
@@ -81,7 +82,7 @@ class Updates:
         read = {group.name: group for group in self._supervisord.options.process_group_configs}
         return {bot: read[PROGRAM_PREFIX + bot] for bot in bots if PROGRAM_PREFIX + bot in read}
 
-    def _conform(self, name: str, wanted: Any | None) -> Word:
+    def _conform(self, name: str, wanted: Any | None, held: bool = False) -> Word:
         group = self._supervisord.process_groups.get(name)
         process = group.processes.get(name) if group is not None else None
         if group is not None and (process is None or RUNNER not in process.config.command):
@@ -109,11 +110,12 @@ class Updates:
         if wanted is None:
             return Word.REMOVED
         self._supervisord.add_process_group(wanted)
-        if has_finished(process) and not enabled_now:
-            for field in _PAST:  # so that it is not started for the change
-                setattr(self._supervisord.process_groups[name].processes[name], field, getattr(process, field))
-            return Word.FINISHED
-        return Word.REPLACED
+        finished = has_finished(process) and not enabled_now
+        if not finished and not held:
+            return Word.REPLACED
+        for field in _PAST:  # so that it is not started for the change
+            setattr(self._supervisord.process_groups[name].processes[name], field, getattr(process, field))
+        return Word.FINISHED if finished else Word.STANDING
 
     def _remember(self, name: str, wanted: Any | None) -> None:
         """Put a group into what was read last, where 'avail', 'add' and the next comparison look."""

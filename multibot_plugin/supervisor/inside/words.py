@@ -20,5 +20,6 @@ class Word(StrEnum):
     UNCHANGED = "unchanged"
     RUNNING = "running"  # it changed, but runs: to be stopped first
     STOPPING = "stopping"  # ask again
+    STANDING = "standing"  # replaced, and not started: it stands still by somebody's wish
     FINISHED = "finished"  # replaced, and not started: it has done what it should
     FOREIGN = "foreign"  # a program of that name is somebody else's
