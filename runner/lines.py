@@ -12,7 +12,7 @@ BURST_S = 10.0  # what may be logged at once is what the rate allows in this tim
 
 _PARTS = re.compile(rb"[^\n]*\n|[^\n]+")
 _TIME = re.compile(rb"[\[(]?(\d{4})[-/](\d\d)[-/](\d\d)[ T](\d\d):(\d\d):(\d\d)"
-                   rb"(?:(?:[.,]\d+)?(?:(Z)|([+-])(\d\d):?(\d\d)))?")  # fmt: skip
+                   rb"(?:(?:[.,]\d+)?(?:(Z)|([+-])([01]\d):?([0-5]\d)(?!\d)))?")  # fmt: skip
 _A_TIME = b"2000-01-01 00:00:00"
 _NEAR_S = 60.0  # a line that begins with a time further from now does not begin with its own
 _LONGEST = 16 * 1024  # an unfinished line of the form json becomes an object at this length

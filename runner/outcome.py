@@ -26,6 +26,7 @@ from multibot_runner.protocol import (
 )
 
 _LONGEST = 300
+_READABLE = 150
 _GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())  # of Python 3.11 and later
 _LIBRARIES = ("site-packages", "dist-packages")
 
@@ -101,10 +102,22 @@ def crashed(error: BaseException) -> Exit:
     while isinstance(error, _GROUP) and len(error.exceptions) == 1:  # asyncio.TaskGroup's, around the one that failed
         error = error.exceptions[0]
     lines = traceback.TracebackException(type(error), error, None).format_exception_only()
-    text = _line(next((line for line in lines if not line.startswith(" ")), type(error).__name__))
+    text = next((line for line in lines if not line.startswith(" ")), type(error).__name__)
+    text = _line(_brief(error, text))
     memory = "out of memory: " if isinstance(error, MemoryError) else ""
     place = _place(error)
     return Exit(time.time(), CRASHED, f"{memory}{text}{f' ({place})' if place else ''}", code=1)
+
+
+def _brief(error: BaseException, text: str) -> str:
+    """Return ``text``; of a long one (requests puts its whole pool in) its kind and the system's own reason."""
+    if len(text) <= _READABLE:
+        return text
+    root, seen = error, {id(error)}
+    while (cause := root.__cause__ or root.__context__) is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        root = cause
+    return f"{text.partition(':')[0]}: {root.strerror}" if isinstance(root, OSError) and root.strerror else text
 
 
 def _place(error: BaseException) -> str:

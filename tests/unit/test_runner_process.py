@@ -207,3 +207,19 @@ def test_importing_the_runner_changes_nothing_in_this_process() -> None:
     import multibot_runner.script  # noqa: F401
 
     assert before == (sys.stdout, signal.signal, signal.getsignal(signal.SIGTERM), os.getcwd(), list(sys.meta_path))
+
+
+def test_of_an_error_in_many_words_the_systems_own_reason_is_told() -> None:
+    def fail(words: str) -> None:
+        try:
+            try:
+                raise ConnectionRefusedError(111, "Connection refused")
+            except OSError as error:
+                raise RuntimeError("pool") from error
+        except RuntimeError:
+            raise ValueError(words)  # noqa: B904 - as requests does
+
+    for words, told in (("x" * 200, "ValueError: Connection refused"), ("short", "ValueError: short")):
+        with pytest.raises(ValueError) as caught:  # noqa: PT011
+            fail(words)
+        assert outcome.crashed(caught.value).text.startswith(told)
