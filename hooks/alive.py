@@ -141,25 +141,26 @@ def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, st
     A run that was killed left no word; it ended at the latest when the next one began.
     """
     runs = _earlier(observation)
-    if not runs or _unasked(
-        runs[0], observation
-    ):  # the first, or a bot that spoils its record: supervisord counts, too
-        words = f"{runs[0].exit.text}, which nobody asked for" if runs and runs[0].exit else "it left no record of that"
-        return observation.deaths.get("10m", 0) if window_s >= _COUNTED_S else 0, words, observation.now
+    counted = observation.deaths.get("10m", 0) if window_s >= _COUNTED_S else 0
+    if not runs:  # the first, or a bot that spoils its record: supervisord counts, too
+        return counted, "it left no record of that", observation.now
+    unasked = _unasked(runs[0], observation)
     ended, count, words, newest_mono = observation.now, 0, "", observation.now
     if runs is not observation.runs:  # the newest is alive
         ended = observation.runs[0].start_mono
     for run in runs:
         # Far beyond now: the file is from before a reboot.
-        if not run.died or not observation.now - window_s <= ended <= observation.now + _AHEAD_S:
+        if not (run.died or (unasked and run is runs[0])):
+            break
+        if not observation.now - window_s <= ended <= observation.now + _AHEAD_S:
             break
         if run.digest != observation.runs[0].digest:
             break
         count += 1
         newest_mono = newest_mono if words else ended
-        words = words or (run.exit.text if run.exit else KILLED)
+        words = words or (run.exit.text if run.exit else KILLED) + (", which nobody asked for" if unasked else "")
         ended = run.start_mono
-    return count, words, newest_mono
+    return max(count, counted) if unasked else count, words, newest_mono
 
 
 def _unasked(run: Run, observation: Observation) -> bool:

@@ -120,7 +120,7 @@ SETTINGS: tuple[Setting, ...] = (
             "when a bot that ended by itself is started again; on-failure: not after exit code 0"),
     Setting("watchdog_s", SECONDS, 0.0, "both", "restart",
             "command bots: frozen without WATCHDOG=1 (sd_notify) for so long; 0: no watchdog",
-            least=5.0, most=86400.0, zero=True),
+            most=86400.0),
     Setting("log_format", choice("stamped", "plain", "json"), "stamped", "both", "restart",
             "how a line stands in the bot's log: after its time, as it was written, or as an object"),
     Setting("log_max_size", SIZE, 10 * 1024**2, "both", "restart", "size at which a bot's log is rotated",

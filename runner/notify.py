@@ -42,6 +42,7 @@ class Notify:
         self.environment: Dict[str, str] = {}
         self._socket = self._listen()
         if self._socket is not None and watchdog_s:
+            watchdog_s = max(SHORTEST_S, watchdog_s)
             self.environment["WATCHDOG_USEC"] = str(round(watchdog_s * 1e6))
             recorder.update(watchdog_s=watchdog_s)
 

@@ -117,7 +117,8 @@ def _brief(error: BaseException, text: str) -> str:
     while (cause := root.__cause__ or root.__context__) is not None and id(cause) not in seen:
         seen.add(id(cause))
         root = cause
-    return f"{text.partition(':')[0]}: {root.strerror}" if isinstance(root, OSError) and root.strerror else text
+    reason = root.strerror if isinstance(root, OSError) else None
+    return f"{text.partition(':')[0]}: {reason}" if reason and reason in text else text
 
 
 def _place(error: BaseException) -> str:

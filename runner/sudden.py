@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import Any, Callable, List, NoReturn, Sequence
+from typing import Any, Callable, Dict, List, NoReturn, Sequence
 
 from multibot_runner import logs, outcome
 from multibot_runner.launch import Launch
@@ -22,6 +22,7 @@ from multibot_runner.target import words_of
 def record(start: Launch, recorder: Recorder, before_end: Callable[[int], int]) -> None:
     """Have such an end written down; a forked child has no say. ``before_end`` returns the exit code it is given."""
     end, own = os._exit, os.getpid()
+    execv, execve, begun = os.execv, os.execve, _environment(start)
 
     def leave(result: Exit) -> NoReturn:
         if recorder.stopping:
@@ -38,19 +39,35 @@ def record(start: Launch, recorder: Recorder, before_end: Callable[[int], int]) 
         logs.let_go()
         end(status)
 
-    def first(execute: Callable[..., NoReturn]) -> Callable[..., NoReturn]:
-        @functools.wraps(execute)
-        def instead(path: Any, argv: Any, *env: Any) -> NoReturn:
-            if os.getpid() == own and all(e == os.environ for e in env) and _is_itself(path, argv, start):
-                result = outcome.restarted()
-                logs.say(result.text)
-                leave(result)
-            execute(path, argv, *env)
+    def restarts(path: Any, argv: Any) -> None:
+        if os.getpid() != own or not _is_itself(path, argv, start):
+            return
+        if not recorder.heartbeat.polling_seen and _environment(start) != begun:
+            return  # it set what only a new process heeds (LD_LIBRARY_PATH), and what a new runner would not have
+        result = outcome.restarted()
+        logs.say(result.text)
+        leave(result)
 
-        return instead
+    @functools.wraps(execv)
+    def _execv(path: Any, argv: Any, /) -> NoReturn:
+        restarts(path, argv)
+        execv(path, argv)
+
+    @functools.wraps(execve)
+    def _execve(path: Any, argv: Any, env: Any) -> NoReturn:
+        if env == os.environ:
+            restarts(path, argv)
+        execve(path, argv, env)
 
     os._exit = _exit
-    os.execv, os.execve = first(os.execv), first(os.execve)  # all others of ``os`` end in these
+    os.execv, os.execve = _execv, _execve  # all others of ``os`` end in these
+    if execve in os.supports_fd:
+        os.supports_fd.add(_execve)
+
+
+def _environment(start: Launch) -> Dict[str, str]:
+    """Return the environment but for the token, which a script gets last."""
+    return {name: value for name, value in os.environ.items() if name != start.settings.token_var}
 
 
 def _is_itself(path: Any, argv: Sequence[Any], start: Launch) -> bool:

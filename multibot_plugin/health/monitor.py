@@ -88,8 +88,9 @@ class Monitor:
         self._channels_mono = self._logs_mono = float("-inf")
         self._saved: object = None
         self._coming_up = False
-        self._troubles: dict[str, str] = {}
         self.ledger = self._load()
+        told = self.ledger.tracks.get(("", "telegram"))
+        self._troubles = {"telegram": told.finding.text} if told else {}
         self._reach = Reach(home, clock, {bot for (bot, _), track in self.ledger.tracks.items() if track.quiet})
         self._seen_mono = dict.fromkeys((bot for bot, _ in self.ledger.tracks), clock()[0])
         self.hands = Hands(
@@ -239,13 +240,16 @@ class Monitor:
         return conclude(step, decisions, self.host, now, now_at)
 
     async def _ask_servers(self, fleet: Fleet, decisions: Sequence[Decision]) -> Mapping[str, Outage]:
-        """Return the deaf bots whose server does not answer, and which; asked before one of them is restarted."""
-        deaf, away = {d.bot: d.restart for d in decisions if is_for_deafness(d)}, {}
-        if any(deaf.values()):
+        """Return the deaf bots whose server does not answer, and which; asked before one of them is told or restarted.
+
+        An outage that was told is over when its server answers, whatever became of the bots meanwhile.
+        """
+        deaf, away = {d.bot for d in decisions if is_for_deafness(d)}, {}
+        if deaf or "telegram" in self._troubles:
             away = await self._reach.away({row.id: row.digest for row in fleet.rows if row.id in deaf})
         if text := unanswered(away):
             self._trouble("telegram", text)
-        else:
+        elif not self._reach.silent and all(outage.answers is not None for outage in away.values()):
             self._troubles.pop("telegram", None)
         return away
 

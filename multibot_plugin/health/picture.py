@@ -41,7 +41,7 @@ def incidents_picture(tracks: Mapping[Key, Track], told: Callable[[str], list[st
     """Return the open incidents; ``bot`` is "" for those of the monitor itself. ``told``: where one was told, by id."""
     return [
         {"id": t.id, "bot": t.finding.bot, "check": t.finding.check, "level": str(t.level), "text": t.finding.text,
-         "since_at": t.began_at, "decision": t.said, "told": told(t.id)}
+         "since_at": t.began_at, "decision": t.said, "told": [] if t.quiet else told(t.id)}
         for t in tracks.values()
         if t.level is not None
     ]  # fmt: skip

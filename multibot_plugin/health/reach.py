@@ -15,6 +15,7 @@ from multibot_plugin.workers import Worker, ended
 
 DEADLINE_S = 5.0
 _PATIENCE_S = 0.5  # of a tick
+_STALE_S = 30.0  # nobody asked for so long
 # Libraries wait up to a minute between two attempts, and a poll without an update is answered after 50 s: once the
 # server is back, bots hear it by themselves.
 AGAIN_S = 120.0
@@ -40,7 +41,8 @@ class Reach:
         self._asking: dict[_Way, asyncio.Task[bool]] = {}
         self._answered: dict[_Way, bool] = {}  # the last answer
         self._away_mono: dict[_Way, float] = {}
-        self._held, self._begun_mono = set(held), clock()[0]
+        self._held = set(held)
+        self._begun_mono = self._last_mono = clock()[0]
 
     async def away(self, digests: Mapping[str, str]) -> dict[str, Outage]:
         """Return those of the bots (with their digests) whose server does not answer, or did not within AGAIN_S."""
@@ -49,8 +51,9 @@ class Reach:
         except Exception:  # no reason not to go on
             return {}
         asked = set(ways.values())
-        await self._ask(asked)
         now = self._clock()[0]
+        self._forget(now)
+        await self._ask(asked | self._away_mono.keys())
         self._away_mono |= {ways[bot]: self._begun_mono for bot in self._held & ways.keys()}
         self._held -= ways.keys()
         self._away_mono |= {way: now for way in asked if self._answered.get(way) is False}
@@ -61,10 +64,22 @@ class Reach:
             if way in self._away_mono or way not in self._answered
         }
 
+    @property
+    def silent(self) -> bool:
+        """Whether a server that was away still does not answer, whoever asks."""
+        return any(self._answered.get(way) is not True for way in self._away_mono)
+
     async def close(self) -> None:
         await ended(self._asking.values())
         for worker in (self._reader, *self._workers.values()):
             worker.close()
+
+    def _forget(self, now: float) -> None:
+        """Take no answer of an earlier outage for today's."""
+        if now - self._last_mono > _STALE_S:
+            self._answered.clear()
+            self._asking = {way: task for way, task in self._asking.items() if not task.done()}
+        self._last_mono = now
 
     async def _ask(self, ways: set[_Way]) -> None:
         """Ask those that are not being asked, and take what is answered by and by."""

@@ -81,7 +81,7 @@ def hold_back(decisions: Iterable[Decision], away: Mapping[str, Outage]) -> list
 
 def _held(decision: Decision, outage: Outage) -> Decision:
     if outage.answers is None:
-        return replace(decision, restart=False, said="", quiet=True) if decision.restart else decision
+        return replace(decision, restart=False, said="", quiet=True)
     said = (
         f"Not restarting it yet: {outage.server} has begun to answer again."
         if outage.answers

@@ -175,6 +175,10 @@ class Servers:
     outage: Outage | None = Outage("http://127.0.0.1:9")
     held: Collection[str] = ()
 
+    @property
+    def silent(self) -> bool:
+        return self.outage is not None and self.outage.answers is False
+
     async def away(self, digests: Mapping[str, str]) -> dict[str, Outage]:
         return dict.fromkeys(digests, self.outage) if self.outage else {}
 
@@ -202,17 +206,26 @@ async def test_while_the_server_does_not_answer_that_is_told_and_no_deaf_bot_is_
     assert {i["check"] for i in place.status()["incidents"]} == {"deaf", "telegram"}
     monitor = await place.monitor()
     assert set(servers.held) == {"greeter", "dice"}
+    for _ in range(2):  # nothing is over because another monitor watches
+        await tick(place, monitor)
+    for name in ("greeter", "dice"):  # nor because the bots were restarted in the middle of it
+        place.beat(name, start_mono=place.clock.mono, poll_success_mono=None)
+    for _ in range(2):
+        await tick(place, monitor)
+    assert place.told() == [f"✖ multibot: {away}."]
+    for name in ("greeter", "dice"):
+        place.beat(name, poll_success_mono=place.clock.mono - 75)
     servers.outage = Outage("http://127.0.0.1:9", answers=True)
     for _ in range(2):
         await tick(place, monitor)
-    assert place.told()[1:] == ["● multibot is well again after 10 s (telegram)."]
+    assert place.told()[1:] == ["● multibot is well again after 35 s (telegram)."]
     assert place.supervisor.calls == []
     servers.outage = None
     place.beat("dice")
     await tick(place, monitor)
     assert place.supervisor.calls == [("stop", "bot-greeter"), ("start", "bot-greeter")]
     assert place.told()[2:] == [
-        "✖ greeter is deaf: no successful getUpdates for 80 s. Restarting it (1 of 3 this hour)."
+        "✖ greeter is deaf: no successful getUpdates for 90 s. Restarting it (1 of 3 this hour)."
     ]
 
 

@@ -239,9 +239,9 @@ async def test_a_server_answers_whatever_it_says_and_one_that_is_away_or_hangs_d
         digests = {row.id: row.digest for row in place.rows.values()} | {"unknown": "0" * 16}
         away = {"closed": "http://127.0.0.1:9", "closed-2": "http://127.0.0.1:9", "hangs": silent}
         expected = {bot: Outage(server) for bot, server in away.items()}
-        hangs = Outage(silent, None)  # nobody waits for it
-        while (found := await asking.away(digests)) != expected:
-            assert found == expected | {"hangs": hangs}
+        while (found := await asking.away(digests)) != expected:  # nobody waits for one that hangs
+            assert found["hangs"] == Outage(silent, None)
+            assert "good" not in found or found["good"].answers is None
         hanging.settimeout(5)
         connection, _ = hanging.accept()
         asked = connection.recv(4096)
@@ -250,7 +250,10 @@ async def test_a_server_answers_whatever_it_says_and_one_that_is_away_or_hangs_d
     await asking.close()
 
 
-async def test_a_server_that_is_back_is_left_a_moment_in_which_bots_hear_it_by_themselves(place: Place) -> None:
+async def test_a_server_that_is_back_is_left_a_moment_in_which_bots_hear_it_by_themselves(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "_PATIENCE_S", 30.0)
     asking = Reach(place.home, place.clock)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -260,6 +263,11 @@ async def test_a_server_that_is_back_is_left_a_moment_in_which_bots_hear_it_by_t
     with threaded(port):
         place.clock.forward(reach.AGAIN_S - 1)
         assert await asking.away(digests) == {"one": Outage(f"http://127.0.0.1:{port}", answers=True)}
+        assert not asking.silent
         place.clock.forward(1)
         assert await asking.away(digests) == {}
+    # An hour later: what it answered then says nothing of now.
+    place.clock.forward(3600)
+    monkeypatch.setattr(reach, "_PATIENCE_S", 0.0)
+    assert await asking.away(digests) == {"one": Outage(f"http://127.0.0.1:{port}", answers=None)}
     await asking.close()

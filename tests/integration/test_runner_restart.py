@@ -67,6 +67,21 @@ def test_a_bot_that_executes_something_else_does(place: Place) -> None:
     assert bot.runs[0].exit is None
 
 
+def test_a_script_that_first_sets_what_only_a_new_process_heeds_goes_on_as_one(place: Place) -> None:
+    bot = place.script("""
+        import os, sys
+        if "LD_LIBRARY_PATH" not in os.environ:
+            os.environ["LD_LIBRARY_PATH"] = "/opt/lib"
+            os.execv(sys.executable, [sys.executable, *sys.argv])
+        if os.fork() == 0:
+            os.execve(path=sys.executable, argv=[sys.executable, "-c", "print('child', flush=True)"], env={})
+        os.wait()
+        sys.exit(4)
+    """)  # fmt: skip
+    assert bot.run_to_end() == 4
+    assert "child\n" in bot.log
+
+
 def test_a_bot_that_nothing_answers_backs_off_and_is_not_quarantined(place: Place) -> None:
     bot = place.script(
         """

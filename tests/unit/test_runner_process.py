@@ -219,7 +219,12 @@ def test_of_an_error_in_many_words_the_systems_own_reason_is_told() -> None:
         except RuntimeError:
             raise ValueError(words)  # noqa: B904 - as requests does
 
-    for words, told in (("x" * 200, "ValueError: Connection refused"), ("short", "ValueError: short")):
+    pool = f"{'x' * 200} [Errno 111] Connection refused"
+    for words, told in (
+        (pool, "ValueError: Connection refused"),
+        ("y" * 200, "ValueError: yyy"),
+        ("z", "ValueError: z"),
+    ):
         with pytest.raises(ValueError) as caught:  # noqa: PT011
             fail(words)
         assert outcome.crashed(caught.value).text.startswith(told)
