@@ -80,6 +80,7 @@ def claim_streams() -> tuple[int, int]:
     os.dup2(null, 0)
     os.dup2(2, 1)
     os.close(null)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # a pipe's is not, and a log is read live
     return stdin, stdout
 
 

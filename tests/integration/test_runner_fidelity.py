@@ -132,12 +132,6 @@ ENDS = {
     "at once": "os._exit(7)",
     "interrupt": "raise KeyboardInterrupt",
     "signal": "os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)",
-    "signals amid its output": """
-signal.signal(signal.SIGALRM, lambda *_: print(end="", flush=True))
-signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
-for n in range(5000): print(n)
-signal.setitimer(signal.ITIMER_REAL, 0)
-""",
     "kill": "os.kill(os.getpid(), signal.SIGKILL)",
     "abort": "os.abort()",
     "pipe": "signal.signal(signal.SIGPIPE, signal.SIG_DFL); os.kill(os.getpid(), signal.SIGPIPE)",
@@ -161,6 +155,18 @@ def test_a_script_ends_as_it_ends_when_python_starts_it(place: Place, end: str) 
     script = place.file(f"end in {end}.py", PRELUDE + ENDS[end] + "\n")
     ours = by_the_runner(place, shlex.quote(str(script)), script.parent)
     assert ours == directly(place, [str(script)], script.parent)
+
+
+def test_signals_amid_a_scripts_output_break_nothing(place: Place) -> None:
+    """Not compared: started directly Python refuses now and then what a handler prints within a print."""
+    script = place.file("signals.py", """
+        import signal
+        signal.signal(signal.SIGALRM, lambda *_: print(end="", flush=True))
+        signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+        for n in range(5000): print(n)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    """)  # fmt: skip
+    assert by_the_runner(place, str(script), script.parent) == (0, [str(n) for n in range(5000)])
 
 
 def test_a_module_that_is_not_there_is_told_as_python_tells_it(place: Place) -> None:
