@@ -62,9 +62,7 @@ def conform(
     names = (differing(before, sections) | {*left, *written, *ask.moved}) & (before.keys() | sections.keys())
     done = ask.update(names)
     turned = _turn(supervisor, before, sections, done, failed)
-    running = {bot for bot, word in done.items() if word in (Word.RUNNING, Word.STOPPING)}
-    ask.held -= running  # somebody has just started them
-    done |= _replace(supervisor, ask, running, failed)
+    done |= _replace(supervisor, ask, done, failed)
     failed |= {bot: foreign(bot) for bot, word in done.items() if word == Word.FOREIGN}
     anew = {bot for bot, word in done.items() if word in (Word.ADDED, Word.REPLACED)}
     due = {*left, *(bot for bot in turned if before[bot]["statename"] == "STOPPING")}
@@ -77,6 +75,7 @@ def conform(
     removed = sorted(bot for bot, word in done.items() if word == Word.REMOVED)
     applied = _outcome(before, sections, {*anew, *turned, *begun, *ended}, removed, failed)
     still = {bot for bot in rest if bot in before and rest[bot].autostart and before[bot]["statename"] == "STOPPED"}
+    still |= {bot for bot, word in done.items() if word == Word.STANDING}
     return replace(applied, standing=tuple(sorted(still - anew - {*begun, *failed})))
 
 
@@ -97,17 +96,20 @@ class _Asking:
         self._supervisor, self._sections = supervisor, sections
 
     def update(self, bots: Collection[str]) -> dict[str, str]:
-        """Do what Supervisor.update does; a bot of which an earlier user's run goes on is "running"."""
-        ready = {bot for bot in bots if bot not in self.moved or self._is_over(bot)}
-        return {**dict.fromkeys(bots, Word.RUNNING), **self._supervisor.update(ready, self.held & ready)}
+        """Do what Supervisor.update does; a bot of which an earlier user's run goes on has to end before that."""
+        going_on = {bot: word for bot in self.moved.keys() & bots if (word := self._earlier(bot))}
+        ready = set(bots) - going_on.keys()
+        return {**going_on, **self._supervisor.update(ready, self.held & ready)}
 
-    def _is_over(self, bot: str) -> bool:
-        """Whether supervisord's process of an earlier user has ended; what that left behind is ended now."""
+    def _earlier(self, bot: str) -> Word | None:
+        """Return what supervisord's process of an earlier user does; None: it has ended, and now all that it left."""
         row = self.before.get(bot)
-        if row and row["digest"] != self._sections[bot].digest and self._supervisor.running(program(bot)):
-            return False
+        if row and row["digest"] != self._sections[bot].digest:
+            info = self._supervisor.info(program(bot))
+            if info["pid"]:
+                return Word.STOPPING if info["statename"] == "STOPPING" else Word.RUNNING
         end_those(self.moved[bot])
-        return True
+        return None
 
 
 def _outcome(
@@ -155,21 +157,23 @@ def _turn(
     return turned
 
 
-def _replace(supervisor: Supervisor, ask: _Asking, bots: Collection[str], failed: dict[str, str]) -> dict[str, str]:
-    """Stop ``bots`` at the same time and let supervisord replace (or remove) each as soon as it has ended.
+def _replace(
+    supervisor: Supervisor, ask: _Asking, words: Mapping[str, str], failed: dict[str, str]
+) -> dict[str, str]:  # fmt: skip
+    """Stop bots that run at the same time and let supervisord replace (or remove) each as soon as it has ended.
 
-    supervisord takes a bot out and in again in one go, so it is never missing.
+    supervisord takes a bot out and in again in one go, so it is never missing. ``words``: what it said of each.
     """
     done: dict[str, str] = {}
     began = time.monotonic()
-    words: dict[str, str] = dict.fromkeys(bots, Word.RUNNING)
-    left = set(bots)
+    left = {bot for bot, word in words.items() if word in (Word.RUNNING, Word.STOPPING)}
     while left:
         for bot in sorted(left):
             wait_s = ask.before[bot]["stop_wait_s"] + _STOP_MORE_S
             if time.monotonic() - began > wait_s:
                 failed[bot] = f"bot {bot!r} is still {words[bot]} after {wait_s:g} s"
             elif words[bot] == Word.RUNNING:  # or again: something may have started it in between
+                ask.held -= {bot}
                 _attempt(failed, bot, supervisor.stop, program(bot), None)
         left -= failed.keys()
         try:
@@ -229,7 +233,7 @@ def _stop_running(
 
 
 def _held(answer: Mapping[str, Any], sections: Mapping[str, Section], due: Collection[str]) -> frozenset[str]:
-    """Return the bots that should run and stand still, as somebody may have wished it past multibot.
+    """Return the bots that should run and stand still, or are about to: somebody may have wished it past multibot.
 
     The monitor is about to write such a wish down: it is left to the monitor. ``due``: their stop was one of ours.
     """
@@ -239,7 +243,7 @@ def _held(answer: Mapping[str, Any], sections: Mapping[str, Section], due: Colle
         row["id"]
         for row in answer["bots"]
         if row["id"] in sections.keys() - due and sections[row["id"]].autostart and row["enabled"]
-        and row["statename"] == "STOPPED" and row["stop_at"]
+        and (row["statename"] == "STOPPING" or (row["statename"] == "STOPPED" and row["stop_at"]))
     )  # fmt: skip
 
 

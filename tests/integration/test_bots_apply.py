@@ -565,6 +565,10 @@ def test_without_a_monitor_nobody_undoes_what_an_operator_stopped_past_multibot(
     running.wait_state("RUNNING", *bots)
     assert running.rows()["a"]["digest"] == running.plan(bots).deployments["a"].digest
     assert running.apply(bots) == Applied()
+    running.client.stop("bot-slow-c", None)  # still under way when the change comes
+    bots["slow-c"]["env"] = {"A": "1"}
+    assert running.apply(bots) == Applied(standing=("slow-c",))
+    assert (running.states()["slow-c"], not_applied(running.home, running.client.bots()["bots"])) == ("STOPPED", ())
 
 
 def test_a_program_of_somebody_else_may_be_called_like_a_bot(running: Supervisord) -> None:

@@ -106,17 +106,24 @@ ON_THE_WAY_TO = {
 }
 QUIET = {"healthy", UNSEEN}  # words that a bot may have at any moment: they have to stay
 _STAYS = 4  # looks
+_WRONG = 3  # looks in a row at which a word is one that the manager says, and not that of a host with much else to do
 
 
 async def said(fleet: Fleet, trouble: str, before: str = "none") -> None:
-    """Look until the manager says of every bot what the table says, and on the way nothing but what it said before."""
+    """Look until the manager says of every bot what the table says, and on the way nothing but what it said before.
+
+    The windows of this fleet are of seconds: anything else may be said for a moment, but does not last.
+    """
     expected, usual = fleet.table.expected(trouble), fleet.table.expected(before)
-    passing = (*ON_THE_WAY, *ON_THE_WAY_TO.get(trouble, ()))
+    passing = (*ON_THE_WAY, *ON_THE_WAY_TO.get(trouble, ()), *ON_THE_WAY_TO.get(before, ()))
     right = dict.fromkeys(expected, 0)  # looks in a row
+    heard = {name: list[str]() for name in expected}
 
     def settled() -> bool:
         for name, word in fleet.words.items():
-            assert word in [*expected[name], *usual[name], *passing], f"{trouble}: {word!r} of {name}"
+            heard[name].append(word)
+            lasts = heard[name][-_WRONG:] == [word] * _WRONG
+            assert not lasts or word in [*expected[name], *usual[name], *passing], f"{trouble}: {word!r} of {name}"
             right[name] = right[name] + 1 if word in expected[name] else 0
         return all(looks >= (_STAYS if QUIET & {*expected[name]} else 1) for name, looks in right.items())
 

@@ -24,11 +24,13 @@ def through(lines: Lines, *pieces: tuple[str, bytes], stamp: str = STAMP) -> byt
 
 @contextmanager
 def in_zone(monkeypatch: pytest.MonkeyPatch, zone: str) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setenv("TZ", zone)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", zone)
+            time.tzset()
+            yield
+    finally:
         time.tzset()
-        yield
-    time.tzset()
 
 
 def out(*texts: str) -> list[tuple[str, bytes]]:
