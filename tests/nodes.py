@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -26,12 +27,14 @@ def copy_bots(target: Path) -> None:
 def node_modules() -> Path:
     """Return a directory of modules with everything in the bot's package.json; installs what is missing."""
     stamp, wanted = _BUILD / "complete", _PACKAGE.read_text()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        _BUILD.mkdir(parents=True, exist_ok=True)
-        shutil.copy(_PACKAGE, _BUILD)
-        with tempfile.TemporaryDirectory(dir=_BUILD) as directory:
-            _run(*_npm(Path(directory)), "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent")
-        stamp.write_text(wanted)
+    _BUILD.mkdir(parents=True, exist_ok=True)
+    with (_BUILD / "lock").open("w") as lock:  # several workers want it at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_text() != wanted:
+            shutil.copy(_PACKAGE, _BUILD)
+            with tempfile.TemporaryDirectory(dir=_BUILD) as directory:
+                _run(*_npm(Path(directory)), "install", "--no-audit", "--no-fund", "--no-package-lock", "--silent")
+            stamp.write_text(wanted)
     return _BUILD / "node_modules"
 
 
