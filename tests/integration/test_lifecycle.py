@@ -224,6 +224,7 @@ def test_a_change_in_each_state(stage: Stage) -> None:
     # Whatever stands still by a person's wish stays so; the others are wanted.
     wanted = {bot: state not in (State.STOPPED, State.FINISHED) for state, bot in BOTS.items()}
     stage.supervisor.set_autostart(BOTS[State.FINISHED], True)  # or it would be started for that
+    stage.supervisor.set_autostart(BOTS[State.STOPPING], False)  # a stop of our own: others are respected
     stage.system.sql(
         'UPDATE bot_configs SET enabled = id <> $1, settings = settings || \'{"backoff_reset_s": "599s"}\'',
         BOTS[State.STOPPED],
