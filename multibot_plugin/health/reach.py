@@ -50,10 +50,10 @@ class Reach:
             ways = await self._reader.call(lambda: _ways(self._home, digests), DEADLINE_S)
         except Exception:  # no reason not to go on
             return {}
-        asked = set(ways.values())
         now = self._clock()[0]
         self._forget(now)
-        await self._ask(asked | self._away_mono.keys())
+        asked = set(ways.values()) | self._away_mono.keys()  # those of an outage also when no bot is deaf just now
+        await self._ask(asked)
         self._away_mono |= {ways[bot]: self._begun_mono for bot in self._held & ways.keys()}
         self._held -= ways.keys()
         self._away_mono |= {way: now for way in asked if self._answered.get(way) is False}

@@ -260,6 +260,10 @@ async def test_a_server_that_is_back_is_left_a_moment_in_which_bots_hear_it_by_t
     place.bot("one", bot_api_url=f"http://127.0.0.1:{port}", env={})
     digests = {"one": place.rows["one"].digest}
     assert await asking.away(digests)
+    for _ in range(2):  # nobody is deaf meanwhile, and it is away all the same
+        place.clock.forward(reach.AGAIN_S - 1)
+        assert await asking.away({}) == {}
+        assert asking.silent
     with threaded(port):
         place.clock.forward(reach.AGAIN_S - 1)
         assert await asking.away(digests) == {"one": Outage(f"http://127.0.0.1:{port}", answers=True)}
