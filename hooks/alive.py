@@ -15,7 +15,7 @@ _WAITS, _LOCKED_S = "locked-out", 60.0  # Heartbeat.phase; stop_wait_s and a SIG
 _STANDING_S = 30.0
 _SILENT_S = 10.0  # at least: a heartbeat that is overwritten on a full disk may be unreadable for a moment
 _LIVED_S = 15.0  # a token or a configuration that is wrong ends a process sooner
-_STAYED_S = 60.0  # for a bot that kept dying until it was stopped
+_STAYED_S = 60.0  # for a bot that kept dying until it was stopped or changed
 _DAY_S = 86400.0
 _COUNTED_S = 600.0  # supervisord's shortest window
 _AHEAD_S = 60.0  # a run may have begun since this look began
@@ -149,12 +149,11 @@ def deaths_in_window(observation: Observation, window_s: float) -> tuple[int, st
     if runs is not observation.runs:  # the newest is alive
         ended = observation.runs[0].start_mono
     for run in runs:
+        died = run.died or (unasked and run is runs[0])
+        if not died or run.digest != observation.runs[0].digest:
+            break
         # Far beyond now: the file is from before a reboot.
-        if not (run.died or (unasked and run is runs[0])):
-            break
         if not observation.now - window_s <= ended <= observation.now + _AHEAD_S:
-            break
-        if run.digest != observation.runs[0].digest:
             break
         count += 1
         newest_mono = newest_mono if words else ended

@@ -81,7 +81,7 @@ class _Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=self._environment,
-                preexec_fn=prepare,  # this process has one thread
+                preexec_fn=prepare,  # this process has one thread: so early the recorder needs none to write
             )
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)

@@ -197,8 +197,9 @@ class Outbox:
         else:
             self._remove(parcel)
             if self._failures.pop(parcel.channel, None):  # it is back: the rest at once, the oldest first
-                _log.warning("channel %s: it has an alert again, %d wait", parcel.channel, self.waiting())
-                for waiting in self._parcels[parcel.channel]:
+                rest = self._parcels[parcel.channel]
+                _log.warning("channel %s: it takes alerts again, %d wait for it", parcel.channel, len(rest))
+                for waiting in rest:
                     waiting.due = 0.0
 
     def _give_up(self, parcel: Parcel, why: str) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from multibot_plugin.supervisor.client import Supervisor
 
 _LOOK_EVERY_S = 0.1
+_TOO_QUICK = "Exited too quickly"  # supervisord's words; all others are of a fork or exec that failed
 # A runner that gives up does so no earlier than 1.5 s after its start; a script's polls show once its library is in.
 _POLL_TAKEN_S = 1.0
 _MONITOR_S = 3.0  # it looks every second while a bot comes up
@@ -91,10 +92,8 @@ def judge(
     if statename == "FATAL":
         return Verdict(False, "could not be started")
     if statename == "BACKOFF" and row["spawn_error"]:
-        died = row["spawn_error"].startswith(
-            "Exited too quickly"
-        )  # supervisor.process: all else is a failed fork or exec
-        return Verdict(False, f"{'died at once' if died else 'could not be started'}, and is tried again")
+        how = "died at once" if row["spawn_error"].startswith(_TOO_QUICK) else "could not be started"
+        return Verdict(False, f"{how}, and is tried again")
     if statename != "RUNNING" or heartbeat is None or heartbeat.pid != row["pid"]:
         return None
     if heartbeat.phase in (BACKING_OFF, QUARANTINED):

@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from multibot_plugin.cli.fleet import Row
-from multibot_plugin.health.ends import Sight, is_wordless
+from multibot_plugin.health.ends import KILLED_STOPPING, TOO_SLOW, Sight, is_wordless, read_sight
 from multibot_runner.protocol import EXIT_FINISHED, KILLED, STOPPED, Run
 
 MOST = 20
@@ -19,7 +19,6 @@ _ASKED = {"bot.stopped": "stopped", "bot.disabled": "stopped", "bot.restarted": 
           "bot.changed": "restarted for a change", "bot.deleted": "deleted", "stop": "stopped"}  # fmt: skip
 _DIED = "supervisord.died"
 _SEEN = "bot.killed"
-_STOPPING = "killed while it was stopping"
 _SIGNAL = re.compile(r"killed by (SIG\w+)")
 
 
@@ -52,7 +51,7 @@ def _end(
     run: Run, next_at: float | None, row: Row, told: Sequence[Mapping[str, Any]], last: bool,
     audit: Sequence[Mapping[str, Any]],
 ) -> End:  # fmt: skip
-    seen = _sight(row) if last else None
+    seen = read_sight(row["end"]) if last else None
     if seen is not None and seen.at < run.started_at:
         seen = None
     stop_at = row["stop_at"] if row["stop_at"] and row["stop_at"] >= run.started_at else None
@@ -89,8 +88,8 @@ def _words(run: Run, seen: Sight | None, told: Sequence[Mapping[str, Any]], aske
     elif seen is not None:
         how = seen.signal or f"exit {seen.code}"
     if run.exit is None and asked:
-        words = next((str(row["detail"]["cause"]) for row in told), seen.stopped if seen else _STOPPING)
-        return "killed" if how == "SIGALRM" else how, words
+        words = next((str(row["detail"]["cause"]) for row in told), seen.stopped if seen else KILLED_STOPPING)
+        return "killed" if how == TOO_SLOW else how, words
     if run.exit is not None and not is_wordless(run):
         return how, run.exit.text or run.exit.cause
     witnesses = [str(row["detail"].get("cause") or "") for row in told]
@@ -104,11 +103,6 @@ def _told(run: Run, audit: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str,
     for row in audit:
         if row["action"] == _SEEN and row["detail"].get("pid") == run.pid and row["at"].timestamp() >= run.started_at:
             yield row
-
-
-def _sight(row: Row) -> Sight | None:
-    end = row["end"]
-    return Sight(end["at"], end["code"], end["signal"] or "", bool(end.get("asked"))) if end else None
 
 
 def _asker(audit: Sequence[Mapping[str, Any]], at: float, stop_wait_s: float, since: float) -> str:

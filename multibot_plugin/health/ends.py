@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from multibot_runner.protocol import CRASHED, KILLED, STOPPED, Exit, Run
 
-_TOO_SLOW = "SIGALRM"  # the runner's own timer for a stop (runner/stop.py), which no bot can ignore
+TOO_SLOW = "SIGALRM"  # the runner's own timer for a stop (runner/stop.py), which no bot can ignore
+KILLED_STOPPING = "killed while it was stopping"
 _CRASHES = {"SIGSEGV", "SIGBUS", "SIGILL", "SIGFPE", "SIGABRT"}  # of the interpreter, or of C code in it
 
 
@@ -35,9 +37,14 @@ class Sight:
     @property
     def stopped(self) -> str:
         """What is to be said of it where the bot was asked to end, and left no word."""
-        if self.signal == _TOO_SLOW:
+        if self.signal == TOO_SLOW:
             return "killed: it had not ended within its stop_wait_s"
-        return "killed while it was stopping" if self.signal else f"ended with exit code {self.code} while stopping"
+        return KILLED_STOPPING if self.signal else f"ended with exit code {self.code} while stopping"
+
+
+def read_sight(item: Any) -> Sight | None:
+    """Return the end in a row of getBots (``end``); None: there is none. Raises KeyError, TypeError, ValueError."""
+    return Sight(float(item["at"]), item["code"], item["signal"] or "", bool(item.get("asked"))) if item else None
 
 
 def is_wordless(run: Run) -> bool:

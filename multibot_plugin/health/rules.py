@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from multibot_plugin.health.ends import Sight
+from multibot_plugin.health.ends import Sight, read_sight
 from multibot_plugin.health.states import NO_POLL_SEEN, Finding, Health, Observation, WebhookInfo, health_of
 from multibot_runner.protocol import BOT_ID, KILLED, STOPPED, Heartbeat, Run
 
@@ -80,7 +80,7 @@ def _read_row(item: Mapping[str, Any], at: float) -> Row | None:
     """Return a row of an answer of ``at``; the row itself may be older, its ages are not used."""
     if not BOT_ID.fullmatch(str(item.get("id", ""))):
         return None
-    pid, end = int(item.get("pid") or 0) or None, _read_end(item.get("end"))
+    pid, end = int(item.get("pid") or 0) or None, read_sight(item.get("end"))
     return Row(
         id=item["id"], statename=str(item.get("statename", "UNKNOWN")), pid=pid,
         uptime_s=max(0.0, at - float(item["start_at"])) if pid else None, enabled=bool(item.get("enabled")),
@@ -89,10 +89,6 @@ def _read_row(item: Mapping[str, Any], at: float) -> Row | None:
         end=end, digest=str(item.get("digest") or ""),
         deaths={} if end and end.asked else dict(item.get("deaths") or {}),
     )  # fmt: skip
-
-
-def _read_end(item: Any) -> Sight | None:
-    return Sight(float(item["at"]), item["code"], item["signal"] or "", bool(item.get("asked"))) if item else None
 
 
 def judge(observation: Observation, open_findings: Iterable[Finding]) -> tuple[Health, str]:
